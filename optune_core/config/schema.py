@@ -1,0 +1,260 @@
+"""The configuration of a run. The words are the paper's: policy, reference, chosen, rejected, rho, beta1, beta2.
+
+Where the paper gives a value it is quoted beside the field; the others are common practice and say so.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from optune_core.config.names import FunctionPath, Name
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------- what is read
+
+
+class FileSource(Section):
+    """A JSONL or Parquet file, told apart by its ending; local, or any URL that fsspec reads."""
+
+    type: Literal["file"] = "file"
+    path: str
+
+
+class HubSource(Section):
+    """A data set of the Hugging Face hub."""
+
+    type: Literal["hub"] = "hub"
+    dataset: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+Source = Annotated[FileSource | HubSource, Field(discriminator="type")]
+
+
+class Model(Section):
+    """A model folder or hub id in the transformers layout, with safetensors weights."""
+
+    model: str
+    revision: str | None = None
+
+
+class PairColumns(Section):
+    """Columns of a fixed preference pair per prompt: text, or an assistant message list."""
+
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+
+
+class Prompts(Section):
+    source: Source
+    column: str = "prompt"
+    """A string column, or chat messages whose last turn is the user's."""
+    pairs: PairColumns | None = None
+    """With it the source also holds one preference pair a prompt: the replay set of offline DPO."""
+    sample: int | None = Field(default=None, ge=1)
+    """Prompts to train on, drawn once with the run's seed (paper: 48k). Default: all that remain."""
+    held_out: int = Field(default=0, ge=0)
+    """Prompts drawn for evaluation only, disjoint from the others."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest prompt in tokens, chat template included (paper: 512)."""
+    too_long: Literal["drop", "error"] = "drop"
+    """What becomes of a longer prompt: `drop` leaves it out and counts it, `error` stops."""
+
+
+# ---------------------------------------------------------------- one section a stage
+
+
+class Selection(Section):
+    selector: Literal["optune", "random", "all", "none"] = "optune"
+    """`optune`: lowest chosen reward first; `none` regenerates nothing (offline DPO on `prompts.pairs`)."""
+    rho: float = Field(default=0.5, gt=0.0, le=1.0)
+    """ρ, the share of prompts regenerated from iteration 1 on; iteration 0 takes every prompt."""
+
+    @model_validator(mode="after")
+    def _rho_means_nothing_without_ranking(self) -> Selection:
+        if self.selector in ("all", "none") and "rho" in self.model_fields_set:
+            raise ValueError(f"rho={self.rho} has no effect with selector={self.selector!r}: leave it out")
+        return self
+
+
+class VllmEngine(Section):
+    type: Literal["vllm"] = "vllm"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    max_num_seqs: int = Field(default=256, ge=1)
+    cpu_kv_cache_gib: int = Field(default=2, ge=1)
+    """Bounds the key-value cache where vLLM runs on a CPU."""
+
+
+class TransformersEngine(Section):
+    """`generate` of transformers: slow, for machines where vLLM cannot be had."""
+
+    type: Literal["transformers"] = "transformers"
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    batch_size: int = Field(default=16, ge=1)
+
+
+Engine = Annotated[VllmEngine | TransformersEngine, Field(discriminator="type")]
+
+
+class Sampling(Section):
+    samples: int = Field(default=2, ge=2)
+    """K, responses a prompt (paper: 2). With more, the pair is the best against the worst."""
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Paper: 1.0."""
+    top_p: float = Field(default=0.9, gt=0.0, le=1.0)
+    """Paper: 0.9."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest response in tokens (paper: 512)."""
+    truncated: Literal["keep", "drop"] = "keep"
+    """Whether a response cut at `max_tokens` may enter a pair."""
+
+
+class Generation(Sampling):
+    engine: Engine = Field(default_factory=VllmEngine)
+    shard_size: int = Field(default=256, ge=1)
+    """Prompts a shard: the unit that is committed, and done again after a kill."""
+
+
+class ClassifierReward(Model):
+    """An `AutoModelForSequenceClassification` with one logit, with its own tokenizer and chat template."""
+
+    type: Literal["classifier"] = "classifier"
+    batch_size: int = Field(default=16, ge=1)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+class FunctionReward(Section):
+    """A function `module:function(prompts, responses) -> scores`, for verifiable rewards."""
+
+    type: Literal["function"] = "function"
+    function: FunctionPath
+
+
+class FilePairs(Section):
+    """Preference data with columns prompt, chosen, rejected."""
+
+    type: Literal["file"] = "file"
+    source: Source
+
+
+class LabelledPairs(Section):
+    """Pairs of π_0's own samples on the training prompts, labelled by a function."""
+
+    type: Literal["labelled"] = "labelled"
+    function: FunctionPath
+    max_pairs_per_prompt: int = Field(default=2, ge=1)
+
+
+class TrainedReward(Model):
+    """A Bradley-Terry reward model (Eq. 1) that the flow `reward-model` trains once from the backbone `model`."""
+
+    type: Literal["trained"] = "trained"
+    pairs: Annotated[FilePairs | LabelledPairs, Field(discriminator="type")]
+    held_out_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """Share of prompts kept for the reported accuracy; split by prompt."""
+    epochs: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=2e-5, gt=0.0)
+    train_batch_size: int = Field(default=16, ge=1)
+    frozen_layers: int = Field(default=0, ge=0)
+    """Lowest transformer layers (and the embeddings) left as they are."""
+    max_tokens: int = Field(default=1024, ge=8)
+    batch_size: int = Field(default=16, ge=1)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+
+
+Reward = Annotated[ClassifierReward | FunctionReward | TrainedReward, Field(discriminator="type")]
+
+
+class Lora(Section):
+    r: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    target_modules: str | list[str] = "all-linear"
+
+
+class Training(Section):
+    beta1: float = Field(gt=0.0)
+    """β₁ of Eq. 6, the strength of the tie to the reference. Not given by the paper: state it."""
+    beta2: float = Field(ge=0.0)
+    """β₂ of Eq. 6, the sharpness of the reward weight; 0 is DPO up to the factor ½. Not given by the paper."""
+    reference: Literal["previous", "initial"] = "previous"
+    """π_t (the paper's) or π_0."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over the replay set an iteration. Not given by the paper."""
+    batch_size: int = Field(default=128, ge=1)
+    """Pairs an optimizer step, over all devices (paper: 128)."""
+    micro_batch_size: int = Field(default=8, ge=1)
+    """Pairs a forward pass on one device."""
+    optimizer: Literal["rmsprop", "adamw_torch"] = "rmsprop"
+    """Paper: RMSprop."""
+    learning_rate: float = Field(default=5e-7, gt=0.0)
+    """Paper: 5e-7."""
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    """Not given by the paper."""
+    warmup_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Paper: 0.1."""
+    max_grad_norm: float = Field(default=1.0, gt=0.0)
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Autocast type of the forward pass; the master weights are float32 in either case."""
+    gradient_checkpointing: bool = False
+    checkpoint_steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps between committed checkpoints. Default: none before the end."""
+    lora: Lora | None = None
+    accelerate_config: str | None = None
+    """File for `accelerate launch --config_file` (FSDP, DeepSpeed). Default: one process a device."""
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Training:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size={self.batch_size} is not a multiple of micro_batch_size={self.micro_batch_size}: "
+                "choose a micro-batch that divides the batch"
+            )
+        return self
+
+
+class Evaluation(Section):
+    samples: int = Field(default=1, ge=1)
+    """Responses per held-out prompt, drawn as in training."""
+    gold: FunctionReward | None = None
+    """A second reward for reporting only, never optimised."""
+
+
+class OptuneConfig(Section):
+    """Everything that determines a run's result. Where it runs (store, pools) is not part of it."""
+
+    name: Name
+    seed: int = Field(default=0, ge=0)
+    iterations: int = Field(default=3, ge=1)
+    """T (paper: 3)."""
+    policy: Model
+    prompts: Prompts
+    selection: Selection = Field(default_factory=Selection)
+    generation: Generation = Field(default_factory=Generation)
+    reward: Reward
+    training: Training
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+
+    @model_validator(mode="after")
+    def _offline_needs_pairs(self) -> OptuneConfig:
+        if self.selection.selector == "none" and self.prompts.pairs is None:
+            raise ValueError(
+                "selection.selector='none' regenerates nothing, so prompts.pairs must name the columns "
+                "of a fixed preference pair: add `pairs: {chosen: chosen, rejected: rejected}` to prompts"
+            )
+        if self.prompts.pairs is not None and self.selection.selector != "none":
+            raise ValueError(
+                f"prompts.pairs is only read with selection.selector='none', not {self.selection.selector!r}: "
+                "leave one of them out"
+            )
+        return self

@@ -1,0 +1,44 @@
+"""Every error a user can meet. A message names the value, the rule that it breaks, and what to do."""
+
+from __future__ import annotations
+
+
+class OptuneError(Exception):
+    """Root of the errors raised on purpose. Deterministic: trying again without a change fails again."""
+
+
+class ConfigError(OptuneError):
+    """The configuration is invalid; `problems` holds one line a problem, all of them at once."""
+
+    def __init__(self, problems: list[str], *, source: str = "configuration") -> None:
+        self.problems = problems
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__(f"{source}: {len(problems)} problem{'s' if len(problems) > 1 else ''}\n{lines}")
+
+
+class ConfigDrift(OptuneError):
+    """A run is resumed with another configuration than the one it was created with."""
+
+
+class DataError(OptuneError):
+    """Prompts or preference pairs cannot be used as they are."""
+
+
+class ModelError(OptuneError):
+    """A policy or a reward model cannot be used as it is."""
+
+
+class StoreError(OptuneError):
+    """The artifact store cannot be used as it is (wrong bucket, no conditional writes, no permission)."""
+
+
+class CorruptArtifact(StoreError):
+    """A committed artifact's bytes differ from what its manifest promises."""
+
+
+class ConservationError(OptuneError):
+    """A stage lost, invented or duplicated prompts: a defect, never data to train on."""
+
+
+class TransientError(Exception):
+    """Something outside failed that may work on the next try (a storage time-out, a child that was killed)."""

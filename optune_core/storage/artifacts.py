@@ -1,0 +1,264 @@
+"""Immutable artifacts: data written freely by any number of attempts, and committed once by a manifest.
+
+A *work* names what an artifact is made from; its key is the digest of that. Whoever holds the same work finds the
+same artifact: a retry, a resumed run, another run with the same prefix. Committed bytes are never replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from optune_core import __version__
+from optune_core.errors import CorruptArtifact, StoreError
+from optune_core.storage.canonical import canonical_json, digest, file_digest
+from optune_core.storage.objects import Objects
+
+_PARALLEL_TRANSFERS = 4
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A small, printable reference to a committed artifact: what stages and tasks hand to each other."""
+
+    stage: str
+    key: str
+    digest: str
+    """SHA-256 over the artifact's files: names, sizes and digests. Two artifacts with it are byte-identical."""
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, str]) -> Ref:
+        return cls(stage=value["stage"], key=value["key"], digest=value["digest"])
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an artifact is made from: the stage, its code's version, the parameters and artifacts that it reads."""
+
+    stage: str
+    version: int
+    params: Mapping[str, Any]
+    parents: Mapping[str, Ref] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 in hex. Parents enter by content, so equal bytes made in different ways are the same parent."""
+        return digest(
+            {
+                "stage": self.stage,
+                "version": self.version,
+                "params": dict(self.params),
+                "parents": {role: ref.digest for role, ref in self.parents.items()},
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The commit of an artifact, and everything there is to know about it besides its data."""
+
+    ref: Ref
+    version: int
+    params: dict[str, Any]
+    parents: dict[str, Ref]
+    attempt: str
+    files: dict[str, tuple[int, str]]
+    """Relative path → (size in bytes, SHA-256 in hex)."""
+    metrics: dict[str, Any]
+    """Facts about the result. Equal for equal results."""
+    timing: dict[str, float]
+    """Facts about this making of it, in seconds. Differ from one making to the next."""
+    code_version: str
+    committed_at: float
+    """Unix time, seconds."""
+
+    def to_bytes(self) -> bytes:
+        value = asdict(self)
+        value["files"] = {path: {"size": size, "sha256": sha} for path, (size, sha) in self.files.items()}
+        return canonical_json(value)
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> Manifest:
+        value = json.loads(body)
+        value["ref"] = Ref.from_json(value["ref"])
+        value["parents"] = {role: Ref.from_json(ref) for role, ref in value["parents"].items()}
+        value["files"] = {path: (entry["size"], entry["sha256"]) for path, entry in value["files"].items()}
+        return cls(**value)
+
+
+class ArtifactStore:
+    """Artifacts below `<root>/artifacts/<stage>/<key>/`, with a local cache for backends that are not a disk."""
+
+    def __init__(self, objects: Objects, cache: Path | None = None) -> None:
+        self.objects = objects
+        self._cache = cache or Path(os.environ.get("OPTUNE_CACHE", "~/.cache/optune")).expanduser()
+        self._verified: dict[tuple[str, str], Path] = {}
+
+    def find(self, work: Work) -> Manifest | None:
+        """The committed artifact of this work, or None."""
+        return self._load(work.stage, work.key)
+
+    def manifest(self, ref: Ref) -> Manifest:
+        """The manifest behind a reference.
+
+        Raises:
+            StoreError: nothing is committed there.
+            CorruptArtifact: what is committed is not what was referred to.
+        """
+        manifest = self._load(ref.stage, ref.key)
+        if manifest is None:
+            raise StoreError(f"store {self.objects.url!r} holds no artifact {ref.stage}/{ref.key}: was it deleted?")
+        if manifest.ref.digest != ref.digest:
+            raise CorruptArtifact(
+                f"artifact {ref.stage}/{ref.key} has digest {manifest.ref.digest}, but {ref.digest} was referred to"
+            )
+        return manifest
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """An empty local folder to build an artifact in; gone afterwards."""
+        staging = self.objects.local_folder("scratch") or self._cache / "scratch"
+        staging.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=staging))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def commit(
+        self,
+        work: Work,
+        folder: Path,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        timing: Mapping[str, float] | None = None,
+    ) -> Manifest:
+        """Store the files below `folder` and commit them as the artifact of `work`.
+
+        Promise: exactly one commit of a work ever stands, and all its bytes were stored before it. If another
+        attempt committed first, that one's manifest is returned and this attempt's data is never read.
+
+        Raises:
+            StoreError, TransientError: the store refused, or could not be reached; nothing is committed.
+        """
+        attempt = uuid.uuid4().hex
+        files = {
+            path.relative_to(folder).as_posix(): (path.stat().st_size, file_digest(path))
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        base = self._base(work.stage, work.key)
+        with ThreadPoolExecutor(_PARALLEL_TRANSFERS) as pool:
+            for upload in [
+                pool.submit(self.objects.upload, folder / path, f"{base}/{attempt}/{path}") for path in files
+            ]:
+                upload.result()
+        manifest = Manifest(
+            ref=Ref(work.stage, work.key, _files_digest(files)),
+            version=work.version,
+            params=dict(work.params),
+            parents=dict(work.parents),
+            attempt=attempt,
+            files=files,
+            metrics=dict(metrics or {}),
+            timing=dict(timing or {}),
+            code_version=__version__,
+            committed_at=time.time(),
+        )
+        return Manifest.from_bytes(self.objects.create(f"{base}/manifest.json", manifest.to_bytes()))
+
+    def fetch(self, ref: Ref) -> Path:
+        """A local folder with the artifact's files, each verified against the manifest once a process.
+
+        Raises:
+            CorruptArtifact: a file's size or digest is not what was committed; the message names it.
+            StoreError: nothing is committed there.
+        """
+        known = self._verified.get((ref.stage, ref.key))
+        if known is not None:
+            return known
+        manifest = self.manifest(ref)
+        data = f"{self._base(ref.stage, ref.key)}/{manifest.attempt}"
+        folder = self.objects.local_folder(data)
+        if folder is None:
+            folder = self._download(manifest, data)
+        else:
+            _verify(manifest, folder)
+        self._verified[(ref.stage, ref.key)] = folder
+        return folder
+
+    def _download(self, manifest: Manifest, data: str) -> Path:
+        target = self._cache / "artifacts" / manifest.ref.stage / manifest.ref.key / manifest.attempt
+        if target.is_dir():
+            try:
+                _verify(manifest, target)
+                return target
+            except CorruptArtifact:
+                shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent))
+        with ThreadPoolExecutor(_PARALLEL_TRANSFERS) as pool:
+            downloads = []
+            for path in manifest.files:
+                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+                downloads.append(pool.submit(self.objects.download, f"{data}/{path}", temporary / path))
+            for download in downloads:
+                download.result()
+        try:
+            _verify(manifest, temporary)
+            temporary.rename(target)
+        except BaseException as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not (isinstance(error, OSError) and target.is_dir()):  # another process was faster
+                raise
+        return target
+
+    def _load(self, stage: str, key: str) -> Manifest | None:
+        path = f"{self._base(stage, key)}/manifest.json"
+        body = self.objects.read(path)
+        if body is None:
+            return None
+        try:
+            manifest = Manifest.from_bytes(body)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptArtifact(f"{path} in {self.objects.url!r} is not a manifest: {error!r}") from error
+        for file in manifest.files:
+            if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+                raise CorruptArtifact(f"{path} in {self.objects.url!r} names {file!r}, outside its artifact")
+        if (manifest.ref.stage, manifest.ref.key) != (stage, key) or not manifest.attempt.isalnum():
+            raise CorruptArtifact(f"{path} in {self.objects.url!r} is the manifest of something else")
+        return manifest
+
+    @staticmethod
+    def _base(stage: str, key: str) -> str:
+        return f"artifacts/{stage}/{key}"
+
+
+def _files_digest(files: Mapping[str, tuple[int, str]]) -> str:
+    return digest(sorted([path, size, sha] for path, (size, sha) in files.items()))
+
+
+def _verify(manifest: Manifest, folder: Path) -> None:
+    for path, (size, sha) in manifest.files.items():
+        file = folder / path
+        where = f"{manifest.ref.stage}/{manifest.ref.key}: file {path!r}"
+        if not file.is_file():
+            raise CorruptArtifact(f"artifact {where} is missing")
+        if file.stat().st_size != size:
+            raise CorruptArtifact(f"artifact {where} has {file.stat().st_size} bytes, {size} were committed")
+        if file_digest(file) != sha:
+            raise CorruptArtifact(f"artifact {where} has other bytes than were committed (SHA-256 differs)")

@@ -1,0 +1,78 @@
+"""The run ledger: one immutable record a run, one an iteration. The store alone tells where every run stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from optune_core.config.names import validate_name
+from optune_core.errors import ConfigDrift, StoreError
+from optune_core.storage.canonical import canonical_json
+from optune_core.storage.objects import Objects
+
+
+class Ledger:
+    """Records of one run below `<root>/runs/<run>/`."""
+
+    def __init__(self, objects: Objects, run: str) -> None:
+        try:
+            validate_name(run)
+        except ValueError as error:
+            raise StoreError(f"run {error}") from error
+        self.objects = objects
+        self.run = run
+
+    def open(self, config: Mapping[str, Any]) -> None:
+        """Create the run, or find it created with the same configuration. `iterations` may differ: it is a target.
+
+        Raises:
+            ConfigDrift: the run exists with another configuration; the message lists the fields that differ.
+        """
+        body = canonical_json({"run": self.run, "config": dict(config)})
+        standing = json.loads(self.objects.create(f"{self._base}/run.json", body))["config"]
+        drift = [line for line in differences(standing, config) if not line.startswith("iterations:")]
+        if drift:
+            lines = "\n".join(f"  - {line}" for line in drift)
+            raise ConfigDrift(
+                f"run {self.run!r} in {self.objects.url!r} was created with another configuration:\n{lines}\n"
+                "Put the fields back, or start a new run with --run NAME (unchanged stages are reused)."
+            )
+
+    def config(self) -> dict[str, Any] | None:
+        """The configuration that the run was created with, or None if there is no such run."""
+        body = self.objects.read(f"{self._base}/run.json")
+        return None if body is None else json.loads(body)["config"]
+
+    def commit_iteration(self, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit an iteration once. Returns the record that stands: this one, or an earlier commit's."""
+        path = f"{self._base}/iterations/{iteration:04d}.json"
+        standing: dict[str, Any] = json.loads(self.objects.create(path, canonical_json(dict(record))))
+        return standing
+
+    def iteration(self, iteration: int) -> dict[str, Any] | None:
+        """The committed record of an iteration, or None."""
+        body = self.objects.read(f"{self._base}/iterations/{iteration:04d}.json")
+        return None if body is None else json.loads(body)
+
+    def iterations(self) -> list[dict[str, Any]]:
+        """All committed records, in order. Reads from 0 up to the first gap; needs no listing."""
+        records: list[dict[str, Any]] = []
+        while (record := self.iteration(len(records))) is not None:
+            records.append(record)
+        return records
+
+    @property
+    def _base(self) -> str:
+        return f"runs/{self.run}"
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """`field: old → new`, one line for every leaf that differs between two JSON values."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            line
+            for key in sorted({*old, *new})
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    return [] if old == new else [f"{path}: {old!r} → {new!r}"]
