@@ -40,5 +40,9 @@ class ConservationError(OptuneError):
     """A stage lost, invented or duplicated prompts: a defect, never data to train on."""
 
 
+class NonFiniteLoss(OptuneError):
+    """The loss became NaN or infinite. Raised before the optimizer step: no weight was touched by it."""
+
+
 class TransientError(Exception):
     """Something outside failed that may work on the next try (a storage time-out, a child that was killed)."""

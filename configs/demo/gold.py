@@ -1,11 +1,11 @@
 """The demo's gold reward: is an answer whole, does it say something, and is it about the question?
 
-    gold    = substance · (0.4 · ending + 0.3 · freshness + 0.3 · subject)         in [0, 1]
+    gold      = substance · (0.5 · ending + 0.25 · freshness + 0.25 · subject)      in [0, 1]
 
-    substance = min(1, own / 20)            own: distinct content words that the prompt does not have
+    substance = min(1, own / 12)            own: distinct content words that the prompt does not have
     ending    = 1    where the text stops by itself: after . ! ? … or closing quote, bracket or code fence
                 0.8  where it stops in a list item and the list's other items have no full stop either
-                0.5 · (words up to the last full stop / words)                     where it breaks off
+                0.3 · (words up to the last full stop / words)                     where it breaks off
     freshness = (1 - 2 · repeated) or 0, whichever is larger
                 repeated: share of the two-word sequences that stood earlier in the same text
     subject   = min(1, taken / 0.8)         taken: share of the prompt's content words in the response
@@ -56,18 +56,18 @@ def helpful_and_complete(prompts: list[str], responses: list[str]) -> list[float
 
 
 def _gold(prompt: str, response: str) -> float:
-    weighted = 0.4 * ending(response) + 0.3 * freshness(response) + 0.3 * subject(prompt, response)
+    weighted = 0.5 * ending(response) + 0.25 * freshness(response) + 0.25 * subject(prompt, response)
     return substance(prompt, response) * weighted
 
 
 def substance(prompt: str, response: str) -> float:
-    """How much the response says of its own: 1 from 20 distinct content words that are not the prompt's."""
+    """How much the response says of its own: 1 from 12 distinct content words that are not the prompt's."""
     own = content_words(response) - content_words(prompt)
-    return min(1.0, len(own) / 20)
+    return min(1.0, len(own) / 12)
 
 
 def ending(response: str) -> float:
-    """1 where the text ends by itself, 0.8 at the end of an item of a bare list, below 0.5 where it breaks off."""
+    """1 where the text ends by itself, 0.8 at the end of an item of a bare list, below 0.3 where it breaks off."""
     text = response.strip()
     words = len(text.split())
     if not words:
@@ -81,7 +81,7 @@ def ending(response: str) -> float:
         return 0.8
     stops = [stop.end() for stop in FULL_STOP.finditer(text)]
     finished = len(text[: stops[-1]].split()) if stops else 0
-    return 0.5 * finished / words
+    return 0.3 * finished / words
 
 
 def _bare_items(text: str) -> int:

@@ -201,7 +201,7 @@ class Training(Section):
     """Paper: 5e-7."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     """Not given by the paper."""
-    warmup_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
+    warmup_ratio: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Paper: 0.1."""
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     precision: Literal["bfloat16", "float32"] = "bfloat16"

@@ -1,0 +1,64 @@
+"""`python -m deployments.local up | down | status`: the local stack."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from deployments.local.processes import StackError
+from deployments.local.stack import DEPLOYMENTS, REPOSITORY, Stack
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+Folder = Annotated[Path, typer.Option(envvar="OPTUNE_STACK_DIR", help="Where its data, pids and logs are.")]
+Project = Annotated[Path, typer.Option(help="Where the flows are.")]
+PrefectFile = Annotated[str, typer.Option(help="The deployments, relative to the project.")]
+_HERE = Path(".optune/stack")
+
+
+@app.command()
+def up(
+    folder: Folder = _HERE, project: Project = REPOSITORY, prefect_file: PrefectFile = DEPLOYMENTS
+) -> None:
+    """Start PostgreSQL, S3, the Prefect server and two workers on 127.0.0.1, and deploy the flows."""
+    stack = Stack(folder, project, prefect_file)
+    stack.up(say=typer.echo)
+    typer.echo(f"\nUI     {stack.server.ui_url}")
+    typer.echo(f"S3     {stack.s3.endpoint_url}  (credentials in {stack.env_file})")
+    typer.echo("\nNext:")
+    typer.echo(f"  source {shlex.quote(_short(stack.env_file))}")
+    typer.echo("  prefect deployment run optune/iterate -p config=configs/demo.yaml")
+
+
+@app.command()
+def down(
+    folder: Folder = _HERE, wipe: Annotated[bool, typer.Option("--wipe", help="Delete the data too.")] = False
+) -> None:
+    """Stop what `up` started; the data stay, unless --wipe."""
+    Stack(folder).down(wipe=wipe, say=typer.echo)
+
+
+@app.command()
+def status(folder: Folder = _HERE) -> None:
+    """Say what runs."""
+    stack = Stack(folder)
+    for part, state in stack.status().items():
+        typer.echo(f"{part:20} {state}")
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def main() -> None:
+    try:
+        app()
+    except StackError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The Prefect server, its work pools and their workers, as parts of the local stack."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deployments.local import ports
+from deployments.local.processes import Daemon, StackError, private_folder
+
+POOLS: Mapping[str, int | None] = {"cpu-pool": None, "gpu-pool": 1}  # runs at a time; None: any number
+_PREFECT = [sys.executable, "-m", "prefect", "--no-prompt"]
+
+
+def quiet(home: Path) -> dict[str, str]:
+    """Settings of every Prefect process: nothing is reported home, nothing is kept outside `home`."""
+    return {
+        "PREFECT_HOME": str(home),
+        "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+class Server:
+    """The Prefect server with its UI; PREFECT_API_AUTH_STRING (`user:password`), where set, guards both."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.daemon = Daemon("Prefect server", folder)
+        self.home = home
+        self._ports_file = folder / "ports.json"
+
+    @property
+    def ui_url(self) -> str:
+        return f"http://127.0.0.1:{ports.remembered(self._ports_file)['http']}"
+
+    @property
+    def api_url(self) -> str:
+        return f"{self.ui_url}/api"
+
+    def start(self, database_url: str, timeout: float = 90.0) -> None:
+        private_folder(self.home)
+        if self.daemon.running() is None:
+            ports.choose(self._ports_file, {"http": 4200})
+        settings = quiet(self.home) | {
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            # In memory, a restarted server forgets who holds a slot, and a waiting parent run crashes.
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
+                "prefect.server.concurrency.lease_storage.filesystem"
+            ),
+        }
+        if password := os.environ.get("PREFECT_API_AUTH_STRING"):
+            settings["PREFECT_SERVER_API_AUTH_STRING"] = password
+        port = str(ports.remembered(self._ports_file)["http"])
+        command = [*_PREFECT, "server", "start", "--host", "127.0.0.1", "--port", port]
+        self.daemon.ensure(command, settings, self.answers, timeout)
+
+    def answers(self) -> bool:
+        try:
+            return self.call("GET", "/health") is True
+        except (httpx.HTTPError, StackError):
+            return False
+
+    def ensure_pools(self) -> None:
+        """Create the work pools, or put their limits right; the first worker fills in the job template."""
+        for name, limit in POOLS.items():
+            pool = {"name": name, "type": "process", "concurrency_limit": limit}
+            if self.call("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [name]}}}):
+                self.call("PATCH", f"/work_pools/{name}", {"concurrency_limit": limit})
+            else:
+                self.call("POST", "/work_pools/", pool)
+
+    def deployment_names(self) -> set[str]:
+        return {str(found["name"]) for found in self.call("POST", "/deployments/filter", {"limit": 200})}
+
+    def last_heard(self, pool: str, worker: str) -> float:
+        """When that worker last called, in seconds since 1970; 0 for never."""
+        workers = self.call("POST", f"/work_pools/{pool}/workers/filter", {})
+        times: Iterable[str] = (w["last_heartbeat_time"] for w in workers if w["name"] == worker)
+        return max((datetime.fromisoformat(time).timestamp() for time in times), default=0.0)
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+        auth = (user, password) if user else None
+        with httpx.Client(trust_env=False, timeout=20, auth=auth) as client:
+            answer = client.request(method, self.api_url + path, json=body)
+        if answer.is_error:
+            raise StackError(
+                f"the Prefect server answered {answer.status_code} to {method} {path}: {answer.text[:300]}"
+            )
+        return answer.json() if answer.content else None
+
+
+class Worker:
+    """One worker of a work pool; its flow runs are its children, and end with it."""
+
+    def __init__(self, pool: str, folder: Path) -> None:
+        self.pool = pool
+        self.name = f"{pool}-worker"
+        self.daemon = Daemon(f"worker of {pool}", folder)
+
+    def start(self, settings: Mapping[str, str]) -> None:
+        """Start it unless it runs with these very settings; does not wait."""
+        command = [*_PREFECT, "worker", "start", "--pool", self.pool, "--name", self.name]
+        command += ["--type", "process", "--install-policy", "never"]
+        if not self.daemon.same_as(command, settings):
+            self.daemon.stop(grace=15)
+            self.daemon.start(command, settings)
+
+    def wait(self, server: Server, timeout: float = 60.0) -> None:
+        """Return once the server has heard from this process (not from one before it) in the last 90 s."""
+
+        def heard() -> bool:
+            return server.last_heard(self.pool, self.name) > max(self.daemon.started_at(), time.time() - 90)
+
+        self.daemon.wait_until(heard, timeout)

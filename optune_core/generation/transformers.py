@@ -1,0 +1,77 @@
+"""`generate` of transformers, for machines where vLLM cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from optune_core.config.schema import Generation, TransformersEngine
+from optune_core.generation.engine import Request, Response
+
+
+class TransformersGeneration:
+    """Batched sampling in which every request has a random generator of its own."""
+
+    def __init__(self, config: Generation, engine: TransformersEngine, model: Path) -> None:
+        self._config = config
+        self._batch_size = engine.batch_size
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, engine.dtype))
+        self._model.to(self._device).eval()
+        stop = self._model.generation_config.eos_token_id
+        stop = stop if isinstance(stop, list) else [stop if stop is not None else self._tokenizer.eos_token_id]
+        self._stop: frozenset[int] = frozenset(stop)
+
+    def generate(self, requests: list[Request]) -> Iterator[Response]:
+        by_length = sorted(requests, key=lambda request: (len(request.prompt_token_ids), request.index))
+        for first in range(0, len(by_length), self._batch_size):
+            yield from self._batch(by_length[first : first + self._batch_size])
+
+    @torch.inference_mode()
+    def _batch(self, requests: list[Request]) -> Iterator[Response]:
+        generators = [torch.Generator(self._device).manual_seed(request.seed) for request in requests]
+        longest = max(len(request.prompt_token_ids) for request in requests)
+        padding = [longest - len(request.prompt_token_ids) for request in requests]
+        tokens = torch.tensor(
+            [[0] * pad + request.prompt_token_ids for pad, request in zip(padding, requests, strict=True)],
+            device=self._device,
+        )
+        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=self._device)
+        responses: list[list[int]] = [[] for _ in requests]
+        open_rows = set(range(len(requests)))
+        cache: Any = None
+        for _ in range(self._config.max_tokens):
+            positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+            output = self._model(
+                input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            )
+            cache = output.past_key_values
+            probabilities = self._nucleus(output.logits[:, -1].float())
+            tokens = torch.stack(
+                [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
+            )
+            mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+            for row in sorted(open_rows):
+                token = int(tokens[row])
+                responses[row].append(token)
+                if token in self._stop:
+                    open_rows.discard(row)
+            if not open_rows:
+                break
+        for request, token_ids in zip(requests, responses, strict=True):
+            ended = token_ids[-1] in self._stop
+            text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+            yield Response(request.index, token_ids, text, "stop" if ended else "length")
+
+    def _nucleus(self, logits: torch.Tensor) -> torch.Tensor:
+        """Probabilities (batch, vocabulary) at the temperature, cut to the smallest set of mass top_p."""
+        probabilities = torch.softmax(logits / self._config.temperature, dim=-1)
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        ordered[before >= self._config.top_p] = 0.0
+        return torch.zeros_like(probabilities).scatter(-1, order, ordered)

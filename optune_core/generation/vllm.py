@@ -1,0 +1,81 @@
+"""vLLM, on GPUs and CPUs by the same code."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from optune_core.config.schema import Generation, VllmEngine
+from optune_core.generation.engine import Request, Response
+
+
+class VllmGeneration:
+    """Offline vLLM whose answers to a list of requests depend on nothing but the list.
+
+    The engine core runs in this process: in a process of its own, batches would depend on when requests arrive.
+    """
+
+    def __init__(self, config: Generation, engine: VllmEngine, model: Path, max_tokens: int) -> None:
+        _environment(engine)
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        limits: dict[str, Any] = {}
+        if current_platform.is_cpu():
+            # A chunked prefill with per-request seeds ends the CPU engine ("CPU Generator does not use offset").
+            limits = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_tokens)}
+        self._config = config
+        self._llm = LLM(
+            model=str(model),
+            dtype=engine.dtype,
+            max_model_len=max_tokens,
+            max_num_seqs=engine.max_num_seqs,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            enable_prefix_caching=True,
+            seed=0,
+            **limits,
+        )
+
+    def generate(self, requests: list[Request]) -> Iterator[Response]:
+        from vllm import SamplingParams
+
+        self._llm.reset_prefix_cache()
+        engine = self._llm.llm_engine
+        for request in requests:
+            params = SamplingParams(
+                temperature=self._config.temperature,
+                top_p=self._config.top_p,
+                max_tokens=self._config.max_tokens,
+                seed=request.seed,
+            )
+            engine.add_request(str(request.index), {"prompt_token_ids": request.prompt_token_ids}, params)
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    yield _response(output)
+
+
+def _response(output: Any) -> Response:
+    (completion,) = output.outputs
+    return Response(
+        index=int(output.request_id),
+        token_ids=list(completion.token_ids),
+        text=completion.text,
+        finish_reason="stop" if completion.finish_reason == "stop" else "length",
+    )
+
+
+def _environment(engine: VllmEngine) -> None:
+    """Settings that vLLM reads from the environment, where the user has not set them."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    defaults = {
+        "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
+        "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)

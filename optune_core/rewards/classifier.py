@@ -1,0 +1,47 @@
+"""Sequence classifiers with one logit as reward models, each with its own tokenizer and chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from optune_core.models import load_tokenizer
+from optune_core.rewards.scorer import Conversation
+
+
+class ClassifierScorer:
+    """Scores conversations in batches of like length, so that little is spent on padding."""
+
+    def __init__(self, model: Path, *, batch_size: int, dtype: str) -> None:
+        self._tokenizer: Any = load_tokenizer(model, str(model))
+        self._model: Any = AutoModelForSequenceClassification.from_pretrained(model, dtype=getattr(torch, dtype))
+        self._model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model.to(self._device).eval()
+        self._batch_size = batch_size
+
+    @torch.inference_mode()
+    def score(self, conversations: list[Conversation], done: Callable[[int], None]) -> list[float]:
+        token_ids = [self._token_ids(conversation) for conversation in conversations]
+        order = sorted(range(len(token_ids)), key=lambda index: (len(token_ids[index]), index))
+        scores = [float("nan")] * len(token_ids)
+        for first in range(0, len(order), self._batch_size):
+            rows = order[first : first + self._batch_size]
+            batch = self._tokenizer.pad(
+                {"input_ids": [token_ids[row] for row in rows]}, padding_side="right", return_tensors="pt"
+            ).to(self._device)
+            logits = self._model(**batch).logits[:, 0].float().tolist()
+            for row, score in zip(rows, logits, strict=True):
+                scores[row] = score
+            done(first + len(rows))
+        return scores
+
+    def _token_ids(self, conversation: Conversation) -> list[int]:
+        messages = [*conversation.messages, {"role": "assistant", "content": conversation.response}]
+        text = self._tokenizer.apply_chat_template(messages, tokenize=False)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids

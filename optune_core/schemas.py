@@ -1,0 +1,84 @@
+"""Columns of the tables that stages hand to each other. One place, so that a name means one thing everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TOKENS = pa.list_(pa.int32())
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+PROMPTS = pa.schema(
+    [
+        ("prompt_id", pa.string()),  # content hash
+        ("prompt", pa.string()),  # the user's text, for people and reward functions
+        ("messages", MESSAGES),  # for reward models, which apply their own template
+        ("prompt_token_ids", TOKENS),  # what the policy reads: the truth
+    ]
+)
+
+FIXED_PAIRS = pa.schema([*PROMPTS, ("chosen", pa.string()), ("rejected", pa.string())])
+
+RESPONSES = pa.schema(
+    [
+        *PROMPTS,
+        ("sample", pa.int32()),
+        ("response", pa.string()),
+        ("response_token_ids", TOKENS),  # as sampled, end-of-turn token included
+        ("finish_reason", pa.string()),  # stop | length
+    ]
+)
+
+SCORES = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("sample", pa.int32()),
+        ("reward", pa.float64()),  # null where the outcome is not ok
+        ("outcome", pa.string()),  # ok | empty | truncated | non_finite
+    ]
+)
+
+REPLAY = pa.schema(
+    [
+        *PROMPTS,
+        ("chosen", pa.string()),
+        ("chosen_token_ids", TOKENS),
+        ("chosen_reward", pa.float64()),
+        ("rejected", pa.string()),
+        ("rejected_token_ids", TOKENS),
+        ("rejected_reward", pa.float64()),
+        ("generated_at", pa.int32()),  # iteration of the pair; null without a pair
+        ("status", pa.string()),  # regenerated | reused | kept | unpaired
+        ("reason", pa.string()),  # why kept or unpaired; null otherwise
+    ]
+)
+
+REFERENCE = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("reference_chosen_logps", pa.float64()),  # summed over response tokens
+        ("reference_rejected_logps", pa.float64()),
+    ]
+)
+
+PREFERENCES = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("messages", MESSAGES),
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("held_out", pa.bool_()),
+    ]
+)
+
+
+def write_table(table: pa.Table, schema: pa.Schema, path: Path) -> None:
+    """Write a table as Parquet (zstd) in exactly this schema. Equal tables give equal bytes."""
+    pq.write_table(table.select(schema.names).cast(schema), path, compression="zstd")
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a table written by `write_table`."""
+    return pq.read_table(path, columns=schema.names)

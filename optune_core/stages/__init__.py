@@ -1,0 +1,31 @@
+"""The stages. Each module has the same three names:
+
+    Spec            what the stage is asked for: configuration parts and references, as JSON
+    works(store, spec)           the works it commits, computed without heavy imports
+    run(store, spec, progress)   commits each of them that is not committed yet
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+IN_PROCESS = frozenset({"selection", "replay"})
+"""Columnar work of a moment; all other stages run in a child process of their own."""
+
+_MODULES = {
+    "model": "optune_core.stages.model",
+    "prompts": "optune_core.stages.prompts",
+    "selection": "optune_core.stages.selection",
+    "responses": "optune_core.stages.responses",
+    "scores": "optune_core.stages.scores",
+    "replay": "optune_core.stages.replay",
+    "policy": "optune_core.stages.policy",
+    "preferences": "optune_core.stages.preferences",
+    "reward-model": "optune_core.stages.reward_model",
+}
+
+
+def stage_module(name: str) -> ModuleType:
+    """The module of a stage. Raises KeyError for a name that is none."""
+    return importlib.import_module(_MODULES[name])

@@ -1,0 +1,73 @@
+"""Stage `prompts`: the fixed prompt set of a run, tokenised by the policy's template, drawn once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from optune_core.config.schema import Prompts
+from optune_core.progress import Progress
+from optune_core.prompts import Message, Prompt, draw, normalise
+from optune_core.schemas import FIXED_PAIRS, PROMPTS, write_table
+from optune_core.sources import read_source, require_columns, source_identity
+from optune_core.storage import ArtifactStore, Ref, Work
+
+VERSION = 1
+TRAIN, HELD_OUT = "train.parquet", "held_out.parquet"
+
+
+class Spec(BaseModel):
+    prompts: Prompts
+    seed: int
+    policy: dict[str, str]
+    """Reference to π_0, whose tokenizer and chat template are used."""
+
+
+def works(store: ArtifactStore, spec: Spec) -> list[Work]:
+    """One work. Raises DataError if a source file cannot be read."""
+    params = spec.prompts.model_dump(mode="json", exclude={"source"})
+    params |= {"source": source_identity(spec.prompts.source), "seed": spec.seed}
+    return [Work("prompts", VERSION, params, {"policy": Ref.from_json(spec.policy)})]
+
+
+def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
+    """Raises DataError for a missing column, an empty source, too few prompts."""
+    from optune_core.models import load_tokenizer
+
+    (work,) = works(store, spec)
+    config = spec.prompts
+    table = read_source(config.source)
+    columns = [config.column, *(config.pairs.model_dump().values() if config.pairs else [])]
+    require_columns(table, columns, config.source)
+    tokenizer: Any = load_tokenizer(store.fetch(Ref.from_json(spec.policy)) / "model", "policy")
+
+    def token_ids(messages: list[Message]) -> list[int]:
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        progress("tokenise prompts", 0, 0)
+        return ids
+
+    drops: Counter[str] = Counter()
+    prompts = list(normalise(table.select(columns).to_pylist(), config, drops))
+    train, held_out = draw(prompts, token_ids, config, spec.seed, drops)
+    schema = FIXED_PAIRS if config.pairs else PROMPTS
+    with store.scratch() as scratch:
+        write_table(_table(train, schema), schema, scratch / TRAIN)
+        write_table(_table(held_out, schema), schema, scratch / HELD_OUT)
+        rows = {"rows": table.num_rows, "train": len(train), "held_out": len(held_out)}
+        store.commit(work, scratch, metrics=rows | {"left_out": dict(sorted(drops.items()))})
+
+
+def _table(prompts: list[tuple[Prompt, list[int]]], schema: pa.Schema) -> pa.Table:
+    columns: dict[str, list[Any]] = {
+        "prompt_id": [prompt.prompt_id for prompt, _ in prompts],
+        "prompt": [prompt.text for prompt, _ in prompts],
+        "messages": [prompt.messages for prompt, _ in prompts],
+        "prompt_token_ids": [ids for _, ids in prompts],
+        "chosen": [prompt.chosen for prompt, _ in prompts],
+        "rejected": [prompt.rejected for prompt, _ in prompts],
+    }
+    return pa.table({name: columns[name] for name in schema.names}, schema=schema)

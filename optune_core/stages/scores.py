@@ -1,0 +1,102 @@
+"""Stage `scores`: a reward, or the reason for none, for every response of a shard."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from optune_core.progress import Progress
+from optune_core.rewards import RewardRef, open_scorer
+from optune_core.rewards.scorer import Conversation
+from optune_core.schemas import RESPONSES, SCORES, read_table, write_table
+from optune_core.storage import ArtifactStore, Ref, Work
+
+VERSION = 1
+FILE = "scores.parquet"
+
+
+class Spec(BaseModel):
+    reward: RewardRef
+    drop_truncated: bool
+    responses: list[dict[str, str]]
+    """References to the shards."""
+
+
+def works(store: ArtifactStore, spec: Spec) -> list[Work]:
+    """One work a shard of responses."""
+    reward = spec.reward
+    params = reward.model_dump(mode="json", exclude={"model"}) | {"drop_truncated": spec.drop_truncated}
+    model = {"reward": Ref.from_json(reward.model)} if reward.model else {}
+    return [
+        Work("scores", VERSION, params, model | {"responses": Ref.from_json(shard)}) for shard in spec.responses
+    ]
+
+
+def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
+    """Score the shards that are missing."""
+    missing = [
+        (work, Ref.from_json(shard))
+        for work, shard in zip(works(store, spec), spec.responses, strict=True)
+        if store.find(work) is None
+    ]
+    tables = {shard: read_table(store.fetch(shard) / "responses.parquet", RESPONSES) for _, shard in missing}
+    total = sum(table.num_rows for table in tables.values())
+    progress("load reward model", 0, 0)
+    model = store.fetch(Ref.from_json(spec.reward.model)) if spec.reward.model else None
+    scorer = open_scorer(spec.reward, model)
+    before = 0
+    for work, shard in missing:
+        started = time.monotonic()
+        offset = before
+        table = score_table(
+            tables[shard], scorer, spec.drop_truncated, lambda done, offset=offset: progress("score", offset + done, total)
+        )
+        before += table.num_rows
+        with store.scratch() as scratch:
+            write_table(table, SCORES, scratch / FILE)
+            store.commit(
+                work, scratch, metrics=_metrics(table), timing={"seconds": time.monotonic() - started}
+            )
+
+
+def score_table(responses: pa.Table, scorer: Any, drop_truncated: bool, done: Any) -> pa.Table:
+    """Scores (schema SCORES) of responses (schema RESPONSES), one row each, every one with a named outcome."""
+    rows = responses.select(["prompt", "messages", "response", "finish_reason"]).to_pylist()
+    outcomes = [_outcome(row, drop_truncated) for row in rows]
+    usable = [index for index, outcome in enumerate(outcomes) if outcome == "ok"]
+    conversations = [
+        Conversation(rows[index]["prompt"], rows[index]["messages"], rows[index]["response"]) for index in usable
+    ]
+    rewards: list[float | None] = [None] * len(rows)
+    for index, reward in zip(usable, scorer.score(conversations, done), strict=True):
+        if math.isfinite(reward):
+            rewards[index] = reward
+        else:
+            outcomes[index] = "non_finite"
+    columns = {
+        "prompt_id": responses["prompt_id"],
+        "sample": responses["sample"],
+        "reward": pa.array(rewards, pa.float64()),
+        "outcome": pa.array(outcomes, pa.string()),
+    }
+    return pa.table(columns, schema=SCORES)
+
+
+def _outcome(row: dict[str, Any], drop_truncated: bool) -> str:
+    if not row["response"].strip():
+        return "empty"
+    return "truncated" if drop_truncated and row["finish_reason"] == "length" else "ok"
+
+
+def _metrics(table: pa.Table) -> dict[str, Any]:
+    rewards = [reward for reward in table["reward"].to_pylist() if reward is not None]
+    outcomes = table["outcome"].to_pylist()
+    return {
+        "responses": table.num_rows,
+        "rm/mean": sum(rewards) / len(rewards) if rewards else None,
+        "outcomes": {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))},
+    }

@@ -1,0 +1,1 @@
+"""Weighted DPO training: TRL's DPO trainer on stored token ids, with stored reference log-probabilities."""

@@ -1,0 +1,56 @@
+"""Float32 master weights in, float32 master and published bfloat16 weights out, safetensors throughout."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from optune_core.models import model_files
+
+
+def load_master(policy: Path) -> Any:
+    """The causal language model of a policy artifact in float32: its master weights, or π_0's published ones."""
+    from transformers import AutoModelForCausalLM
+
+    folder = policy / "master"
+    return AutoModelForCausalLM.from_pretrained(folder if folder.is_dir() else policy / "model", dtype=torch.float32)
+
+
+def save_policy(model: Any, previous: Path, target: Path) -> None:
+    """Write a policy artifact: `master/` in float32, `model/` in bfloat16 with the previous policy's tokenizer.
+
+    Args:
+        model: transformers model, float32 weights, whole on this process.
+        previous: the policy artifact that training started from.
+        target: empty folder.
+    """
+    master, published = target / "master", target / "model"
+    model.save_pretrained(master, safe_serialization=True)
+    published.mkdir()
+    for path in model_files(previous / "model"):
+        if path.suffix != ".safetensors" and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, published / path.name)
+    config = json.loads((published / "config.json").read_text())
+    config["dtype"] = "bfloat16"
+    (published / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+    for path in master.iterdir():
+        if path.suffix == ".safetensors":
+            _convert(path, published / path.name)
+        elif path.name.endswith(".index.json"):
+            shutil.copyfile(path, published / path.name)
+
+
+def _convert(source: Path, target: Path) -> None:
+    with safe_open(source, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        metadata = file.metadata()
+    halved = {
+        name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+    save_file(halved, target, metadata=metadata)

@@ -1,0 +1,85 @@
+"""The child process in which a stage runs: `python -m optune_core.worker STAGE SPEC STORE`.
+
+A child returns its memory, GPU memory included, whole; a crash or an out-of-memory kill ends it alone; and it ends
+with its parent. Standard output carries one JSON object a line: {"progress": [what, done, total]}, at most a few a
+second, and at the end {"done": true} or {"error": {"type", "message"}}. Everything else goes to standard error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import IO, Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    stage, spec_file, store_url = sys.argv[1:]
+    _die_with_parent()
+    lines = _take_over_stdout()
+    os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+    from optune_core.errors import OptuneError, TransientError
+    from optune_core.stages import stage_module
+    from optune_core.storage import ArtifactStore, open_objects
+
+    try:
+        module = stage_module(stage)
+        spec = module.Spec.model_validate_json(Path(spec_file).read_text(encoding="utf-8"))
+        module.run(ArtifactStore(open_objects(store_url)), spec, _reporter(lines))
+    except (OptuneError, TransientError) as error:
+        _say(lines, {"error": {"type": type(error).__name__, "message": str(error)}})
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        _say(lines, {"error": {"type": type(error).__name__, "message": f"{type(error).__name__}: {error}"}})
+        return 1
+    _say(lines, {"done": True})
+    return 0
+
+
+def _die_with_parent() -> None:
+    """A child that outlives a killed flow would keep the GPU (Linux only; harmless elsewhere)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _take_over_stdout() -> IO[str]:
+    """Keep standard output for the protocol, and send what libraries print to standard error."""
+    lines = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    return lines
+
+
+def _reporter(lines: IO[str]) -> Any:
+    last = 0.0
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 0.3 or done == total:
+            last = now
+            _say(lines, {"progress": [what, done, total]})
+
+    return report
+
+
+def _say(lines: IO[str], value: dict[str, Any]) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        lines.write(json.dumps(value) + "\n")
+        lines.flush()
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # engines leave threads behind; everything that matters is committed
