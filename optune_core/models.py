@@ -1,7 +1,7 @@
 """Model folders: what is accepted, what identifies them, and the layout they have inside an artifact.
 
-    model/    the published weights, loadable by `from_pretrained` and by vLLM, with the tokenizer
-    master/   float32 weights of the same model, where training continues from (only after training)
+model/    the published weights, loadable by `from_pretrained` and by vLLM, with the tokenizer
+master/   float32 weights of the same model, where training continues from (only after training)
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def pair_responses(responses: pa.Table, scores: pa.Table) -> dict[str, Pair | st
     """
     if sorted(_keys(responses)) != sorted(_keys(scores)):
         raise ConservationError(
-            f"{responses.num_rows} responses were scored with {scores.num_rows} scores, and they do not match one to one"
+            f"{responses.num_rows} responses and {scores.num_rows} scores do not match one to one"
         )
     graded = {key: grade for key, grade in zip(_keys(scores), _columns(scores, "reward", "outcome"), strict=True)}
     candidates: dict[str, list[Candidate]] = {}
@@ -47,6 +47,24 @@ def pair_responses(responses: pa.Table, scores: pa.Table) -> dict[str, Pair | st
         reward, outcome = graded[prompt_id, sample]
         candidates.setdefault(prompt_id, []).append(Candidate(sample, tuple(token_ids), reward, outcome))
     return {prompt_id: best_against_worst(group) for prompt_id, group in candidates.items()}
+
+
+def given_pairs(scores: pa.Table) -> dict[str, Pair | str]:
+    """A fixed preference set: sample 0 is chosen and sample 1 rejected, whatever the rewards say (offline DPO).
+
+    Args:
+        scores: schema SCORES, samples 0 and 1 of every prompt.
+
+    Returns:
+        The pair of every prompt, or `unscored:<outcomes>` where a reward is missing.
+    """
+    failed: dict[str, set[str]] = {}
+    for prompt_id, outcome in _columns(scores, "prompt_id", "outcome"):
+        failed.setdefault(prompt_id, set()).update({outcome} - {"ok"})
+    return {
+        prompt_id: f"unscored:{','.join(sorted(outcomes))}" if outcomes else Pair(chosen=0, rejected=1)
+        for prompt_id, outcomes in failed.items()
+    }
 
 
 def fresh_pairs(responses: pa.Table, scores: pa.Table, pairs: dict[str, Pair | str], iteration: int) -> pa.Table:
@@ -93,7 +111,9 @@ def merge(previous: pa.Table, selected: list[str], fresh: pa.Table, reasons: dic
     take = pa.array([fresh_row.get(prompt_id, row) for row, prompt_id in enumerate(prompt_ids)], pa.int64())
     columns: dict[str, Any] = {name: previous[name] for name in PROMPTS.names}
     for name in PAIR_COLUMNS:
-        columns[name] = pa.chunked_array([*previous[name].chunks, *fresh[name].chunks], REPLAY.field(name).type).take(take)
+        columns[name] = pa.chunked_array([*previous[name].chunks, *fresh[name].chunks], REPLAY.field(name).type).take(
+            take
+        )
 
     has_pair = pc.is_valid(previous["chosen_token_ids"]).to_pylist()
     old_reasons = previous["reason"].to_pylist()

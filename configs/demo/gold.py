@@ -1,14 +1,14 @@
 """The demo's gold reward: is an answer whole, does it say something, and is it about the question?
 
-    gold      = substance · (0.5 · ending + 0.25 · freshness + 0.25 · subject)      in [0, 1]
+    gold      = substance · (0.5 · ending + 0.25 · freshness + 0.25 · subject)           in [0, 1]
 
-    substance = min(1, own / 12)            own: distinct content words that the prompt does not have
-    ending    = 1    where the text stops by itself: after . ! ? … or closing quote, bracket or code fence
-                0.8  where it stops in a list item and the list's other items have no full stop either
-                0.3 · (words up to the last full stop / words)                     where it breaks off
-    freshness = (1 - 2 · repeated) or 0, whichever is larger
+    substance = min(1, own / 12)      own: distinct content words that the prompt does not have
+    ending    = 1    where the text stops by itself: after . ! ? … or a closing code fence
+                0.8  where it stops in a list item and no item of the list has a full stop
+                0.3 · (words up to the last full stop / words)         where it breaks off
+    freshness = max(0, 1 - 2 · repeated)
                 repeated: share of the two-word sequences that stood earlier in the same text
-    subject   = min(1, taken / 0.8)         taken: share of the prompt's content words in the response
+    subject   = min(1, taken / 0.8)   taken: share of the prompt's content words in the response
 
 It is transparent on purpose: every number can be worked out by hand, nobody has to be asked, and a
 table can show it beside the reward model that was trained on it. It is no measure of truth or of
@@ -21,37 +21,40 @@ Pure functions on English text, standard library only.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
-FULL_STOP = re.compile(r"[.!?…](?=[\"'”’)\]*_]*(?:\s|$))")
-CLOSED = re.compile(r"(?:[.!?…][\"'”’)\]*_]*|```)$")
-ITEM = re.compile(r"\s*(?:[-*•+]|\d+[.)])(?:\s|$)")
+FULL_STOP = re.compile(r"[.!?…](?=[\"'”\u2019)\]*_]*(?:\s|$))")
+CLOSED = re.compile(r"[.!?…][\"'”\u2019)\]*_]*$")
+NUMBER = re.compile(r"^[ \t]*\d{1,2}[.)](?=\s|$)", re.MULTILINE)
+ITEM = re.compile(r"\s*[-*•+](?:\s|$)")
 
-# Words that carry the grammar or the order ("write", "please"), not the subject.
-FUNCTION_WORDS = frozenset(
-    """
-    a about after again all almost along also although always am among an and another any anything are
-    as at away back be because been before being best better between both but by came can cannot come
-    could did do does doing done down during each either else end ends enough even ever every exactly
-    few for from get gets give go goes good got had has have having he her here hers him his how i if
-    in into is it its itself just keep keeps know last least less let lets like little long look made
-    make makes making many may me mean means might mine more most much must my myself never no nobody
-    nor not nothing now of off often on once one only onto or other others our out over own per
-    perhaps please put quite rather really right said same say says see seem shall she should show
-    since so some somebody someone something such take tell than that the their them themselves then
-    there these they thing things think this those though through to together too towards try under
-    until up upon us use used using very want wants was way ways we well went were what whatever when
-    where whether which while who whole whom whose why will with within without would yes yet you your
-    yours yourself
-    answer briefly call compare describe draft example examples explain explanation help idea ideas
-    list mention name recommend rewrite sentence sentences short simple steps suggest summarise text
-    tips turn word words write
-    """.split()
-)
+# Words that carry the grammar, and words that carry the order, not the subject.
+GRAMMAR = """
+a about after again all almost along also although always am among an and another any anything are
+as at away back be because been before being best better between both but by came can cannot come
+could did do does doing done down during each either else end ends enough even ever every exactly
+few for from get gets give go goes good got had has have having he her here hers him his how i if
+in into is it its itself just keep keeps know last least less let lets like little long look made
+make makes making many may me mean means might mine more most much must my myself never no nobody
+nor not nothing now of off often on once one only onto or other others our out over own per
+perhaps please put quite rather really right said same say says see seem shall she should show
+since so some somebody someone something such take tell than that the their them themselves then
+there these they thing things think this those though through to together too towards try under
+until up upon us use used using very want wants was way ways we well went were what whatever when
+where whether which while who whole whom whose why will with within without would yes yet you your
+yours yourself
+"""
+ORDERS = """
+answer briefly call compare describe draft example examples explain explanation help idea ideas
+list mention name recommend rewrite sentence sentences short simple steps suggest summarise text
+tips turn word words write
+"""
+FUNCTION_WORDS = frozenset(GRAMMAR.split() + ORDERS.split())
 
 
 def helpful_and_complete(prompts: list[str], responses: list[str]) -> list[float]:
-    """The gold reward of each (prompt, response), in [0, 1]; the formula stands at the top of the file."""
+    """The gold reward of each (prompt, response), in [0, 1]; the formula stands at the top."""
     return [_gold(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
 
 
@@ -61,23 +64,21 @@ def _gold(prompt: str, response: str) -> float:
 
 
 def substance(prompt: str, response: str) -> float:
-    """How much the response says of its own: 1 from 12 distinct content words that are not the prompt's."""
+    """How much the response says of its own: 1 from 12 content words that the prompt lacks."""
     own = content_words(response) - content_words(prompt)
     return min(1.0, len(own) / 12)
 
 
 def ending(response: str) -> float:
-    """1 where the text ends by itself, 0.8 at the end of an item of a bare list, below 0.3 where it breaks off."""
-    text = response.strip()
+    """1 where the text ends by itself, 0.8 at the end of a bare list's item, at most 0.3 broken off."""
+    text = NUMBER.sub("-", response).strip()  # "3." opens an item: its dot ends nothing
     words = len(text.split())
     if not words:
         return 0.0
     last_line = text.splitlines()[-1]
-    if ITEM.fullmatch(last_line):  # "3." announces an item that never came: its dot ends nothing
-        text = text[: -len(last_line)].rstrip()
-    elif CLOSED.search(text):
+    if CLOSED.search(text) or (text.endswith("```") and text.count("```") % 2 == 0):
         return 1.0
-    elif ITEM.match(last_line) and _bare_items(text) >= 3:
+    if len(last_line.split()) > 1 and ITEM.match(last_line) and _bare_items(text) >= 3:
         return 0.8
     stops = [stop.end() for stop in FULL_STOP.finditer(text)]
     finished = len(text[: stops[-1]].split()) if stops else 0
@@ -93,7 +94,7 @@ def _bare_items(text: str) -> int:
 def freshness(response: str) -> float:
     """1 where no two-word sequence comes twice, 0 where half of them or more stood there before."""
     words = WORD.findall(response.lower())
-    pairs = list(zip(words, words[1:], strict=False))
+    pairs = list(pairwise(words))
     if not pairs:
         return 0.0
     repeated = 1 - len(set(pairs)) / len(pairs)
@@ -110,9 +111,9 @@ def subject(prompt: str, response: str) -> float:
 
 
 def content_words(text: str) -> set[str]:
-    """The distinct stems of the words that carry meaning; single letters are markers, not words."""
-    words = (word.split("'")[0] for word in WORD.findall(text.lower().replace("’", "'")))
-    return {stem(word) for word in words if word not in FUNCTION_WORDS and (len(word) > 1 or word.isdigit())}
+    """The distinct stems of the words that carry meaning; single letters and digits count as none."""
+    words = (word.split("'")[0] for word in WORD.findall(text.lower().replace("\u2019", "'")))
+    return {stem(word) for word in words if word not in FUNCTION_WORDS and len(word) > 1}
 
 
 def stem(word: str) -> str:

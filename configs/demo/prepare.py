@@ -86,7 +86,10 @@ def _build(gguf: Path, folder: Path) -> None:
     # SmolLM2 splits numbers into digits before anything else; GGUF names that step ("smollm") and
     # the converter does not know the name. Without it, digits after two spaces become other tokens.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tokenizer.model_max_length = CONTEXT
 

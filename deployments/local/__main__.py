@@ -8,22 +8,35 @@ from typing import Annotated
 import typer
 
 from deployments.local.processes import StackError
-from deployments.local.stack import DEPLOYMENTS, REPOSITORY, Stack
+from deployments.local.stack import DEPLOYMENTS, REPOSITORY, S3_PORT, UI_PORT, Stack
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-Folder = Annotated[Path, typer.Option(envvar="OPTUNE_STACK_DIR", help="Where its data, pids and logs are.")]
-Project = Annotated[Path, typer.Option(help="Where the flows are.")]
+Folder = Annotated[
+    Path,
+    typer.Option(
+        envvar="OPTUNE_STACK_DIR",
+        help="Where its data, pids and logs are.",
+        show_default=".optune/stack of the repository",
+    ),
+]
+Project = Annotated[Path, typer.Option(help="Where the flows are.", show_default="the repository")]
 PrefectFile = Annotated[str, typer.Option(help="The deployments, relative to the project.")]
-_HERE = Path(".optune/stack")
+UiPort = Annotated[int, typer.Option(help="Of the Prefect server; if taken, or 0, any free one.")]
+S3Port = Annotated[int, typer.Option(help="Of the S3 server; if taken, or 0, any free one.")]
+_HERE = REPOSITORY / ".optune/stack"
 
 
 @app.command()
 def up(
-    folder: Folder = _HERE, project: Project = REPOSITORY, prefect_file: PrefectFile = DEPLOYMENTS
+    folder: Folder = _HERE,
+    project: Project = REPOSITORY,
+    prefect_file: PrefectFile = DEPLOYMENTS,
+    ui_port: UiPort = UI_PORT,
+    s3_port: S3Port = S3_PORT,
 ) -> None:
     """Start PostgreSQL, S3, the Prefect server and two workers on 127.0.0.1, and deploy the flows."""
-    stack = Stack(folder, project, prefect_file)
+    stack = Stack(folder, project, prefect_file, ui_port=ui_port or None, s3_port=s3_port or None)
     stack.up(say=typer.echo)
     typer.echo(f"\nUI     {stack.server.ui_url}")
     typer.echo(f"S3     {stack.s3.endpoint_url}  (credentials in {stack.env_file})")

@@ -30,9 +30,10 @@ def quiet(home: Path) -> dict[str, str]:
 class Server:
     """The Prefect server with its UI; PREFECT_API_AUTH_STRING (`user:password`), where set, guards both."""
 
-    def __init__(self, folder: Path, home: Path) -> None:
+    def __init__(self, folder: Path, home: Path, port: int | None = 4200) -> None:
         self.daemon = Daemon("Prefect server", folder)
         self.home = home
+        self._usual_port = port
         self._ports_file = folder / "ports.json"
 
     @property
@@ -46,7 +47,7 @@ class Server:
     def start(self, database_url: str, timeout: float = 90.0) -> None:
         private_folder(self.home)
         if self.daemon.running() is None:
-            ports.choose(self._ports_file, {"http": 4200})
+            ports.choose(self._ports_file, {"http": self._usual_port})
         settings = quiet(self.home) | {
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
@@ -79,6 +80,22 @@ class Server:
     def deployment_names(self) -> set[str]:
         return {str(found["name"]) for found in self.call("POST", "/deployments/filter", {"limit": 200})}
 
+    def crash_orphans(self, pool: str, worker: str) -> int:
+        """Set Crashed the runs that ended unseen with `worker`: as Running they hold the pool's slots.
+
+        For when that worker is known to be down; with another worker on the pool they may be its runs.
+        """
+        workers = self.call("POST", f"/work_pools/{pool}/workers/filter", {})
+        if any(other["status"] == "ONLINE" and other["name"] != worker for other in workers):
+            return 0
+        at_work = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+        query = {"flow_runs": at_work, "work_pools": {"name": {"any_": [pool]}}, "limit": 200}
+        orphans = self.call("POST", "/flow_runs/filter", query)
+        state = {"type": "CRASHED", "name": "Crashed", "message": "Its worker ended with the local stack."}
+        for run in orphans:
+            self.call("POST", f"/flow_runs/{run['id']}/set_state", {"state": state})
+        return len(orphans)
+
     def last_heard(self, pool: str, worker: str) -> float:
         """When that worker last called, in seconds since 1970; 0 for never."""
         workers = self.call("POST", f"/work_pools/{pool}/workers/filter", {})
@@ -105,12 +122,13 @@ class Worker:
         self.name = f"{pool}-worker"
         self.daemon = Daemon(f"worker of {pool}", folder)
 
-    def start(self, settings: Mapping[str, str]) -> None:
+    def start(self, server: Server, settings: Mapping[str, str]) -> None:
         """Start it unless it runs with these very settings; does not wait."""
         command = [*_PREFECT, "worker", "start", "--pool", self.pool, "--name", self.name]
         command += ["--type", "process", "--install-policy", "never"]
         if not self.daemon.same_as(command, settings):
-            self.daemon.stop(grace=15)
+            self.daemon.stop(grace=30)
+            server.crash_orphans(self.pool, self.name)
             self.daemon.start(command, settings)
 
     def wait(self, server: Server, timeout: float = 60.0) -> None:

@@ -32,20 +32,18 @@ def choose(file: Path, usual: Mapping[str, int | None], *, twins: bool = False) 
     says so, and the next `up` picks another.
     """
     before = remembered(file)
+    claimed: set[int] = set()
     chosen: dict[str, int] = {}
     for name, default in usual.items():
         # Random ones stay, with their twins, below the range from which the system takes its own.
         candidates = [before.get(name), default, *random.sample(range(11_000, 22_000), 200)]
-        for port in candidates:
-            wanted = {port, port + TWIN} if port and twins else {port}
-            if port and not _claimed(chosen, twins) & wanted and all(map(is_free, wanted)):
+        for port in filter(None, candidates):
+            wanted = {port, port + TWIN} if twins else {port}
+            if not claimed & wanted and all(map(is_free, wanted)):
                 chosen[name] = port
+                claimed |= wanted
                 break
         else:
             raise OSError(f"no free port on 127.0.0.1 for {name}, 200 tried")
     write_private(file, json.dumps(chosen))
     return chosen
-
-
-def _claimed(chosen: Mapping[str, int], twins: bool) -> set[int]:
-    return set(chosen.values()) | ({port + TWIN for port in chosen.values()} if twins else set())

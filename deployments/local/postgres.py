@@ -35,9 +35,7 @@ class Postgres:
         """Start the server unless it runs; return once it accepts connections."""
         if len(str(self.data / ".s.PGSQL.5432").encode()) > _LONGEST_SOCKET:
             # Elsewhere pgserver would put the socket where every user of the machine could connect.
-            raise StackError(
-                f"{self.data} is too long for a Unix socket: shorten OPTUNE_STACK_DIR"
-            )
+            raise StackError(f"{self.data} is too long for a Unix socket: shorten OPTUNE_STACK_DIR")
         self.data.parent.mkdir(parents=True, exist_ok=True)
         self._forget_stranger()
         try:

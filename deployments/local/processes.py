@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,16 +103,16 @@ class Daemon:
         return False
 
     def stop(self, ask: signal.Signals = signal.SIGTERM, grace: float = 10.0) -> bool:
-        """Ask the process to end, kill what is left of it and its descendants after `grace` seconds."""
+        """Ask the process to end, then its descendants; kill what is left after `grace` seconds each."""
         process = self.running()
         if process is not None:
-            try:
-                family = [process, *process.children(recursive=True)]
-                process.send_signal(ask)
-            except psutil.NoSuchProcess:
-                family = [process]
-            for survivor in _wait_gone(family, grace):
-                survivor.kill()
+            family = [process, *_descendants(process)]
+            _signal([process], ask)
+            _wait_gone([process], grace)
+            orphans = _wait_gone(family[1:], 2)
+            _signal(orphans, signal.SIGTERM)  # a trainer, say, writes its checkpoint now
+            _wait_gone(orphans, grace)
+            _signal(family, signal.SIGKILL)
             left = _wait_gone(family, 5)
             if left:
                 raise StackError(f"{self.name}: process {left[0].pid} does not end, not even when killed")
@@ -167,6 +168,19 @@ def _birth(pid: int) -> str:
         return str(psutil.Process(pid).create_time())
     ticks = stat.read_text().rpartition(")")[2].split()[19]
     return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{ticks}"
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _signal(processes: Iterable[psutil.Process], what: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # psutil does not signal a later process with that pid
+            process.send_signal(what)
 
 
 def _gone(process: psutil.Process) -> bool:

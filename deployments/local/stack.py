@@ -19,24 +19,34 @@ from deployments.local.seaweedfs import SeaweedFS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUCKET = "optune"
+UI_PORT, S3_PORT = 4200, 8333
 DEPLOYMENTS = "deployments/prefect.yaml"
 
 
 class Stack:
     """PostgreSQL, SeaweedFS, a Prefect server and a worker a pool, all kept in `folder`.
 
-    `project` is where the flows are, and what `prefect_file` (its deployments) is relative to.
+    `project` is where the flows are, and what `prefect_file` (its deployments) is relative to. A port that is
+    taken, or None, is replaced by a free one.
     """
 
-    def __init__(self, folder: Path, project: Path = REPOSITORY, prefect_file: str = DEPLOYMENTS):
+    def __init__(
+        self,
+        folder: Path,
+        project: Path = REPOSITORY,
+        prefect_file: str = DEPLOYMENTS,
+        *,
+        ui_port: int | None = UI_PORT,
+        s3_port: int | None = S3_PORT,
+    ) -> None:
         self.folder = Path(folder).absolute()
         self.project = Path(project).resolve()
         self.prefect_file = self.project / prefect_file
         self.env_file = self.folder / "env"
         self.home = self.folder / "prefect"
         self.postgres = Postgres(self.folder / "postgres")
-        self.s3 = SeaweedFS(self.folder / "seaweedfs", s3_port=8333, bucket=BUCKET)
-        self.server = Server(self.folder / "server", self.home)
+        self.s3 = SeaweedFS(self.folder / "seaweedfs", s3_port=s3_port, bucket=BUCKET)
+        self.server = Server(self.folder / "server", self.home, ui_port)
         self.workers = [Worker(pool, self.folder / pool) for pool in POOLS]
 
     def up(self, say: Callable[[str], None] = print) -> None:
@@ -53,7 +63,7 @@ class Stack:
             self._write_env()
             say("workers and deployments …")
             for worker in self.workers:
-                worker.start(self._run_settings())
+                worker.start(self.server, self._run_settings())
             self._deploy()
             for worker in self.workers:
                 worker.wait(self.server)

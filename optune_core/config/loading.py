@@ -21,9 +21,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -43,7 +41,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> OptuneConfig
     try:
         data = yaml.load(source.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
-        raise ConfigError([f"cannot be read ({error.strerror}): give the path of a YAML file"], source=str(path)) from error
+        raise ConfigError(
+            [f"cannot be read ({error.strerror}): give the path of a YAML file"], source=str(path)
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError([f"is not valid YAML: {error}"], source=str(path)) from error
     if not isinstance(data, dict):

@@ -111,7 +111,9 @@ def function_identity(path: str) -> str:
     except ImportError as error:
         raise ConfigError([f"{path!r} cannot be imported: {error}"], source="reward function") from error
     if spec is None or spec.origin is None:
-        raise ConfigError([f"{path!r}: there is no module {module_name!r} with a source file"], source="reward function")
+        raise ConfigError(
+            [f"{path!r}: there is no module {module_name!r} with a source file"], source="reward function"
+        )
     return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
 
 

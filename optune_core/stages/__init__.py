@@ -1,8 +1,8 @@
 """The stages. Each module has the same three names:
 
-    Spec            what the stage is asked for: configuration parts and references, as JSON
-    works(store, spec)           the works it commits, computed without heavy imports
-    run(store, spec, progress)   commits each of them that is not committed yet
+Spec            what the stage is asked for: configuration parts and references, as JSON
+works(store, spec)           the works it commits, computed without heavy imports
+run(store, spec, progress)   commits each of them that is not committed yet
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ IN_PROCESS = frozenset({"selection", "replay"})
 _MODULES = {
     "model": "optune_core.stages.model",
     "prompts": "optune_core.stages.prompts",
+    "fixed-pairs": "optune_core.stages.fixed_pairs",
     "selection": "optune_core.stages.selection",
     "responses": "optune_core.stages.responses",
     "scores": "optune_core.stages.scores",

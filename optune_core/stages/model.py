@@ -16,13 +16,13 @@ VERSION = 1
 
 class Spec(BaseModel):
     model: Model
-    role: Literal["policy", "reward"]
+    role: Literal["policy", "reward", "backbone"]
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work; its key is the content of the folder, not its name."""
     folder = resolve_model(spec.model)
-    return [Work("model", VERSION, {"role": spec.role, "files": model_identity(folder)})]
+    return [Work("model", VERSION, {"one_logit": spec.role == "reward", "files": model_identity(folder)})]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:

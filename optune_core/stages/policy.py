@@ -92,8 +92,16 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     started = time.monotonic()
     with store.scratch() as scratch:
         trainer = _train(
-            store, spec, work, load_master(policy), tokenizer, Dataset.from_list(rows), micro_batches, collator,
-            scratch / "trainer", progress,
+            store,
+            spec,
+            work,
+            load_master(policy),
+            tokenizer,
+            Dataset.from_list(rows),
+            micro_batches,
+            collator,
+            scratch / "trainer",
+            progress,
         )
         model = trainer.accelerator.unwrap_model(trainer.model)
         if spec.training.lora is not None:
@@ -175,9 +183,7 @@ def _train(
     from optune_core.training.trainer import WeightedDPOTrainer, trainer_arguments
 
     config = spec.training
-    arguments = trainer_arguments(
-        config, output_dir=str(folder), seed=spec.seed, devices=PartialState().num_processes
-    )
+    arguments = trainer_arguments(config, output_dir=str(folder), seed=spec.seed, devices=PartialState().num_processes)
     adapter = None
     if config.lora is not None:
         from peft import LoraConfig

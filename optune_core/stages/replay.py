@@ -9,9 +9,8 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from optune_core.pairs import Pair
 from optune_core.progress import Progress
-from optune_core.replay import fresh_pairs, merge, pair_responses
+from optune_core.replay import fresh_pairs, given_pairs, merge, pair_responses
 from optune_core.reports.statistics import replay_statistics
 from optune_core.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, read_table, write_table
 from optune_core.stages.selection import load_replay
@@ -53,9 +52,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     selected = selection["prompt_id"].to_pylist()
     if spec.fixed_pairs:
         selected = previous["prompt_id"].to_pylist()
-        pairs: dict[str, Pair | str] = {prompt_id: Pair(chosen=0, rejected=1) for prompt_id in selected}
-    else:
-        pairs = pair_responses(responses, scores)
+    pairs = given_pairs(scores) if spec.fixed_pairs else pair_responses(responses, scores)
     reasons = {prompt_id: pair for prompt_id, pair in pairs.items() if isinstance(pair, str)}
     replay = merge(previous, selected, fresh_pairs(responses, scores, pairs, spec.iteration), reasons)
     with store.scratch() as scratch:

@@ -31,9 +31,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     reward = spec.reward
     params = reward.model_dump(mode="json", exclude={"model"}) | {"drop_truncated": spec.drop_truncated}
     model = {"reward": Ref.from_json(reward.model)} if reward.model else {}
-    return [
-        Work("scores", VERSION, params, model | {"responses": Ref.from_json(shard)}) for shard in spec.responses
-    ]
+    return [Work("scores", VERSION, params, model | {"responses": Ref.from_json(shard)}) for shard in spec.responses]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
@@ -53,14 +51,15 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         started = time.monotonic()
         offset = before
         table = score_table(
-            tables[shard], scorer, spec.drop_truncated, lambda done, offset=offset: progress("score", offset + done, total)
+            tables[shard],
+            scorer,
+            spec.drop_truncated,
+            lambda done, offset=offset: progress("score", offset + done, total),
         )
         before += table.num_rows
         with store.scratch() as scratch:
             write_table(table, SCORES, scratch / FILE)
-            store.commit(
-                work, scratch, metrics=_metrics(table), timing={"seconds": time.monotonic() - started}
-            )
+            store.commit(work, scratch, metrics=_metrics(table), timing={"seconds": time.monotonic() - started})
 
 
 def score_table(responses: pa.Table, scorer: Any, drop_truncated: bool, done: Any) -> pa.Table:

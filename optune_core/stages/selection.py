@@ -38,9 +38,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     started = time.monotonic()
     previous = load_replay(store, Ref.from_json(spec.previous))
     config = _selection(spec)
-    selected = select(
-        previous, selector=config.selector, rho=config.rho, seed=spec.seed, iteration=spec.iteration
-    )
+    selected = select(previous, selector=config.selector, rho=config.rho, seed=spec.seed, iteration=spec.iteration)
     row_of = {prompt_id: row for row, prompt_id in enumerate(previous["prompt_id"].to_pylist())}
     rows = pa.array([row_of[prompt_id] for prompt_id in selected.to_pylist()], pa.int64())
     with store.scratch() as scratch:

@@ -128,6 +128,14 @@ class ArtifactStore:
             )
         return manifest
 
+    def committed(self, stage: str, key: str) -> Manifest | None:
+        """The committed artifact of a stage and key, or None."""
+        return self._load(stage, key)
+
+    def location(self, ref: Ref) -> str:
+        """Where an artifact's files lie, as a path or URL for people."""
+        return f"{self.objects.url}/{self._base(ref.stage, ref.key)}/{self.manifest(ref).attempt}"
+
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """An empty local folder to build an artifact in; gone afterwards."""

@@ -23,20 +23,39 @@ class Ledger:
         self.objects = objects
         self.run = run
 
-    def open(self, config: Mapping[str, Any]) -> None:
-        """Create the run, or find it created with the same configuration. `iterations` may differ: it is a target.
+    def check(self, config: Mapping[str, Any], inputs: Mapping[str, Any] | None = None) -> None:
+        """Compare with what the run was created with, if it exists. `iterations` may differ: it is a target.
+
+        Args:
+            config: the resolved configuration.
+            inputs: identities of the artifacts that all iterations read; None where they are not known yet.
 
         Raises:
-            ConfigDrift: the run exists with another configuration; the message lists the fields that differ.
+            ConfigDrift: another configuration, or inputs that have changed; the message lists what differs.
         """
-        body = canonical_json({"run": self.run, "config": dict(config)})
-        standing = json.loads(self.objects.create(f"{self._base}/run.json", body))["config"]
-        drift = [line for line in differences(standing, config) if not line.startswith("iterations:")]
+        if (body := self.objects.read(f"{self._base}/run.json")) is not None:
+            self._refuse_drift(json.loads(body), config, inputs)
+
+    def open(self, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        """Create the run, or find it created with the same configuration and inputs.
+
+        Raises:
+            ConfigDrift: as `check`.
+        """
+        body = canonical_json({"run": self.run, "config": dict(config), "inputs": dict(inputs)})
+        self._refuse_drift(json.loads(self.objects.create(f"{self._base}/run.json", body)), config, inputs)
+
+    def _refuse_drift(
+        self, standing: Mapping[str, Any], config: Mapping[str, Any], inputs: Mapping[str, Any] | None
+    ) -> None:
+        drift = [line for line in differences(standing["config"], config) if not line.startswith("iterations:")]
+        if inputs is not None:
+            drift += differences(standing["inputs"], inputs, "inputs")
         if drift:
             lines = "\n".join(f"  - {line}" for line in drift)
             raise ConfigDrift(
-                f"run {self.run!r} in {self.objects.url!r} was created with another configuration:\n{lines}\n"
-                "Put the fields back, or start a new run with --run NAME (unchanged stages are reused)."
+                f"run {self.run!r} in {self.objects.url!r} was created with another configuration or other inputs:\n"
+                f"{lines}\nPut them back, or start a new run with --run NAME (unchanged stages are reused)."
             )
 
     def config(self) -> dict[str, Any] | None:
@@ -62,9 +81,25 @@ class Ledger:
             records.append(record)
         return records
 
+    def commit_evaluation(self, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit the held-out evaluation of π_iteration once. Returns the record that stands."""
+        path = f"{self._base}/evaluations/{iteration:04d}.json"
+        standing: dict[str, Any] = json.loads(self.objects.create(path, canonical_json(dict(record))))
+        return standing
+
+    def evaluation(self, iteration: int) -> dict[str, Any] | None:
+        """The committed evaluation of π_iteration, or None."""
+        body = self.objects.read(f"{self._base}/evaluations/{iteration:04d}.json")
+        return None if body is None else json.loads(body)
+
     @property
     def _base(self) -> str:
         return f"runs/{self.run}"
+
+
+def list_runs(objects: Objects) -> list[str]:
+    """Names of the runs in a store, for display."""
+    return objects.names("runs")
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

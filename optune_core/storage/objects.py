@@ -241,10 +241,16 @@ class S3Objects:
         bucket = self._root.partition("/")[0]
         code = _code(error)
         if code == "NoSuchBucket" or (isinstance(error, FileNotFoundError) and "bucket" in str(error).lower()):
-            raise StoreError(f"store {self.url!r}: bucket {bucket!r} does not exist: create it, or correct the URL") from error
+            raise StoreError(
+                f"store {self.url!r}: bucket {bucket!r} does not exist: create it, or correct the URL"
+            ) from error
         if isinstance(error, FileNotFoundError):
             raise StoreError(f"store {self.url!r}: object {path!r} is not there") from error
-        if isinstance(error, PermissionError) or code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+        if isinstance(error, PermissionError) or code in (
+            "AccessDenied",
+            "InvalidAccessKeyId",
+            "SignatureDoesNotMatch",
+        ):
             raise StoreError(
                 f"store {self.url!r}: access to {path!r} refused ({code or error}): check AWS_ACCESS_KEY_ID, "
                 "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the bucket's policy"

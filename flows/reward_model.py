@@ -1,0 +1,73 @@
+"""Flow `reward-model`: train the Bradley-Terry reward model of a configuration, once."""
+
+from __future__ import annotations
+
+import os
+
+from prefect import flow
+
+from optune_core.config import OptuneConfig, load_config
+from optune_core.config.schema import FunctionReward, LabelledPairs, Selection, TrainedReward
+from optune_core.errors import ConfigError
+from optune_core.storage import Ref
+from tasks.context import RunContext
+from tasks.iterate import generate, select, split_held_out
+from tasks.prepare import (
+    check_store,
+    draw_prompts,
+    function_ref,
+    import_model,
+    make_preferences,
+    train_reward_model,
+)
+from tasks.report import show_reward_model
+from tasks.stage import open_store
+
+
+@flow(name="reward-model")
+def reward_model(config: str, overrides: list[str] | None = None, store: str | None = None) -> dict[str, str]:
+    """Train the reward model that a configuration with `reward.type: trained` asks for.
+
+    Args:
+        config: YAML file of the experiment.
+        overrides: `section.key=value`, on top of it.
+        store: folder or s3://bucket/prefix; default: the environment's OPTUNE_STORE, else .optune/store.
+
+    Returns:
+        Reference to the reward model's artifact.
+    """
+    store = store or os.environ.get("OPTUNE_STORE", ".optune/store")
+    settings = load_config(config, overrides or [])
+    reward = settings.reward
+    if not isinstance(reward, TrainedReward):
+        raise ConfigError(
+            [f"reward.type = {reward.type!r}: only type 'trained' is trained by this flow"], source=config
+        )
+    check_store(store)
+    (policy,) = import_model(store, settings.policy, "policy")
+    (prompts,) = draw_prompts(store, settings, policy)
+    responses: list[Ref] = []
+    if isinstance(reward.pairs, LabelledPairs):
+        function_ref(FunctionReward(function=reward.pairs.function))
+        responses = _initial_responses(store, settings, policy, prompts)
+    (pairs,) = make_preferences(store, settings, reward, responses)
+    (backbone,) = import_model(store, reward, "backbone")
+    (trained,) = train_reward_model(store, settings, reward, backbone, pairs)
+    show_reward_model(store, trained)
+    return trained.to_json()
+
+
+def _initial_responses(store: str, settings: OptuneConfig, policy: Ref, prompts: Ref) -> list[Ref]:
+    """π_0's responses to the training prompts: the very ones that iteration 0 will find committed."""
+    counts = open_store(store).manifest(prompts).metrics
+    context = RunContext(
+        store=store,
+        run=settings.name,
+        config=settings.model_copy(update={"selection": Selection(selector="all")}),
+        policy=policy.to_json(),
+        prompts=prompts.to_json(),
+        held_out_prompts=counts["held_out"],
+    )
+    (selected,) = select(context, 0, prompts)
+    responses, _ = split_held_out(context, generate(context, 0, policy, [selected]))
+    return responses

@@ -1,0 +1,23 @@
+"""Flow `train`: what the GPU work pool runs."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from optune_core.stages.policy import Spec
+from tasks.train import train_here
+
+
+@flow(name="train", flow_run_name="train iteration {spec.iteration}")
+def train(store: str, spec: Spec) -> dict[str, str]:
+    """Train one policy with as many processes as this machine has GPUs; flow `optune` launches this.
+
+    Args:
+        store: where the artifacts are.
+        spec: what the stage `policy` is asked for.
+
+    Returns:
+        Reference to the policy's artifact.
+    """
+    (policy,) = train_here(store, spec)
+    return dict(policy.to_json())

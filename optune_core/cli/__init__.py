@@ -1,0 +1,1 @@
+"""What the command line shows: read from the store alone."""

@@ -1,0 +1,160 @@
+"""Runs, artifacts and prompts' histories, for people (tables) and programs (JSON)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from optune_core.errors import OptuneError
+from optune_core.reports.render import change_text
+from optune_core.reports.summary import held_out_change, summarise
+from optune_core.schemas import REPLAY, read_table
+from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+from optune_core.storage.ledger import list_runs
+
+_CONSOLE = Console()
+
+
+def runs_status(store_url: str) -> list[dict[str, Any]]:
+    """Name, committed and wanted iterations of every run."""
+    objects = open_objects(store_url)
+    return [_progress(Ledger(objects, run)) for run in list_runs(objects)]
+
+
+def run_status(store_url: str, run: str) -> dict[str, Any]:
+    """A run's progress, its iterations and the change of its held-out rewards.
+
+    Raises:
+        OptuneError: there is no such run.
+    """
+    store = ArtifactStore(open_objects(store_url))
+    ledger = Ledger(store.objects, run)
+    if ledger.config() is None:
+        known = ", ".join(list_runs(store.objects)) or "none"
+        raise OptuneError(f"store {store_url!r} has no run {run!r}; its runs: {known}")
+    rows = summarise(store, run)
+    record = ledger.iteration(len(rows) - 1) if rows else None
+    return _progress(ledger) | {
+        "run": run,
+        "iterations": rows,
+        "overall": held_out_change(store, ledger, 0, len(rows)),
+        "policy": record["artifacts"]["policy"] if record else None,
+        "replay": record["artifacts"]["replay"] if record else None,
+    }
+
+
+def print_runs(store_url: str) -> None:
+    """A line a run."""
+    table = Table("run", "iterations committed", "wanted", title=f"Runs in {store_url}")
+    for row in runs_status(store_url):
+        table.add_row(row["run"], str(row["committed"]), str(row["wanted"]))
+    _CONSOLE.print(table)
+
+
+def print_run(store_url: str, run: str) -> None:
+    """A run's table."""
+    print_summary(store_url, run_status(store_url, run))
+
+
+def print_summary(store_url: str, summary: dict[str, Any]) -> None:
+    """The table of a run, what changed on held-out prompts, and where the results are."""
+    table = Table(title=f"Run {summary['run']}")
+    for name in ("iteration", "regenerated", "reused", "drops", "first loss", "mean(R)·ln 2"):
+        table.add_column(name, justify="right")
+    for name in ("held-out proxy", "held-out gold"):
+        table.add_column(name)
+    for name in ("engine", "generate", "score", "train", "saved s", "speed-up"):
+        table.add_column(name, justify="right")
+    for row in summary["iterations"]:
+        seconds = row["seconds"]
+        table.add_row(
+            str(row["iteration"]),
+            str(row["regenerated"]),
+            str(row["reused"]),
+            str(row["kept"] + row["unpaired"]),
+            _number(row["first_loss"], 6),
+            _number(row["first_loss_expected"], 6),
+            _two_lines(row.get("proxy")),
+            _two_lines(row.get("gold")),
+            *[_number(seconds[stage], 0) for stage in ("start engine", "generate", "score", "train")],
+            _number(row["seconds_saved"], 0),
+            _number(row["speedup"], 2),
+        )
+    _CONSOLE.print(table)
+    for reward, change in summary["overall"].items():
+        _CONSOLE.print(
+            f"{reward} on {change['prompts']} held-out prompts, first → last policy: {change_text(change)}",
+            markup=False,
+        )
+    if summary["policy"] is not None:
+        _CONSOLE.print(f"policy:     {_location(store_url, summary['policy'])}/model", soft_wrap=True)
+        _CONSOLE.print(f"replay set: {_location(store_url, summary['replay'])}/replay.parquet", soft_wrap=True)
+
+
+def print_artifact(store_url: str, stage: str, key: str) -> None:
+    """An artifact's manifest.
+
+    Raises:
+        OptuneError: no artifact, or several, match.
+    """
+    store = ArtifactStore(open_objects(store_url))
+    matches = [name for name in store.objects.names(f"artifacts/{stage}") if name.startswith(key)]
+    if len(matches) != 1:
+        found = f"{len(matches)} artifacts match, give more of the key" if matches else "no such artifact"
+        raise OptuneError(f"{stage}/{key} in {store_url!r}: {found}")
+    manifest = store.committed(stage, matches[0])
+    if manifest is None:
+        raise OptuneError(f"{stage}/{matches[0]} was never committed: only attempts stand there")
+    _CONSOLE.print_json(manifest.to_bytes().decode())
+
+
+def print_history(store_url: str, run: str | None, prompt_id: str) -> None:
+    """A prompt's pair in every iteration of a run.
+
+    Raises:
+        OptuneError: the run is not named and there are several, or it does not hold the prompt.
+    """
+    store = ArtifactStore(open_objects(store_url))
+    runs = list_runs(store.objects)
+    if run is None:
+        if len(runs) != 1:
+            raise OptuneError(f"--run is needed: the store holds {', '.join(runs) or 'no runs'}")
+        run = runs[0]
+    found = False
+    for record in Ledger(store.objects, run).iterations():
+        folder = store.fetch(Ref.from_json(record["artifacts"]["replay"]))
+        table = read_table(folder / "replay.parquet", REPLAY)
+        for row in table.filter(pc.starts_with(table["prompt_id"], prompt_id)).to_pylist():
+            if not found:
+                _CONSOLE.print(f"prompt {row['prompt_id']}: {row['prompt']}", markup=False)
+            found = True
+            reason = f" ({row['reason']})" if row["reason"] else ""
+            _CONSOLE.rule(f"iteration {record['iteration']}: {row['status']}{reason}, pair of {row['generated_at']}")
+            for side in ("chosen", "rejected"):
+                _CONSOLE.print(f"{side} ({_number(row[f'{side}_reward'], 3)}): {row[side]}", markup=False)
+    if not found:
+        raise OptuneError(f"run {run!r} holds no prompt {prompt_id!r}")
+
+
+def _progress(ledger: Ledger) -> dict[str, Any]:
+    config = ledger.config()
+    return {
+        "run": ledger.run,
+        "committed": len(ledger.iterations()),
+        "wanted": config["iterations"] if config else None,
+    }
+
+
+def _location(store_url: str, reference: dict[str, str]) -> str:
+    return ArtifactStore(open_objects(store_url)).location(Ref.from_json(reference))
+
+
+def _two_lines(change: dict[str, Any] | None) -> str:
+    return change_text(change).replace(" (", "\n(")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,1 @@
+"""What an iteration did, in numbers and pictures."""

@@ -1,0 +1,109 @@
+"""Markdown for Prefect's UI. Pictures are data images: the UI shows those, and no inline SVG."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optune_core.reports.plots import age_picture, reward_picture, stage_picture
+from optune_core.reports.summary import savings
+from optune_core.schemas import REPLAY, read_table
+from optune_core.storage import ArtifactStore, Ref
+
+Row = dict[str, Any]
+
+
+def iteration_markdown(store: ArtifactStore, run: str, record: Row) -> str:
+    """One iteration: counts, rewards, training, time, three pictures."""
+    t, metrics, timing = record["iteration"], record["metrics"], record["timing"]
+    replay_metrics, policy = metrics["replay"], metrics["policy"]
+    replay = read_table(store.fetch(Ref.from_json(record["artifacts"]["replay"])) / "replay.parquet", REPLAY)
+    saved = savings(record)
+    counts = ", ".join(f"{count} {status}" for status, count in replay_metrics["status"].items())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in replay_metrics["reasons"].items()) or "none"
+    lines = [
+        f"# {run}: iteration {t}",
+        f"**{replay_metrics['prompts']} prompts** = {counts}. Named drops: {reasons}.",
+        "",
+        "| replay set | chosen | rejected | margin |",
+        "|---|---|---|---|",
+        f"| reward (rm) | {_n(replay_metrics['rm/chosen'])} | {_n(replay_metrics['rm/rejected'])} "
+        f"| {_n(replay_metrics['rm/margins'])} |",
+        f"| tokens | {_n(replay_metrics['tokens/chosen'], 1)} | {_n(replay_metrics['tokens/rejected'], 1)} | |",
+        "",
+        f"Reward gain of regenerated prompts: {_n(replay_metrics['gain/mean'])}, of which the bottom half brings "
+        f"{_percent(replay_metrics['gain/bottom_half_share'])}. Correlation of reward and length: "
+        f"{_n(replay_metrics['reward_length_correlation'])}. Mean age of the pairs: "
+        f"{_n(replay_metrics['age/mean'])} iterations.",
+        "",
+        "| training | first step | last step |",
+        "|---|---|---|",
+        *[
+            f"| {name} | {_n(policy['first'].get(name), 4)} | {_n(policy['last'].get(name), 4)} |"
+            for name in ("loss", "rewards/margins", "rewards/accuracies", "weights/mean", "grad_norm")
+        ],
+        "",
+        "| stage | seconds |",
+        "|---|---|",
+        *[f"| {stage} | {_n(seconds, 1)} |" for stage, seconds in timing.items()],
+        "",
+        f"Speed-up over regenerating every prompt: **{_n(saved['speedup'], 2)}×** (bound {_n(saved['bound'], 2)}×).",
+        "",
+        f"![rewards]({reward_picture(replay)})",
+        f"![ages]({age_picture(replay, t)})",
+        f"![stages]({stage_picture(timing)})",
+    ]
+    return "\n".join(lines)
+
+
+def run_markdown(summary: Row) -> str:
+    """The run's table."""
+    rows = summary["iterations"]
+    header = ["iteration", "regenerated", "reused", "held-out proxy", "held-out gold", "seconds", "speed-up"]
+    lines = [f"# {summary['run']}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for row in rows:
+        cells = [
+            str(row["iteration"]),
+            str(row["regenerated"]),
+            str(row["reused"]),
+            change_text(row.get("proxy")),
+            change_text(row.get("gold")),
+            _n(sum(row["seconds"].values()), 0),
+            _n(row["speedup"], 2),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    overall = summary["overall"]
+    lines += ["", *[f"**{reward}, π₀ → π_{len(rows)}**: {change_text(overall[reward])}" for reward in overall]]
+    lines += ["", f"Policy `{summary['policy']['key']}`, replay set `{summary['replay']['key']}`."]
+    return "\n".join(lines)
+
+
+def reward_model_markdown(metrics: Row) -> str:
+    """Accuracies of a reward model."""
+    return "\n".join(
+        [
+            "# Bradley-Terry reward model",
+            "| accuracy | |",
+            "|---|---|",
+            f"| held-out prompts ({metrics['held_out_pairs']} pairs) | {_n(metrics['accuracy/held_out'])} |",
+            f"| length only, same pairs | {_n(metrics['accuracy/length_only'])} |",
+            f"| training prompts ({metrics['pairs']} pairs) | {_n(metrics['accuracy/train'])} |",
+        ]
+    )
+
+
+def change_text(change: Row | None) -> str:
+    """before → after (difference, 95 % interval)."""
+    if change is None or change["difference"] is None:
+        return "–"
+    return (
+        f"{change['before']:.3f} → {change['after']:.3f} "
+        f"({change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}])"
+    )
+
+
+def _n(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,76 @@
+"""A run's table: one row an iteration, computed from the ledger alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from optune_core.reports.statistics import paired_difference, reward_per_prompt
+from optune_core.schemas import SCORES
+from optune_core.stages.replay import read_shards
+from optune_core.storage import ArtifactStore, Ledger
+
+Row = dict[str, Any]
+
+
+def summarise(store: ArtifactStore, run: str) -> list[Row]:
+    """One row a committed iteration, with held-out rewards before (π_t) and after (π_{t+1}) where they are known."""
+    ledger = Ledger(store.objects, run)
+    return [_row(store, ledger, record) for record in ledger.iterations()]
+
+
+def held_out_change(store: ArtifactStore, ledger: Ledger, first: int, last: int) -> Row:
+    """Change of the held-out rewards from π_first to π_last: `proxy` and `gold`, each from `paired_difference`."""
+    before, after = ledger.evaluation(first), ledger.evaluation(last)
+    change: Row = {}
+    for reward in ("proxy", "gold"):
+        if before is None or after is None or not before[reward] or not after[reward]:
+            continue
+        change[reward] = paired_difference(_rewards(store, before[reward]), _rewards(store, after[reward]))
+    return change
+
+
+def savings(record: Row) -> Row:
+    """What selective regeneration saved in an iteration, in the measured seconds of its stages.
+
+    `speedup` compares with regenerating every prompt at the same seconds a prompt; `bound` is the same for
+    orchestration that costs nothing: 1 / (1 - g·(1 - ρ)), g being the share of generation and scoring at ρ = 1.
+    """
+    seconds, metrics = record["timing"], record["metrics"]
+    selected, prompts = metrics["selection"]["selected"], metrics["selection"]["prompts"]
+    if selected == 0:
+        return {"speedup": None, "bound": None, "seconds_saved": None}
+    sampled = seconds["generate"] + seconds["score"]
+    everywhere = sampled * prompts / selected
+    rest = seconds["start engine"] + seconds["train"]
+    share = everywhere / (everywhere + rest + seconds["rank and merge"])
+    rho = selected / prompts
+    return {
+        "speedup": (everywhere + rest) / (sampled + rest) if sampled + rest else None,
+        "bound": 1.0 / (1.0 - share * (1.0 - rho)),
+        "seconds_saved": everywhere - sampled,
+    }
+
+
+def _row(store: ArtifactStore, ledger: Ledger, record: Row) -> Row:
+    metrics, t = record["metrics"], record["iteration"]
+    status = metrics["replay"]["status"]
+    weight = metrics["policy"]["weights/mean"]
+    first = metrics["policy"]["first"]
+    return {
+        "iteration": t,
+        "prompts": metrics["replay"]["prompts"],
+        "regenerated": status.get("regenerated", 0),
+        "reused": status.get("reused", 0),
+        "kept": status.get("kept", 0),
+        "unpaired": status.get("unpaired", 0),
+        "first_loss": first.get("loss"),
+        "first_loss_expected": first.get("weights/mean", weight) * math.log(2) if first else None,
+        "seconds": record["timing"],
+        **savings(record),
+        **held_out_change(store, ledger, t, t + 1),
+    }
+
+
+def _rewards(store: ArtifactStore, shards: list[dict[str, str]]) -> dict[str, float]:
+    return reward_per_prompt(read_shards(store, shards, "scores.parquet", SCORES))

@@ -1,0 +1,97 @@
+"""Stage `preferences`: the pairs a reward model is trained on, from a file or labelled from π_0's own samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import BaseModel, Field
+
+from optune_core.config.schema import FilePairs, LabelledPairs
+from optune_core.errors import DataError
+from optune_core.preferences import held_out_prompts, label_pairs
+from optune_core.progress import Progress
+from optune_core.prompts import as_messages, last_assistant_text
+from optune_core.rewards import function_identity, load_function
+from optune_core.schemas import PREFERENCES, RESPONSES, write_table
+from optune_core.sources import read_source, require_columns, source_identity
+from optune_core.stages.replay import read_shards
+from optune_core.storage import ArtifactStore, Ref, Work
+from optune_core.storage.canonical import digest
+
+VERSION = 1
+FILE = "preferences.parquet"
+
+Row = dict[str, Any]
+
+
+class Spec(BaseModel):
+    pairs: Annotated[FilePairs | LabelledPairs, Field(discriminator="type")]
+    held_out_fraction: float
+    seed: int
+    responses: list[dict[str, str]]
+    """References to π_0's responses; empty for pairs from a file."""
+
+
+def works(store: ArtifactStore, spec: Spec) -> list[Work]:
+    """One work."""
+    if isinstance(spec.pairs, FilePairs):
+        params: dict[str, Any] = {"source": source_identity(spec.pairs.source)}
+    else:
+        params = spec.pairs.model_dump() | {"identity": function_identity(spec.pairs.function)}
+    params |= {"held_out_fraction": spec.held_out_fraction, "seed": spec.seed}
+    parents = {f"responses/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(spec.responses)}
+    return [Work("preferences", VERSION, params, parents)]
+
+
+def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
+    """Raises DataError for missing columns or no usable pair."""
+    (work,) = works(store, spec)
+    progress("label pairs", 0, 0)
+    rows = list(_from_file(spec.pairs) if isinstance(spec.pairs, FilePairs) else _labelled(store, spec, spec.pairs))
+    if not rows:
+        raise DataError("no preference pair is left: every prompt is malformed, empty or tied")
+    held_out = held_out_prompts([row["prompt_id"] for row in rows], spec.held_out_fraction, spec.seed)
+    for row in rows:
+        row["held_out"] = row["prompt_id"] in held_out
+    with store.scratch() as scratch:
+        write_table(pa.Table.from_pylist(rows, schema=PREFERENCES), PREFERENCES, scratch / FILE)
+        prompts = {row["prompt_id"] for row in rows}
+        store.commit(
+            work, scratch, metrics={"pairs": len(rows), "prompts": len(prompts), "held_out_prompts": len(held_out)}
+        )
+
+
+def _from_file(pairs: FilePairs) -> Iterator[Row]:
+    table = read_source(pairs.source)
+    columns = ["prompt", "chosen", "rejected"]
+    require_columns(table, columns, pairs.source)
+    for row in table.select(columns).to_pylist():
+        messages = as_messages(row["prompt"])
+        chosen, rejected = last_assistant_text(row["chosen"]), last_assistant_text(row["rejected"])
+        if isinstance(messages, list) and chosen and rejected and chosen != rejected:
+            yield {
+                "prompt_id": digest(messages)[:32],
+                "messages": messages,
+                "chosen": chosen,
+                "rejected": rejected,
+            }
+
+
+def _labelled(store: ArtifactStore, spec: Spec, pairs: LabelledPairs) -> Iterator[Row]:
+    label = load_function(pairs.function)
+    groups: dict[str, list[Row]] = {}
+    for row in read_shards(store, spec.responses, "responses.parquet", RESPONSES).to_pylist():
+        if row["response"].strip():
+            groups.setdefault(row["prompt_id"], []).append(row)
+    for group in groups.values():
+        texts = [row["response"] for row in group]
+        scores = [float(score) for score in label([row["prompt"] for row in group], texts)]
+        for chosen, rejected in label_pairs(scores, pairs.max_pairs_per_prompt):
+            yield {
+                "prompt_id": group[0]["prompt_id"],
+                "messages": group[0]["messages"],
+                "chosen": texts[chosen],
+                "rejected": texts[rejected],
+            }

@@ -1,0 +1,119 @@
+"""The stages of one iteration as tasks (Algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from prefect import task
+
+from optune_core.rewards import RewardRef
+from optune_core.stages import fixed_pairs, replay, responses, scores, selection
+from optune_core.stages import prompts as prompts_stage
+from optune_core.storage import Ref
+from tasks.context import RunContext
+from tasks.stage import RETRIES, make, open_store
+
+
+@task(name="select", **RETRIES)
+def select(context: RunContext, iteration: int, previous: Ref) -> Any:
+    """Rank the prompts by the reward of their chosen response; take the bottom ρ."""
+    spec = selection.Spec(
+        selection=context.config.selection,
+        seed=context.config.seed,
+        iteration=iteration,
+        previous=previous.to_json(),
+    )
+    return make(context.store, "selection", spec)
+
+
+@task(name="generate", **RETRIES)
+def generate(context: RunContext, iteration: int, policy: Ref, prompts: list[Ref]) -> Any:
+    """Sample K responses from the policy for each of these prompts, and for the held-out ones, in one engine.
+
+    Args:
+        prompts: references to a selection; empty to answer the held-out prompts only.
+    """
+    jobs = [selected_job(context, ref) for ref in prompts]
+    return make(
+        context.store, "responses", generation_spec(context, iteration, policy, [*jobs, *held_out_job(context)])
+    )
+
+
+@task(name="take fixed pairs", **RETRIES)
+def take_fixed_pairs(context: RunContext) -> Any:
+    """Offline DPO: the data set's own pairs."""
+    return make(context.store, "fixed-pairs", fixed_pairs.Spec(prompts=context.prompts, policy=context.policy))
+
+
+@task(name="score", task_run_name="score {name}", **RETRIES)
+def score(context: RunContext, name: str, reward: RewardRef, shards: list[Ref], drop_truncated: bool) -> Any:
+    """Rewards of responses."""
+    spec = scores.Spec(
+        reward=reward,
+        drop_truncated=drop_truncated,
+        responses=[shard.to_json() for shard in shards],
+    )
+    return make(context.store, "scores", spec)
+
+
+@task(name="merge", **RETRIES)
+def merge(
+    context: RunContext,
+    iteration: int,
+    previous: Ref,
+    selected: Ref,
+    response_shards: list[Ref],
+    score_shards: list[Ref],
+) -> Any:
+    """Pair the fresh responses and merge them into the replay set; all other prompts keep their pair."""
+    spec = replay.Spec(
+        iteration=iteration,
+        previous=previous.to_json(),
+        selection=selected.to_json(),
+        responses=[shard.to_json() for shard in response_shards],
+        scores=[shard.to_json() for shard in score_shards],
+        fixed_pairs=context.config.selection.selector == "none" and iteration == 0,
+    )
+    return make(context.store, "replay", spec)
+
+
+def split_held_out(context: RunContext, shards: list[Ref]) -> tuple[list[Ref], list[Ref]]:
+    """What `generate` returned, as (shards of the selected prompts, shards of the held-out prompts)."""
+    held_out = math.ceil(context.held_out_prompts / context.config.generation.shard_size)
+    return shards[: len(shards) - held_out], shards[len(shards) - held_out :]
+
+
+def generation_spec(context: RunContext, iteration: int, policy: Ref, jobs: list[responses.Job]) -> responses.Spec:
+    """What `generate` asks the stage for."""
+    config = context.config
+    return responses.Spec(
+        generation=config.generation,
+        max_prompt_tokens=config.prompts.max_tokens,
+        seed=config.seed,
+        iteration=iteration,
+        policy=policy.to_json(),
+        jobs=jobs,
+    )
+
+
+def selected_job(context: RunContext, selected: Ref) -> responses.Job:
+    """The selected prompts, K responses each."""
+    rows = open_store(context.store).manifest(selected).metrics["selected"]
+    return responses.Job(
+        prompts=selected.to_json(), file=selection.FILE, rows=rows, samples=context.config.generation.samples
+    )
+
+
+def held_out_job(context: RunContext) -> list[responses.Job]:
+    """The held-out prompts, if the run has any."""
+    if context.held_out_prompts == 0:
+        return []
+    return [
+        responses.Job(
+            prompts=context.prompts,
+            file=prompts_stage.HELD_OUT,
+            rows=context.held_out_prompts,
+            samples=context.config.evaluation.samples,
+        )
+    ]

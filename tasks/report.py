@@ -1,0 +1,147 @@
+"""What a run commits to its ledger, and what it shows in Prefect's UI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+
+from optune_core.reports.render import iteration_markdown, reward_model_markdown, run_markdown
+from optune_core.reports.statistics import reward_per_prompt
+from optune_core.reports.summary import held_out_change, summarise
+from optune_core.schemas import SCORES
+from optune_core.stages.replay import read_shards
+from optune_core.storage import ArtifactStore, Ledger, Ref
+from tasks.context import RunContext
+from tasks.stage import RETRIES, open_store
+
+
+@task(name="open run", **RETRIES)
+def start_run(context: RunContext) -> None:
+    """Create the run's record, or refuse to continue it with another configuration or other inputs."""
+    inputs = {
+        "policy": context.policy,
+        "prompts": context.prompts,
+        "reward": context.reward.model_dump(mode="json") if context.reward else None,
+        "gold": context.gold.model_dump(mode="json") if context.gold else None,
+    }
+    _ledger(context).open(context.config.model_dump(mode="json"), inputs)
+
+
+def reached_iterations(context: RunContext) -> list[tuple[Ref, Ref]]:
+    """(D_t, π_{t+1}) of the iterations that are committed."""
+    return [
+        (Ref.from_json(record["artifacts"]["replay"]), Ref.from_json(record["artifacts"]["policy"]))
+        for record in _ledger(context).iterations()
+    ]
+
+
+@task(name="commit iteration", **RETRIES)
+def commit_iteration(
+    context: RunContext,
+    iteration: int,
+    selection: Ref,
+    responses: list[Ref],
+    scores: list[Ref],
+    replay: Ref,
+    policy: Ref,
+    trained: Ref,
+) -> None:
+    """Commit the iteration to the ledger, and show it."""
+    store = open_store(context.store)
+    names = {"selection": selection, "replay": replay, "policy": trained}
+    manifests = {name: store.manifest(ref) for name, ref in names.items()}
+    generated = [store.manifest(ref) for ref in responses if ref.stage == "responses"]
+    scored = [store.manifest(ref) for ref in scores]
+    training = manifests["policy"].timing
+    record: dict[str, Any] = {
+        "iteration": iteration,
+        "artifacts": {name: ref.to_json() for name, ref in names.items()}
+        | {
+            "responses": [ref.to_json() for ref in responses],
+            "scores": [ref.to_json() for ref in scores],
+            "started_from": policy.to_json(),
+        },
+        "metrics": {name: manifest.metrics for name, manifest in manifests.items()}
+        | {"generated_tokens": sum(manifest.metrics["tokens"] for manifest in generated)},
+        "timing": {
+            "start engine": sum(manifest.timing["engine_start_seconds"] for manifest in generated),
+            "generate": sum(manifest.timing["seconds"] for manifest in generated),
+            "score": sum(manifest.timing["seconds"] for manifest in scored),
+            "rank and merge": manifests["selection"].timing["seconds"] + manifests["replay"].timing["seconds"],
+            "train": training["seconds"] + training["reference_seconds"],
+        },
+    }
+    record = _ledger(context).commit_iteration(iteration, record)
+    create_markdown_artifact(
+        key=_key(context.run, f"iteration-{iteration}"),
+        markdown=iteration_markdown(store, context.run, record),
+        description=f"Iteration {iteration} of run {context.run}",
+    )
+
+
+@task(name="commit evaluation", **RETRIES)
+def commit_evaluation(
+    context: RunContext, iteration: int, policy: Ref, responses: list[Ref], proxy: list[Ref], gold: list[Ref]
+) -> None:
+    """Record the held-out rewards of π_iteration."""
+    store = open_store(context.store)
+    record: dict[str, Any] = {
+        "iteration": iteration,
+        "policy": policy.to_json(),
+        "responses": [ref.to_json() for ref in responses],
+        "proxy": [ref.to_json() for ref in proxy],
+        "gold": [ref.to_json() for ref in gold],
+        "metrics": {"proxy": _mean_reward(store, proxy), "gold": _mean_reward(store, gold)},
+    }
+    _ledger(context).commit_evaluation(iteration, record)
+    get_run_logger().info("held-out rewards of policy %d: %s", iteration, record["metrics"])
+
+
+@task(name="publish run", **RETRIES)
+def publish_run(context: RunContext) -> dict[str, Any]:
+    """The run's summary, shown in the UI and returned."""
+    store = open_store(context.store)
+    rows = summarise(store, context.run)
+    last = len(rows)
+    record = _ledger(context).iteration(last - 1)
+    assert record is not None, "a run that is published has iterations"
+    summary = {
+        "run": context.run,
+        "iterations": rows,
+        "overall": held_out_change(store, _ledger(context), 0, last),
+        "policy": record["artifacts"]["policy"],
+        "replay": record["artifacts"]["replay"],
+    }
+    create_markdown_artifact(
+        key=_key(context.run, "summary"), markdown=run_markdown(summary), description=f"Run {context.run}"
+    )
+    return summary
+
+
+@task(name="show reward model", **RETRIES)
+def show_reward_model(store: str, model: Ref) -> None:
+    """Accuracies of the reward model beside the length-only baseline."""
+    metrics = open_store(store).manifest(model).metrics
+    create_markdown_artifact(
+        key=_key("reward-model", model.key[:12]),
+        markdown=reward_model_markdown(metrics),
+        description="Bradley-Terry reward model",
+    )
+    get_run_logger().info("reward model: %s", metrics)
+
+
+def _ledger(context: RunContext) -> Ledger:
+    return Ledger(open_store(context.store).objects, context.run)
+
+
+def _mean_reward(store: ArtifactStore, shards: list[Ref]) -> float | None:
+    scores = read_shards(store, [shard.to_json() for shard in shards], "scores.parquet", SCORES)
+    rewards = reward_per_prompt(scores).values()
+    return sum(rewards) / len(rewards) if rewards else None
+
+
+def _key(*parts: str) -> str:
+    """A Prefect artifact key: lower-case letters, digits and dashes."""
+    return "-".join(parts).replace(".", "-").replace("_", "-").lower()

@@ -1,0 +1,79 @@
+"""Weighted DPO training: here in a child process, or on the GPU work pool as the deployment of flow `train`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.deployments import run_deployment
+from prefect.states import Completed
+
+from optune_core.errors import OptuneError, TransientError
+from optune_core.launch import find_all
+from optune_core.stages import policy as policy_stage
+from optune_core.storage import Ref
+from tasks.context import RunContext
+from tasks.stage import RETRIES, make, open_store
+
+_POLL_SECONDS = 5.0
+_ATTEMPTS = 5
+
+
+@task(name="train", **RETRIES)
+def train(context: RunContext, iteration: int, policy: Ref, replay: Ref) -> Any:
+    """π_{t+1} from π_t and D_t."""
+    spec = policy_stage.Spec(
+        training=context.config.training,
+        seed=context.config.seed,
+        iteration=iteration,
+        policy=policy.to_json(),
+        initial=context.policy,
+        replay=replay.to_json(),
+    )
+    if context.train_deployment is None:
+        return make(context.store, "policy", spec, accelerate_config=spec.training.accelerate_config)
+    return _on_pool(context.store, context.train_deployment, spec)
+
+
+@task(name="train", **RETRIES)
+def train_here(store: str, spec: policy_stage.Spec) -> Any:
+    """What a worker of the GPU pool does."""
+    return make(store, "policy", spec, accelerate_config=spec.training.accelerate_config)
+
+
+def _on_pool(store: str, deployment: str, spec: policy_stage.Spec) -> Any:
+    """Launch training as a flow run of its own, or attach to the one that a killed parent launched.
+
+    A crashed run (its machine went away) is followed by another, which goes on from the last checkpoint; a failed
+    one failed for a reason that trying again does not mend.
+    """
+    found = find_all(open_store(store), "policy", spec)
+    if found is not None:
+        return Completed(name="Cached", message="policy is committed", data=[manifest.ref for manifest in found])
+    (work,) = policy_stage.works(open_store(store), spec)
+    began = datetime.now(UTC)
+    lost = 0
+    for attempt in count():
+        child = run_deployment(
+            deployment,
+            parameters={"store": store, "spec": spec.model_dump(mode="json")},
+            idempotency_key=f"{work.key}/{attempt}",
+            timeout=None,
+            poll_interval=_POLL_SECONDS,
+            as_subflow=True,
+        )
+        found = find_all(open_store(store), "policy", spec)
+        if found is not None:
+            return [manifest.ref for manifest in found]
+        assert child.state is not None, "run_deployment waits for a final state"
+        if child.end_time is not None and child.end_time < began:
+            continue  # launched by an earlier parent, and over before this one asked
+        if not child.state.is_crashed() and not child.state.is_cancelled():
+            raise OptuneError(f"flow run {child.name!r} of {deployment!r}: {child.state.message}")
+        lost += 1
+        get_run_logger().warning("training run %s ended as %s", child.name, child.state.name)
+        if lost == _ATTEMPTS:
+            raise TransientError(f"{_ATTEMPTS} training runs of {deployment!r} in a row were lost")
+    raise AssertionError("count() does not end")
