@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 
 from flows.evaluation import evaluate
 from flows.iteration import iteration
@@ -15,7 +17,12 @@ from tasks.report import publish_run, reached_iterations, start_run
 DEFAULT_STORE = ".optune/store"
 
 
-@flow(name="optune", flow_run_name="{run}")
+def _run_name() -> str:
+    parameters = flow_run.parameters
+    return parameters["run"] or Path(parameters["config"]).stem
+
+
+@flow(name="optune", flow_run_name=_run_name)
 def optune(
     config: str,
     overrides: list[str] | None = None,

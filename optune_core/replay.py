@@ -36,9 +36,7 @@ def pair_responses(responses: pa.Table, scores: pa.Table) -> dict[str, Pair | st
         ConservationError: a response has no score, or a score no response.
     """
     if sorted(_keys(responses)) != sorted(_keys(scores)):
-        raise ConservationError(
-            f"{responses.num_rows} responses and {scores.num_rows} scores do not match one to one"
-        )
+        raise ConservationError(f"{responses.num_rows} responses and {scores.num_rows} scores do not match one to one")
     graded = {key: grade for key, grade in zip(_keys(scores), _columns(scores, "reward", "outcome"), strict=True)}
     candidates: dict[str, list[Candidate]] = {}
     for (prompt_id, sample), (token_ids,) in zip(

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from prefect import task
-
 from optune_core.rewards import RewardRef
 from optune_core.stages import fixed_pairs, replay, responses, scores, selection
 from optune_core.stages import prompts as prompts_stage
 from optune_core.storage import Ref
 from tasks.context import RunContext
-from tasks.stage import RETRIES, make, open_store
+from tasks.stage import make, open_store, stage_task
 
 
-@task(name="select", **RETRIES)
+@stage_task("select")
 def select(context: RunContext, iteration: int, previous: Ref) -> Any:
     """Rank the prompts by the reward of their chosen response; take the bottom ρ."""
     spec = selection.Spec(
@@ -27,7 +25,7 @@ def select(context: RunContext, iteration: int, previous: Ref) -> Any:
     return make(context.store, "selection", spec)
 
 
-@task(name="generate", **RETRIES)
+@stage_task("generate")
 def generate(context: RunContext, iteration: int, policy: Ref, prompts: list[Ref]) -> Any:
     """Sample K responses from the policy for each of these prompts, and for the held-out ones, in one engine.
 
@@ -40,13 +38,13 @@ def generate(context: RunContext, iteration: int, policy: Ref, prompts: list[Ref
     )
 
 
-@task(name="take fixed pairs", **RETRIES)
+@stage_task("take fixed pairs")
 def take_fixed_pairs(context: RunContext) -> Any:
     """Offline DPO: the data set's own pairs."""
     return make(context.store, "fixed-pairs", fixed_pairs.Spec(prompts=context.prompts, policy=context.policy))
 
 
-@task(name="score", task_run_name="score {name}", **RETRIES)
+@stage_task("score", "score {name}")
 def score(context: RunContext, name: str, reward: RewardRef, shards: list[Ref], drop_truncated: bool) -> Any:
     """Rewards of responses."""
     spec = scores.Spec(
@@ -57,7 +55,7 @@ def score(context: RunContext, name: str, reward: RewardRef, shards: list[Ref], 
     return make(context.store, "scores", spec)
 
 
-@task(name="merge", **RETRIES)
+@stage_task("merge")
 def merge(
     context: RunContext,
     iteration: int,

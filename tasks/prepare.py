@@ -4,42 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import task
-
 from optune_core.config.schema import ClassifierReward, FunctionReward, Model, OptuneConfig, TrainedReward
 from optune_core.rewards import RewardRef, function_identity, load_function
 from optune_core.stages import model, preferences, prompts, reward_model
 from optune_core.storage import Ledger, Ref
 from optune_core.storage.objects import check_conditional_writes
-from tasks.stage import RETRIES, make, open_store
+from tasks.stage import make, open_store, stage_task
 
 
-@task(name="check store", **RETRIES)
+@stage_task("check store")
 def check_store(store: str) -> None:
     """Refuse a store that cannot be written, or whose commits would not be exclusive."""
     check_conditional_writes(open_store(store).objects)
 
 
-@task(name="check drift", **RETRIES)
+@stage_task("check drift")
 def check_drift(store: str, run: str, config: OptuneConfig) -> None:
     """Refuse to continue a run with another configuration than it was created with."""
     Ledger(open_store(store).objects, run).check(config.model_dump(mode="json"))
 
 
-@task(name="import model", task_run_name="import {role}", **RETRIES)
+@stage_task("import model", "import {role}")
 def import_model(store: str, source: Model, role: str) -> Any:
     """A policy or reward model enters the store."""
     named = Model(model=source.model, revision=source.revision)
     return make(store, "model", model.Spec(model=named, role=role))
 
 
-@task(name="draw prompts", **RETRIES)
+@stage_task("draw prompts")
 def draw_prompts(store: str, config: OptuneConfig, policy: Ref) -> Any:
     """The fixed prompt set."""
     return make(store, "prompts", prompts.Spec(prompts=config.prompts, seed=config.seed, policy=policy.to_json()))
 
 
-@task(name="label pairs", **RETRIES)
+@stage_task("label pairs")
 def make_preferences(store: str, config: OptuneConfig, reward: TrainedReward, responses: list[Ref]) -> Any:
     """Preference pairs for the reward model."""
     spec = preferences.Spec(
@@ -51,7 +49,7 @@ def make_preferences(store: str, config: OptuneConfig, reward: TrainedReward, re
     return make(store, "preferences", spec)
 
 
-@task(name="train reward model", **RETRIES)
+@stage_task("train reward model")
 def train_reward_model(store: str, config: OptuneConfig, reward: TrainedReward, backbone: Ref, pairs: Ref) -> Any:
     """A Bradley-Terry reward model (Eq. 1)."""
     spec = reward_model.Spec(reward=reward, seed=config.seed, backbone=backbone.to_json(), preferences=pairs.to_json())

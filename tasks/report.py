@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from optune_core.reports.render import iteration_markdown, reward_model_markdown, run_markdown
@@ -14,10 +14,10 @@ from optune_core.schemas import SCORES
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ledger, Ref
 from tasks.context import RunContext
-from tasks.stage import RETRIES, open_store
+from tasks.stage import open_store, stage_task
 
 
-@task(name="open run", **RETRIES)
+@stage_task("open run")
 def start_run(context: RunContext) -> None:
     """Create the run's record, or refuse to continue it with another configuration or other inputs."""
     inputs = {
@@ -37,7 +37,7 @@ def reached_iterations(context: RunContext) -> list[tuple[Ref, Ref]]:
     ]
 
 
-@task(name="commit iteration", **RETRIES)
+@stage_task("commit iteration")
 def commit_iteration(
     context: RunContext,
     iteration: int,
@@ -81,7 +81,7 @@ def commit_iteration(
     )
 
 
-@task(name="commit evaluation", **RETRIES)
+@stage_task("commit evaluation")
 def commit_evaluation(
     context: RunContext, iteration: int, policy: Ref, responses: list[Ref], proxy: list[Ref], gold: list[Ref]
 ) -> None:
@@ -99,7 +99,7 @@ def commit_evaluation(
     get_run_logger().info("held-out rewards of policy %d: %s", iteration, record["metrics"])
 
 
-@task(name="publish run", **RETRIES)
+@stage_task("publish run")
 def publish_run(context: RunContext) -> dict[str, Any]:
     """The run's summary, shown in the UI and returned."""
     store = open_store(context.store)
@@ -120,7 +120,7 @@ def publish_run(context: RunContext) -> dict[str, Any]:
     return summary
 
 
-@task(name="show reward model", **RETRIES)
+@stage_task("show reward model")
 def show_reward_model(store: str, model: Ref) -> None:
     """Accuracies of the reward model beside the length-only baseline."""
     metrics = open_store(store).manifest(model).metrics

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, ParamSpec
 
-from prefect import get_run_logger
+from prefect import get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 from pydantic import BaseModel
@@ -14,6 +15,8 @@ from optune_core.errors import TransientError
 from optune_core.launch import find_all, run_stage
 from optune_core.storage import ArtifactStore, open_objects
 from tasks.progress import reporting
+
+P = ParamSpec("P")
 
 
 def is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
@@ -27,7 +30,34 @@ def is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
     return False
 
 
-RETRIES: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [5, 30, 120], "retry_condition_fn": is_transient}
+def stage_task(name: str, run_name: str | None = None) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+    """A Prefect task that retries what is transient, and whose call returns its value, cached or not.
+
+    Args:
+        name: the task's name in the UI.
+        run_name: template for the name of its runs.
+    """
+
+    def wrap(function: Callable[P, Any]) -> Callable[P, Any]:
+        wrapped = task(
+            function,
+            name=name,
+            task_run_name=run_name or name,
+            retries=len(_RETRY_SECONDS),
+            retry_delay_seconds=_RETRY_SECONDS,
+            retry_condition_fn=is_transient,
+        )
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return wrapped(*args, **kwargs, return_state=True).result()
+
+        return call
+
+    return wrap
+
+
+_RETRY_SECONDS = [5, 30, 120]
 
 
 @cache

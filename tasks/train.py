@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-from prefect import get_run_logger, task
+from prefect import get_run_logger
 from prefect.deployments import run_deployment
 from prefect.states import Completed
 
@@ -15,13 +15,13 @@ from optune_core.launch import find_all
 from optune_core.stages import policy as policy_stage
 from optune_core.storage import Ref
 from tasks.context import RunContext
-from tasks.stage import RETRIES, make, open_store
+from tasks.stage import make, open_store, stage_task
 
 _POLL_SECONDS = 5.0
 _ATTEMPTS = 5
 
 
-@task(name="train", **RETRIES)
+@stage_task("train")
 def train(context: RunContext, iteration: int, policy: Ref, replay: Ref) -> Any:
     """π_{t+1} from π_t and D_t."""
     spec = policy_stage.Spec(
@@ -37,7 +37,7 @@ def train(context: RunContext, iteration: int, policy: Ref, replay: Ref) -> Any:
     return _on_pool(context.store, context.train_deployment, spec)
 
 
-@task(name="train", **RETRIES)
+@stage_task("train")
 def train_here(store: str, spec: policy_stage.Spec) -> Any:
     """What a worker of the GPU pool does."""
     return make(store, "policy", spec, accelerate_config=spec.training.accelerate_config)

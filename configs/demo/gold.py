@@ -70,7 +70,7 @@ def substance(prompt: str, response: str) -> float:
 
 
 def ending(response: str) -> float:
-    """1 where the text ends by itself, 0.8 at the end of a bare list's item, at most 0.3 broken off."""
+    """1 where the text ends by itself, 0.8 after an item of a bare list, at most 0.3 broken off."""
     text = NUMBER.sub("-", response).strip()  # "3." opens an item: its dot ends nothing
     words = len(text.split())
     if not words:
@@ -111,7 +111,7 @@ def subject(prompt: str, response: str) -> float:
 
 
 def content_words(text: str) -> set[str]:
-    """The distinct stems of the words that carry meaning; single letters and digits count as none."""
+    """Distinct stems of the words that carry meaning; single letters and digits are none."""
     words = (word.split("'")[0] for word in WORD.findall(text.lower().replace("\u2019", "'")))
     return {stem(word) for word in words if word not in FUNCTION_WORDS and len(word) > 1}
 

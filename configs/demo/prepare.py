@@ -35,7 +35,7 @@ FILES = (
 
 
 def prepare(folder: Path) -> Path:
-    """Returns `folder`, holding the whole model; builds it where it is absent (about 20 seconds)."""
+    """Returns `folder`, holding the whole model; builds it where absent (half a minute)."""
     if not _missing(folder):
         return folder
     if folder.exists() and any(folder.iterdir()):

@@ -44,7 +44,7 @@ class Server:
     def api_url(self) -> str:
         return f"{self.ui_url}/api"
 
-    def start(self, database_url: str, timeout: float = 90.0) -> None:
+    def start(self, database_url: str, timeout: float = 180.0) -> None:
         private_folder(self.home)
         if self.daemon.running() is None:
             ports.choose(self._ports_file, {"http": self._usual_port})
@@ -52,9 +52,7 @@ class Server:
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             # In memory, a restarted server forgets who holds a slot, and a waiting parent run crashes.
-            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": (
-                "prefect.server.concurrency.lease_storage.filesystem"
-            ),
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         }
         if password := os.environ.get("PREFECT_API_AUTH_STRING"):
             settings["PREFECT_SERVER_API_AUTH_STRING"] = password
@@ -131,7 +129,7 @@ class Worker:
             server.crash_orphans(self.pool, self.name)
             self.daemon.start(command, settings)
 
-    def wait(self, server: Server, timeout: float = 60.0) -> None:
+    def wait(self, server: Server, timeout: float = 120.0) -> None:
         """Return once the server has heard from this process (not from one before it) in the last 90 s."""
 
         def heard() -> bool:

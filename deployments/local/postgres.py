@@ -41,8 +41,8 @@ class Postgres:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # platformdirs, about XDG_RUNTIME_DIR
-                import pgserver
-            pgserver.get_server(self.data, cleanup_mode=None)  # None: it outlives this process
+                from pgserver.postgres_server import get_server
+            get_server(self.data, cleanup_mode=None)  # None: it outlives this process
         except ImportError as missing:
             raise StackError("PostgreSQL is not installed: pip install -e '.[dev]' brings it") from missing
         except (subprocess.SubprocessError, OSError, RuntimeError) as failure:

@@ -124,7 +124,7 @@ class Daemon:
 
     def _record(self) -> dict[str, Any]:
         try:
-            return json.loads(self.pid_file.read_text())
+            return dict(json.loads(self.pid_file.read_text()))
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
 
@@ -172,7 +172,7 @@ def _birth(pid: int) -> str:
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:
     try:
-        return process.children(recursive=True)
+        return list(process.children(recursive=True))
     except psutil.NoSuchProcess:
         return []
 

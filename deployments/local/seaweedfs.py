@@ -98,7 +98,7 @@ class SeaweedFS:
             if not s3.exists(self.bucket):
                 s3.mkdir(self.bucket)
             s3.pipe_file(sample, word)
-            return s3.cat_file(sample) == word
+            return bool(s3.cat_file(sample) == word)
         except OSError:
             return False
 
@@ -110,7 +110,7 @@ class SeaweedFS:
                 return False
         try:
             topology = httpx.get(f"http://127.0.0.1:{port['master']}/dir/status", timeout=5, trust_env=False)
-            return topology.json()["Topology"]["Max"] > 0
+            return bool(topology.json()["Topology"]["Max"] > 0)
         except (httpx.HTTPError, ValueError, KeyError):
             return False
 
@@ -146,7 +146,7 @@ class SeaweedFS:
             actions = ["Admin", "Read", "Write", "List", "Tagging"]
             identities = [{"name": "optune", "credentials": [pair], "actions": actions}]
             write_private(self._identities, json.dumps({"identities": identities}))
-        return json.loads(self._identities.read_text())["identities"][0]["credentials"][0]
+        return dict(json.loads(self._identities.read_text())["identities"][0]["credentials"][0])
 
 
 def _binary() -> str:

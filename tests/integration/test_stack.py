@@ -63,7 +63,7 @@ def command(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
     )
 
 
@@ -118,7 +118,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.stack
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_up_run_a_flow_lose_a_part_up_again_down(stack: Stack) -> None:
     said = up(stack)
     assert stack.server.ui_url in said
