@@ -1,0 +1,83 @@
+"""Eq. 5 and 6 against numbers worked out by hand, and against the field's reference implementation."""
+
+import math
+
+import pytest
+import torch
+
+from optune_core.losses import reward_weights, wdpo_loss
+
+POLICY_CHOSEN = torch.tensor([-10.0, -20.0])
+POLICY_REJECTED = torch.tensor([-12.0, -18.0])
+REFERENCE_CHOSEN = torch.tensor([-11.0, -20.0])
+REFERENCE_REJECTED = torch.tensor([-11.0, -21.0])
+CHOSEN_REWARDS = torch.tensor([2.0, 1.0])
+REJECTED_REWARDS = torch.tensor([0.0, 1.0])
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def test_equals_hand_computed_values() -> None:
+    # Pair 1: log-ratios +1 and -1, I = σ(0.5·2); reward gap 2, R = σ(0.25·2).
+    # Pair 2: log-ratios 0 and +3, I = σ(0.5·-3); reward gap 0, R = ½.
+    first = -sigmoid(0.5) * math.log(sigmoid(1.0))
+    second = -0.5 * math.log(sigmoid(-1.5))
+    loss, metrics = wdpo_loss(
+        POLICY_CHOSEN,
+        POLICY_REJECTED,
+        REFERENCE_CHOSEN,
+        REFERENCE_REJECTED,
+        CHOSEN_REWARDS,
+        REJECTED_REWARDS,
+        0.5,
+        0.25,
+    )
+    assert first == pytest.approx(0.62246 * 0.31326, rel=1e-4)
+    assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
+    assert metrics["rewards/chosen"].item() == pytest.approx(0.5 * (1 + 0) / 2)
+    assert metrics["rewards/rejected"].item() == pytest.approx(0.5 * (-1 + 3) / 2)
+    assert metrics["rewards/margins"].item() == pytest.approx(0.5 * (2 - 3) / 2)
+    assert metrics["rewards/accuracies"].item() == 0.5
+    assert metrics["rm/margins"].item() == 1.0
+    weights = (sigmoid(0.5), 0.5)
+    assert metrics["weights/mean"].item() == pytest.approx(sum(weights) / 2)
+    effective = sum(weights) ** 2 / sum(w * w for w in weights)
+    assert metrics["weights/effective_sample_size"].item() == pytest.approx(effective)
+
+
+def test_policy_equal_to_reference_gives_mean_weight_times_ln_2() -> None:
+    loss, metrics = wdpo_loss(
+        POLICY_CHOSEN, POLICY_REJECTED, POLICY_CHOSEN, POLICY_REJECTED, CHOSEN_REWARDS, REJECTED_REWARDS, 0.1, 3.0
+    )
+    assert loss.item() == pytest.approx(metrics["weights/mean"].item() * math.log(2), abs=1e-7)
+
+
+def test_weights_lie_between_one_half_and_one_for_ordered_pairs() -> None:
+    gaps = torch.linspace(0, 20, 50, dtype=torch.float64)
+    weights = reward_weights(gaps, torch.zeros_like(gaps), 1.5)
+    assert weights[0] == 0.5
+    assert (weights.diff() > 0).all()
+    assert (weights < 1).all()
+    assert (reward_weights(gaps, torch.zeros_like(gaps), 0.0) == 0.5).all()
+
+
+def test_gradient_raises_chosen_and_lowers_rejected_in_proportion_to_the_weight() -> None:
+    chosen = POLICY_CHOSEN.clone().requires_grad_()
+    rejected = POLICY_REJECTED.clone().requires_grad_()
+    loss, _ = wdpo_loss(chosen, rejected, POLICY_CHOSEN, POLICY_REJECTED, CHOSEN_REWARDS, REJECTED_REWARDS, 0.2, 0.7)
+    loss.backward()
+    # At I = ½ the derivative of −R·log I is −R·β₁/2 a pair, and the mean halves it again.
+    expected = torch.tensor([-sigmoid(1.4), -0.5]) * 0.2 / 2 / 2
+    torch.testing.assert_close(chosen.grad, expected)
+    torch.testing.assert_close(rejected.grad, -expected)
+
+
+@pytest.mark.parametrize("beta1", [0.01, 0.1, 1.0])
+def test_beta2_zero_is_half_of_trl_sigmoid_loss(beta1: float, trl_sigmoid_loss) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logps = [-50 * torch.rand(16, generator=generator) for _ in range(4)]
+    rewards = [torch.randn(16, generator=generator) for _ in range(2)]
+    loss, _ = wdpo_loss(*logps, *rewards, beta1, 0.0)
+    torch.testing.assert_close(loss, 0.5 * trl_sigmoid_loss(*logps, beta1))
