@@ -1,0 +1,104 @@
+"""Configuration errors name the field, the value and the rule, all at once; every shipped file loads."""
+
+from pathlib import Path
+
+import pytest
+
+from optune_core.config import load_config
+from optune_core.errors import ConfigError
+
+GOOD = """
+name: tiny
+policy: {model: somewhere}
+prompts: {source: {type: file, path: prompts.jsonl}}
+reward: {type: function, function: my.module:score}
+training: {beta1: 0.1, beta2: 1.0}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_the_papers(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD))
+    assert (config.generation.samples, config.generation.temperature, config.generation.top_p) == (2, 1.0, 0.9)
+    assert (config.generation.max_tokens, config.prompts.max_tokens) == (512, 512)
+    assert (config.training.optimizer, config.training.learning_rate) == ("rmsprop", 5e-7)
+    assert (config.training.warmup_ratio, config.training.batch_size) == (0.1, 128)
+    assert config.training.reference == "previous"
+
+
+def test_all_problems_are_reported_together(tmp_path: Path) -> None:
+    text = GOOD.replace("name: tiny", "name: Bad Name").replace("beta2: 1.0", "betta2: 1.0")
+    text += "selection: {rho: 1.5}\ngeneration: {samples: 1, engine: {type: vllm, dtype: int8}}\n"
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, text))
+    problems = "\n".join(caught.value.problems)
+    for expected in (
+        "name = 'Bad Name'",
+        "training.betta2: unknown key (value 1.0)",
+        "training.beta2: required",
+        "selection.rho = 1.5",
+        "generation.samples = 1",
+        "generation.engine.dtype = 'int8'",
+    ):
+        assert expected in problems
+    assert len(caught.value.problems) == 6
+
+
+@pytest.mark.parametrize("rho", ["0", "-0.5", "1.0001", "nan", ".inf", "half"])
+def test_rho_outside_its_range(tmp_path: Path, rho: str) -> None:
+    with pytest.raises(ConfigError, match=r"selection\.rho"):
+        load_config(write(tmp_path, GOOD), [f"selection.rho={rho}"])
+
+
+def test_overrides_apply_in_order_and_read_yaml(tmp_path: Path) -> None:
+    overrides = ["training.learning_rate=5e-6", "selection.rho=0.3", "selection.rho=0.7", "seed=4"]
+    config = load_config(write(tmp_path, GOOD), overrides)
+    assert (config.training.learning_rate, config.selection.rho, config.seed) == (5e-6, 0.7, 4)
+
+
+@pytest.mark.parametrize("override", ["rho", "=1", "a..b=1", "name.x=1", "seed=[1"])
+def test_malformed_override(tmp_path: Path, override: str) -> None:
+    with pytest.raises(ConfigError, match="command line"):
+        load_config(write(tmp_path, GOOD), [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nname: b", "given twice"),
+        ("- a", "holds list, not a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_file_that_is_no_mapping(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["selection.selector=none"], "prompts.pairs must name"),
+        (["prompts.pairs={}"], "only read with selection.selector='none'"),
+        (["selection={selector: all, rho: 0.5}"], "has no effect"),
+        (["training.batch_size=10"], "not a multiple"),
+    ],
+)
+def test_settings_that_contradict_each_other(tmp_path: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, GOOD), overrides)
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=str)
+def test_shipped_configurations_load(path: Path) -> None:
+    assert load_config(path).name == path.stem

@@ -1,0 +1,204 @@
+"""The commit contract on the local disk: exclusive, whole, verified; keys depend on content and on nothing else."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optune_core.errors import ConfigDrift, CorruptArtifact, StoreError
+from optune_core.storage import ArtifactStore, Ledger, Ref, Work, open_objects
+from optune_core.storage.canonical import canonical_json
+from optune_core.storage.objects import LocalObjects, check_conditional_writes
+
+WORK = Work("demo", 1, {"rho": 0.5}, {"policy": Ref("policy", "k", "d" * 64)})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(open_objects(str(tmp_path / "store")), cache=tmp_path / "cache")
+
+
+def commit(store: ArtifactStore, work: Work = WORK, text: str = "data", **kwargs: object):
+    with store.scratch() as scratch:
+        (scratch / "sub").mkdir()
+        (scratch / "sub" / "file.txt").write_text(text)
+        return store.commit(work, scratch, **kwargs)
+
+
+def test_committed_artifact_is_found_and_read_back(store: ArtifactStore) -> None:
+    assert store.find(WORK) is None
+    manifest = commit(store, metrics={"n": 1}, timing={"seconds": 2.0})
+    assert store.find(WORK) == manifest
+    assert (store.fetch(manifest.ref) / "sub" / "file.txt").read_text() == "data"
+    assert manifest.parents == dict(WORK.parents)
+    assert manifest.metrics == {"n": 1}
+
+
+def test_second_commit_returns_the_first(store: ArtifactStore) -> None:
+    first = commit(store, text="one")
+    second = commit(store, text="two")
+    assert second == first
+    assert (store.fetch(second.ref) / "sub" / "file.txt").read_text() == "one"
+
+
+def test_of_racing_committers_one_wins_and_all_learn_who(store: ArtifactStore) -> None:
+    results = []
+    barrier = threading.Barrier(8)
+
+    def race(text: str) -> None:
+        barrier.wait()
+        results.append(commit(store, text=text))
+
+    threads = [threading.Thread(target=race, args=(f"attempt {i}",)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 8
+    assert len({result.attempt for result in results}) == 1
+
+
+def test_digest_is_content_and_timing_is_not(tmp_path: Path) -> None:
+    stores = [ArtifactStore(open_objects(str(tmp_path / name))) for name in "ab"]
+    manifests = [commit(store, timing={"seconds": float(i)}) for i, store in enumerate(stores)]
+    assert manifests[0].ref == manifests[1].ref
+    assert manifests[0].attempt != manifests[1].attempt
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Work("other", 1, WORK.params, WORK.parents),
+        Work("demo", 2, WORK.params, WORK.parents),
+        Work("demo", 1, {"rho": 0.7}, WORK.parents),
+        Work("demo", 1, WORK.params, {"policy": Ref("policy", "k", "e" * 64)}),
+        Work("demo", 1, WORK.params, {"reference": Ref("policy", "k", "d" * 64)}),
+    ],
+)
+def test_key_changes_with_each_part_of_the_work(other: Work) -> None:
+    assert other.key != WORK.key
+
+
+def test_key_is_pinned() -> None:
+    """A changed key orphans every committed artifact: change it on purpose only."""
+    assert WORK.key == "9f0c"
+
+
+@pytest.mark.parametrize("damage", ["flip", "shorten", "remove"])
+def test_damaged_file_is_named_not_loaded(store: ArtifactStore, damage: str) -> None:
+    manifest = commit(store)
+    file = Path(store.location(manifest.ref)) / "sub" / "file.txt"
+    if damage == "remove":
+        file.unlink()
+    else:
+        file.write_text("dat\0" if damage == "flip" else "dat")
+    with pytest.raises(CorruptArtifact, match=r"sub/file\.txt"):
+        ArtifactStore(store.objects).fetch(manifest.ref)
+
+
+@pytest.mark.parametrize("path", ["../escape", "/etc/passwd", "a/../../b"])
+def test_manifest_that_points_outside_its_artifact_is_refused(store: ArtifactStore, path: str) -> None:
+    manifest = commit(store)
+    file = Path(store.objects.url) / "artifacts" / "demo" / WORK.key / "manifest.json"
+    value = json.loads(file.read_text())
+    value["files"] = {path: {"size": 1, "sha256": "0" * 64}}
+    file.unlink()
+    file.write_text(json.dumps(value))
+    with pytest.raises(CorruptArtifact, match="outside its artifact"):
+        store.manifest(manifest.ref)
+
+
+def test_manifest_that_is_not_one_is_refused(store: ArtifactStore) -> None:
+    commit(store)
+    file = Path(store.objects.url) / "artifacts" / "demo" / WORK.key / "manifest.json"
+    file.unlink()
+    file.write_text('{"torn')
+    with pytest.raises(CorruptArtifact, match="not a manifest"):
+        store.find(WORK)
+
+
+def test_a_reference_to_other_content_is_refused(store: ArtifactStore) -> None:
+    manifest = commit(store)
+    with pytest.raises(CorruptArtifact, match="was referred to"):
+        store.manifest(Ref("demo", manifest.ref.key, "0" * 64))
+    with pytest.raises(StoreError, match="holds no artifact"):
+        store.manifest(Ref("demo", "0" * 64, "0" * 64))
+
+
+def test_interrupted_commit_leaves_nothing_readable(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(path: str, body: bytes) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.objects, "create", die)
+    with pytest.raises(KeyboardInterrupt):
+        commit(store)
+    monkeypatch.undo()
+    assert store.find(WORK) is None
+    assert commit(store, text="again").files.keys() == {"sub/file.txt"}
+
+
+def test_local_store_passes_the_check_and_leaves_no_trace(tmp_path: Path) -> None:
+    objects = LocalObjects(tmp_path)
+    check_conditional_writes(objects)
+    assert objects.names("probe") == []
+
+
+def test_store_that_ignores_conditions_is_refused(tmp_path: Path) -> None:
+    class Careless(LocalObjects):
+        def create(self, path: str, body: bytes) -> bytes:
+            self._file(path).parent.mkdir(parents=True, exist_ok=True)
+            self._file(path).write_bytes(body)
+            return body
+
+    with pytest.raises(StoreError, match="ignores If-None-Match"):
+        check_conditional_writes(Careless(tmp_path))
+
+
+@pytest.mark.parametrize("url", ["memory://x", "gs://bucket/x", "https://host/x"])
+def test_unknown_backend_is_refused(url: str) -> None:
+    with pytest.raises(StoreError, match="create-if-absent"):
+        open_objects(url)
+
+
+def test_store_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="ENOTDIR|EEXIST"):
+        check_conditional_writes(open_objects(str(tmp_path / "file")))
+
+
+def test_ledger_reads_up_to_the_first_gap(store: ArtifactStore) -> None:
+    ledger = Ledger(store.objects, "run")
+    ledger.commit_iteration(0, {"n": 0})
+    ledger.commit_iteration(2, {"n": 2})
+    assert ledger.iterations() == [{"n": 0}]
+    assert ledger.commit_iteration(0, {"n": 9}) == {"n": 0}
+
+
+def test_drift_lists_each_field(store: ArtifactStore) -> None:
+    ledger = Ledger(store.objects, "run")
+    config = {"iterations": 3, "training": {"beta1": 0.1, "beta2": 1.0}}
+    ledger.check(config)
+    ledger.open(config, {"prompts": "a"})
+    ledger.open(config | {"iterations": 5}, {"prompts": "a"})
+    with pytest.raises(ConfigDrift, match=r"training\.beta2: 1\.0 → 2\.0") as caught:
+        ledger.open({"iterations": 3, "training": {"beta1": 0.1, "beta2": 2.0}}, {"prompts": "b"})
+    assert "inputs.prompts: 'a' → 'b'" in str(caught.value)
+    assert "beta1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "UPPER", "a..b", "x" * 65])
+def test_run_names_cannot_leave_their_folder(store: ArtifactStore, name: str) -> None:
+    with pytest.raises(StoreError, match="not a valid name"):
+        Ledger(store.objects, name)
+
+
+@given(
+    st.dictionaries(st.text(), st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()))
+)
+def test_canonical_json_is_one_byte_string_a_value(value: dict[str, object]) -> None:
+    reordered = dict(reversed(list(value.items())))
+    assert canonical_json(value) == canonical_json(reordered)
+    assert json.loads(canonical_json(value)) == value
