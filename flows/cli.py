@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from typing import Annotated, Any
 
 import typer
@@ -19,20 +21,38 @@ Store = Annotated[
     str, typer.Option("--store", envvar="OPTUNE_STORE", help="Folder or s3://bucket/prefix of the artifacts.")
 ]
 DEFAULT_STORE = ".optune/store"
+_INTERRUPTED = 130
+_GRACE_SECONDS = 5.0
 
 
 def main() -> None:
     """Entry point: an error that a user can mend is shown as its message, with exit status 2."""
     from optune_core.errors import OptuneError, TransientError
 
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except (OptuneError, TransientError) as error:
         typer.secho(f"\n{type(error).__name__}: {error}", fg=typer.colors.RED, err=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        typer.secho("\nInterrupted. The same command continues where it stopped.", err=True)
-        raise SystemExit(130) from None
+        raise SystemExit(_INTERRUPTED) from None
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """End soon, whatever happens. What is committed stays; the child ends with this process.
+
+    Prefect is given a moment to record the end: its temporary server may have got the same signal, and it would
+    then try to reach it for minutes.
+    """
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    typer.secho("\nInterrupted. The same command continues where it stopped.", err=True)
+    last = threading.Timer(_GRACE_SECONDS, os._exit, args=(_INTERRUPTED,))
+    last.daemon = True
+    last.start()
+    raise KeyboardInterrupt
 
 
 @app.command()

@@ -115,7 +115,8 @@ def merge(previous: pa.Table, selected: list[str], fresh: pa.Table, reasons: dic
 
     has_pair = pc.is_valid(previous["chosen_token_ids"]).to_pylist()
     old_reasons = previous["reason"].to_pylist()
-    status, reason = [], []
+    status: list[str] = []
+    reason: list[str | None] = []
     for prompt_id, paired, old in zip(prompt_ids, has_pair, old_reasons, strict=True):
         if prompt_id in fresh_row:
             status.append("regenerated")

@@ -59,7 +59,6 @@ def stage_picture(seconds: dict[str, float]) -> str:
 
 
 def _picture(title: str, draw: Callable[[Axes], None]) -> str:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 2.6), dpi=110, layout="constrained")
@@ -68,5 +67,5 @@ def _picture(title: str, draw: Callable[[Axes], None]) -> str:
     axes.spines[["top", "right"]].set_visible(False)
     draw(axes)
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.savefig(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -60,7 +61,7 @@ def _gain(previous: pa.Table, replay: pa.Table) -> dict[str, Any]:
     }
 
 
-def correlation(x: list[float], y: list[float]) -> float | None:
+def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Pearson's r, or None where one side does not vary."""
     if len(x) < 2:
         return None
@@ -102,5 +103,5 @@ def paired_difference(before: dict[str, float], after: dict[str, float]) -> dict
     }
 
 
-def _mean(values: list[float]) -> float | None:
+def _mean(values: Sequence[float]) -> float | None:
     return fmean(values) if values else None

@@ -239,13 +239,13 @@ def _metrics(rows: list[dict[str, Any]], steps: list[dict[str, Any]], config: Tr
 
     from optune_core.losses import reward_weights
 
-    rewards = [torch.tensor([row[f"{side}_rewards"] for row in rows]) for side in ("chosen", "rejected")]
+    chosen, rejected = (torch.tensor([row[f"{side}_rewards"] for row in rows]) for side in ("chosen", "rejected"))
     tokens = sum(len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows)
     return {
         "pairs": len(rows),
         "steps": len(steps),
         "tokens": tokens * config.epochs,
-        "weights/mean": float(reward_weights(*rewards, config.beta2).mean()),
+        "weights/mean": float(reward_weights(chosen, rejected, config.beta2).mean()),
         "first": steps[0] if steps else {},
         "last": steps[-1] if steps else {},
     }

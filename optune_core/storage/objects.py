@@ -204,7 +204,8 @@ class S3Objects:
                     raise
                 return None
 
-        return self._try(path, fetch)
+        body: bytes | None = self._try(path, fetch)
+        return body
 
     def upload(self, file: Path, path: str) -> None:
         self._try(path, lambda: self._fs.put_file(str(file), self._key(path)))

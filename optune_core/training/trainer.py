@@ -75,7 +75,8 @@ class WeightedDPOTrainer(DPOTrainer):  # type: ignore[misc]
             (gathered.sum() ** 2 / (gathered**2).sum()).item()
         )
         # Processes average their gradients: undo that, the divisor already counts the pairs of all of them.
-        return losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        loss: Tensor = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        return loss
 
 
 def trainer_arguments(config: Training, *, output_dir: str, seed: int, devices: int) -> DPOConfig:
