@@ -91,6 +91,8 @@ class VllmEngine(Section):
     gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
     tensor_parallel_size: int = Field(default=1, ge=1)
     max_num_seqs: int = Field(default=256, ge=1)
+    enforce_eager: bool = False
+    """Do not compile the model: a faster start, slower generation. Pays for a few ten thousand tokens on a CPU."""
     cpu_kv_cache_gib: int = Field(default=2, ge=1)
     """Bounds the key-value cache where vLLM runs on a CPU."""
 

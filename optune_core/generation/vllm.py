@@ -34,6 +34,7 @@ class VllmGeneration:
             max_num_seqs=engine.max_num_seqs,
             gpu_memory_utilization=engine.gpu_memory_utilization,
             tensor_parallel_size=engine.tensor_parallel_size,
+            enforce_eager=engine.enforce_eager,
             enable_prefix_caching=True,
             seed=0,
             **limits,
@@ -75,6 +76,8 @@ def _environment(engine: VllmEngine) -> None:
         "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),
         "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
         "VLLM_NO_USAGE_STATS": "1",
+        # vLLM 0.32 cannot load what it compiled ahead of time on a CPU, and compiles at every start.
+        "VLLM_USE_AOT_COMPILE": "0",
         "VLLM_LOGGING_LEVEL": "WARNING",
     }
     for name, value in defaults.items():
