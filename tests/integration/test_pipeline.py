@@ -1,0 +1,228 @@
+"""Whole runs on the tiny model: what an iteration promises, what is shared, what survives."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optune_core.schemas import PROMPTS, REPLAY, read_table
+from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+from tests.tiny import write_config
+
+pytestmark = pytest.mark.slow
+
+VLLM = {"engine": {"type": "vllm", "dtype": "float32", "enforce_eager": True, "cpu_kv_cache_gib": 1}}
+
+
+def run(config: Path, store: str, **kwargs: Any) -> dict[str, Any]:
+    from flows.iterate import optune
+
+    return optune(str(config), store=store, **kwargs)
+
+
+def records(store: str, run_name: str) -> list[dict[str, Any]]:
+    return Ledger(open_objects(store), run_name).iterations()
+
+
+def facts(store: str, run_name: str) -> list[Any]:
+    """Everything of a run's records that must be equal for equal runs: all but the clock."""
+    return [{name: value for name, value in record.items() if name != "timing"} for record in records(store, run_name)]
+
+
+def replay(store: str, record: dict[str, Any]) -> list[dict[str, Any]]:
+    folder = ArtifactStore(open_objects(store)).fetch(Ref.from_json(record["artifacts"]["replay"]))
+    return read_table(folder / "replay.parquet", REPLAY).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def vllm_run(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """Two iterations with the real vLLM, on the local disk."""
+    store = str(tmp_path_factory.mktemp("local") / "store")
+    config = write_config(tiny, name="vllm", generation=VLLM)
+    return store, run(config, store)
+
+
+def test_each_iteration_regenerates_exactly_its_share(vllm_run: tuple[str, dict[str, Any]]) -> None:
+    store, summary = vllm_run
+    objects = ArtifactStore(open_objects(store))
+    for t, (row, record) in enumerate(zip(summary["iterations"], records(store, "vllm"), strict=True)):
+        selected = 12 if t == 0 else 6
+        table = replay(store, record)
+        assert record["metrics"]["selection"] == {"prompts": 12, "selected": selected}
+        assert row["regenerated"] + row["kept"] + row["unpaired"] + row["reused"] == len(table) == 12
+        assert row["reused"] == 12 - selected
+        assert len({r["prompt_id"] for r in table}) == 12
+        chosen = read_table(
+            objects.fetch(Ref.from_json(record["artifacts"]["selection"])) / "selection.parquet", PROMPTS
+        )
+        touched = {r["prompt_id"] for r in table if r["status"] != "reused"}
+        assert touched == set(chosen["prompt_id"].to_pylist())
+
+
+def test_selected_prompts_had_the_lowest_chosen_rewards(vllm_run: tuple[str, dict[str, Any]]) -> None:
+    store, _ = vllm_run
+    before, after = (replay(store, record) for record in records(store, "vllm"))
+    reward = {r["prompt_id"]: -math.inf if r["chosen_reward"] is None else r["chosen_reward"] for r in before}
+    selected = {r["prompt_id"] for r in after if r["status"] != "reused"}
+    assert max(reward[i] for i in selected) <= min(reward[i] for i in reward.keys() - selected)
+
+
+def test_first_loss_is_mean_weight_times_ln_2(vllm_run: tuple[str, dict[str, Any]]) -> None:
+    for row in vllm_run[1]["iterations"]:
+        assert row["first_loss"] == pytest.approx(row["first_loss_expected"], abs=1e-4)
+
+
+def test_policy_is_loadable_bfloat16_safetensors_with_its_tokenizer(vllm_run: tuple[str, dict[str, Any]]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    store, summary = vllm_run
+    folder = ArtifactStore(open_objects(store)).fetch(Ref.from_json(summary["policy"]))
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert model.dtype == torch.bfloat16
+    assert AutoTokenizer.from_pretrained(folder / "model").chat_template
+    master = AutoModelForCausalLM.from_pretrained(folder / "master", dtype="auto")
+    assert master.dtype == torch.float32
+    torch.testing.assert_close(master.to(torch.bfloat16).state_dict(), model.state_dict())
+    assert not [p for p in folder.rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_s3_store_gives_the_same_run_to_the_byte(
+    vllm_run: tuple[str, dict[str, Any]], tiny: Path, s3_bucket: str, prefect_server: None
+) -> None:
+    store, _ = vllm_run
+    run(tiny / "vllm.yaml", f"{s3_bucket}/vllm")
+    assert facts(f"{s3_bucket}/vllm", "vllm") == facts(store, "vllm")
+
+
+@pytest.fixture(scope="module")
+def reference_run(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two iterations with the transformers engine."""
+    store = str(tmp_path_factory.mktemp("reference") / "store")
+    run(write_config(tiny), store)
+    return store
+
+
+def test_other_beta2_shares_iteration_0_up_to_training(reference_run: str, tiny: Path, prefect_server: None) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
+
+    run(write_config(tiny, name="beta2", training={"beta2": 4.0}), reference_run)
+    (ours, _), (theirs, _) = records(reference_run, "tiny"), records(reference_run, "beta2")
+    for shared in ("selection", "responses", "scores", "replay", "started_from"):
+        assert ours["artifacts"][shared] == theirs["artifacts"][shared]
+    assert ours["artifacts"]["policy"] != theirs["artifacts"]["policy"]
+
+    with get_client(sync_client=True) as client:
+        flow_run = next(r for r in client.read_flow_runs() if r.name == "beta2 iteration 0")
+        tasks = client.read_task_runs(
+            task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run.id]))
+        )
+    states = {task.name: task.state_name for task in tasks}
+    for name in ("select", "generate", "score pairs", "merge"):
+        assert states[name] == "Cached", states
+    assert states["train"] == "Completed"
+
+
+def test_a_finished_run_can_be_extended_and_repeats_nothing(
+    reference_run: str, tiny: Path, prefect_server: None
+) -> None:
+    before = records(reference_run, "tiny")
+    run(tiny / "tiny.yaml", reference_run, overrides=["iterations=3"])
+    assert records(reference_run, "tiny")[:2] == before
+    assert len(records(reference_run, "tiny")) == 3
+
+
+def test_killed_run_continues_and_equals_an_uninterrupted_one(
+    reference_run: str, tiny: Path, tmp_path: Path, prefect_home: Path
+) -> None:
+    """kill −9 while iteration 1 generates, then the same command: nothing committed is made again."""
+    store = str(tmp_path / "store")
+    command = [sys.executable, "-m", "flows.cli", "run", str(tiny / "tiny.yaml"), "--store", store]
+    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": ""}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        responses = Path(store) / "artifacts" / "responses"
+        deadline = time.monotonic() + 300
+        # Iteration 0 commits 3 shards of training prompts and 2 of held-out ones; the next is iteration 1's first.
+        while len(list(responses.glob("*/manifest.json"))) < 6:
+            assert time.monotonic() < deadline, "no shard of iteration 1 was committed"
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    manifests = {path: path.read_bytes() for path in Path(store).rglob("manifest.json")}
+    assert len(records(store, "tiny")) == 1
+    subprocess.run(command, env=environment, check=True, timeout=300, stdout=subprocess.DEVNULL)
+    assert {path: path.read_bytes() for path in manifests} == manifests
+    assert facts(store, "tiny") == facts(reference_run, "tiny")[:2]
+
+
+def test_drift_is_refused_with_the_fields_that_differ(reference_run: str, tiny: Path, prefect_server: None) -> None:
+    from optune_core.errors import ConfigDrift
+
+    with pytest.raises(ConfigDrift, match=r"training\.beta1: 0\.1 → 0\.3"):
+        run(tiny / "tiny.yaml", reference_run, overrides=["training.beta1=0.3"])
+
+
+def test_offline_dpo_is_a_configuration(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"Question {i}", "chosen": "aeiou " * (1 + i % 3), "rejected": "xyz " * (1 + i % 2)}
+        for i in range(8)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = write_config(
+        tiny,
+        name="offline",
+        prompts={
+            "source": {"type": "file", "path": str(tmp_path / "pairs.jsonl")},
+            "pairs": {"chosen": "chosen", "rejected": "rejected"},
+            "sample": None,
+            "held_out": 0,
+        },
+        whole={"selection": {"selector": "none"}},
+        training={"beta2": 0.0, "reference": "initial"},
+    )
+    store = str(tmp_path / "store")
+    run(config, store)
+    first, second = records(store, "offline")
+    assert [r["status"] for r in replay(store, first)] == ["regenerated"] * 8
+    assert [r["status"] for r in replay(store, second)] == ["reused"] * 8
+    assert all(r["chosen"].startswith("aeiou") for r in replay(store, second))
+    assert first["metrics"]["policy"]["first"]["loss"] == pytest.approx(0.5 * math.log(2), abs=1e-6)
+
+
+def test_reward_model_is_trained_once_and_optimised(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
+    config = write_config(
+        tiny,
+        name="proxy",
+        iterations=1,
+        prompts={"sample": 20, "held_out": 4},
+        whole={
+            "reward": {
+                "type": "trained",
+                "model": str(tiny / "policy"),
+                "pairs": {"type": "labelled", "function": "tests.rewards:vowels"},
+                "learning_rate": 1e-3,
+                "train_batch_size": 4,
+                "frozen_layers": 1,
+            }
+        },
+    )
+    store = str(tmp_path / "store")
+    summary = run(config, store)
+    (trained,) = (Path(store) / "artifacts" / "reward-model").iterdir()
+    manifest = ArtifactStore(open_objects(store)).committed("reward-model", trained.name)
+    assert manifest is not None
+    assert 0 <= manifest.metrics["accuracy/held_out"] <= 1
+    assert 0 <= manifest.metrics["accuracy/length_only"] <= 1
+    assert summary["overall"].keys() == {"proxy", "gold"}
+    # π_0's samples for the reward model are iteration 0's responses, sampled once.
+    assert len(list((Path(store) / "artifacts" / "selection").iterdir())) == 1

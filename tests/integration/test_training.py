@@ -1,0 +1,204 @@
+"""Training against plain computations: exact log-probabilities, exact means, exact resumption."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from optune_core.training.batches import Lengths, MicroBatchSampler, PairCollator, compose_micro_batches
+from optune_core.training.logps import reference_logps, response_logps
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny / "policy", dtype=torch.float32).eval()
+
+
+def plain_logps(model: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
+    """One sequence at a time, no padding, all logits."""
+    logits = model(input_ids=torch.tensor([prompt + response])).logits[0].double()
+    logps = logits.log_softmax(-1)
+    return sum(logps[len(prompt) + i - 1, token] for i, token in enumerate(response))
+
+
+token_lists = st.lists(st.integers(3, 300), min_size=1, max_size=12)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pairs=st.lists(st.tuples(token_lists, token_lists, token_lists), min_size=1, max_size=4))
+def test_logps_equal_those_of_one_sequence_at_a_time(model: Any, pairs: list[Any]) -> None:
+    rows = [{"prompt_ids": p, "chosen_ids": c, "rejected_ids": r} for p, c, r in pairs]
+    with torch.no_grad():
+        ours = response_logps(model, PairCollator(0)(rows)).double()
+        plain = [plain_logps(model, p, c) for p, c, _ in pairs] + [plain_logps(model, p, r) for p, _, r in pairs]
+    torch.testing.assert_close(ours, torch.stack(plain), rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_equals_the_plain_one(model: Any) -> None:
+    prompt, chosen, rejected = [5, 6, 7], [8, 9, 10, 11], [12, 13]
+    rows = [{"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}]
+    gradients = []
+    for loss in (
+        lambda: response_logps(model, PairCollator(0)(rows)) @ torch.tensor([1.0, -2.0]),
+        lambda: (plain_logps(model, prompt, chosen) - 2 * plain_logps(model, prompt, rejected)).float(),
+    ):
+        model.zero_grad()
+        loss().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    model.zero_grad()
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+
+
+@given(
+    lengths=st.lists(st.tuples(*[st.integers(1, 50)] * 3), min_size=1, max_size=40),
+    size=st.integers(1, 8),
+    seed=st.integers(),
+)
+def test_every_pair_is_in_one_micro_batch_and_the_sampler_keeps_them_whole(
+    lengths: list[tuple[int, int, int]], size: int, seed: int
+) -> None:
+    groups = compose_micro_batches([Lengths(*each) for each in lengths], size)
+    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
+    sampler = MicroBatchSampler(groups, seed)
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        assert list(sampler) == order
+        batches = [order[first : first + size] for first in range(0, len(order), size)]
+        assert sorted(batches) == sorted(groups)
+
+
+def test_the_order_changes_from_epoch_to_epoch() -> None:
+    sampler = MicroBatchSampler([[i] for i in range(50)], seed=0)
+    orders = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        orders.append(tuple(sampler))
+    assert len(set(orders)) == 3
+
+
+def dataset(pairs: int) -> list[dict[str, Any]]:
+    generator = random.Random(0)
+
+    def tokens(low: int, high: int) -> list[int]:
+        return [generator.randrange(3, 300) for _ in range(generator.randrange(low, high))]
+
+    return [
+        {
+            "prompt_ids": tokens(2, 9),
+            "chosen_ids": tokens(1, 14),
+            "rejected_ids": tokens(1, 14),
+            "chosen_rewards": generator.random() + 1,
+            "rejected_rewards": generator.random(),
+        }
+        for _ in range(pairs)
+    ]
+
+
+def train(tiny: Path, folder: Path, rows: list[dict[str, Any]], *, resume: str | None = None, **changes: Any) -> Any:
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from optune_core.config.schema import Training
+    from optune_core.training.trainer import WeightedDPOTrainer, trainer_arguments
+
+    config = Training(
+        **{
+            "beta1": 0.1,
+            "beta2": 1.0,
+            "batch_size": 4,
+            "micro_batch_size": 2,
+            "learning_rate": 1e-4,
+            "precision": "float32",
+        }
+        | changes
+    )
+    model = AutoModelForCausalLM.from_pretrained(tiny / "policy", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tiny / "policy")
+    collator = PairCollator(tokenizer.pad_token_id)
+    lengths = [Lengths(len(r["prompt_ids"]), len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows]
+    groups = compose_micro_batches(lengths, config.micro_batch_size)
+    logps = reference_logps(model.eval(), rows, groups, collator, getattr(torch, config.precision), lambda done: None)
+    rows = [
+        row | {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+        for row, (chosen, rejected) in zip(rows, logps, strict=True)
+    ]
+    trainer = WeightedDPOTrainer(
+        model=model,
+        args=trainer_arguments(config, output_dir=str(folder), seed=3, devices=1),
+        train_dataset=Dataset.from_list(rows),
+        data_collator=collator,
+        processing_class=tokenizer,
+        micro_batches=groups,
+        beta1=config.beta1,
+        beta2=config.beta2,
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def losses(trainer: Any) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.slow
+def test_loss_is_the_mean_over_all_pairs_of_a_step_however_they_are_split(tiny: Path, tmp_path: Path) -> None:
+    rows = dataset(6)  # batches of 4 and 2, so that the last step is a short one
+    trainers = [train(tiny, tmp_path / str(size), rows, micro_batch_size=size, epochs=2) for size in (1, 2, 4)]
+    assert losses(trainers[0]) == pytest.approx(losses(trainers[0]))
+    weights = [1 / (1 + torch.exp(torch.tensor(r["rejected_rewards"] - r["chosen_rewards"]))) for r in rows]
+    for trainer in trainers:
+        first = trainer.state.log_history[0]
+        assert first["loss"] == pytest.approx(first["weights/mean"] * torch.log(torch.tensor(2.0)).item(), abs=1e-6)
+        assert min(weights) <= first["weights/mean"] <= max(weights)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_first_loss_is_exact_in_either_precision(tiny: Path, tmp_path: Path, precision: str) -> None:
+    first = train(tiny, tmp_path, dataset(8), precision=precision).state.log_history[0]
+    assert first["loss"] == pytest.approx(first["weights/mean"] * torch.log(torch.tensor(2.0)).item(), abs=1e-6)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_training_resumed_from_a_checkpoint_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:
+    rows = dataset(12)
+    whole = train(tiny, tmp_path / "whole", rows, epochs=2, checkpoint_steps=2)
+    checkpoint = tmp_path / "whole" / "checkpoint-4"
+    early = tmp_path / "early"
+    # save_total_limit keeps the last checkpoint only: train a second time up to the one that is resumed.
+    train(tiny, early, rows, epochs=2, checkpoint_steps=4)
+    resumed = train(tiny, tmp_path / "resumed", rows, epochs=2, checkpoint_steps=2, resume=str(early / "checkpoint-4"))
+    assert losses(resumed) == losses(whole)
+    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    assert not checkpoint.exists()
+
+
+@pytest.mark.slow
+def test_non_finite_loss_stops_before_the_step(tiny: Path, tmp_path: Path) -> None:
+    from optune_core.errors import NonFiniteLoss
+
+    rows = dataset(4)
+    rows[2]["chosen_rewards"] = float("nan")
+    with pytest.raises(NonFiniteLoss, match="not finite at step 0"):
+        train(tiny, tmp_path, rows)
+
+
+@pytest.mark.slow
+def test_training_raises_the_chosen_and_is_pinned(tiny: Path, tmp_path: Path) -> None:
+    """Drift guard: the trajectory of a fixed data set. Wide enough for another CPU, far too narrow for another loss."""
+    trainer = train(tiny, tmp_path, dataset(8), epochs=4, learning_rate=1e-3)
+    trajectory = losses(trainer)
+    pinned = json.loads((Path(__file__).parent / "trajectory.json").read_text())
+    assert trajectory == pytest.approx(pinned, rel=1e-3)
+    assert trainer.state.log_history[-2]["rewards/margins"] > 0.1
