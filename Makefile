@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRA ?= cpu
 LOCK := requirements/$(EXTRA).txt
+OVERRIDES := requirements/overrides-$(EXTRA).txt
 STAMP := $(VENV)/.installed-$(EXTRA)
 UV_VERSION := 0.13.9
 
@@ -21,11 +22,11 @@ help:  ## This list.
 
 install: $(STAMP)  ## Create .venv from the lock file (EXTRA=gpu for the CUDA build of vLLM).
 
-$(STAMP): $(LOCK) requirements/overrides.txt pyproject.toml
+$(STAMP): $(LOCK) $(OVERRIDES) pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/python -c 'import sys; assert sys.version_info[:2] == (3, 11), "Python 3.11 is needed, this is " + sys.version'
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --override requirements/overrides.txt $(LOCK)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip sync --quiet --override $(OVERRIDES) $(LOCK)
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --editable . uv==$(UV_VERSION)
 	touch $@
 
@@ -58,7 +59,7 @@ status:  ## What `make up` started.
 # The local version tag of torch is cut off: the lock then takes the CPU build where one is offered.
 lock:  ## Resolve the lock file anew.
 	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra $(EXTRA) --extra demo --extra dev \
-		--override requirements/overrides.txt --no-emit-index-url --no-emit-find-links --no-header \
+		--override $(OVERRIDES) --python-platform x86_64-manylinux_2_35 --no-emit-index-url --no-emit-find-links --no-header \
 		--output-file $(LOCK)
 	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' $(LOCK)
 

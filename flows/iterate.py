@@ -12,6 +12,7 @@ from flows.evaluation import evaluate
 from flows.iteration import iteration
 from flows.prepare import prepare
 from optune_core.storage import Ref
+from tasks.logs import quiet_known_errors
 from tasks.report import publish_run, reached_iterations, start_run
 
 DEFAULT_STORE = ".optune/store"
@@ -42,6 +43,7 @@ def optune(
     Returns:
         The run's summary: one entry an iteration, and the trained policy's reference.
     """
+    quiet_known_errors()
     store = store or os.environ.get("OPTUNE_STORE", DEFAULT_STORE)
     context = prepare(config, overrides or [], store, run, train_deployment)
     start_run(context)

@@ -12,6 +12,7 @@ from optune_core.errors import ConfigError
 from optune_core.storage import Ref
 from tasks.context import RunContext
 from tasks.iterate import generate, select, split_held_out
+from tasks.logs import quiet_known_errors
 from tasks.prepare import (
     check_store,
     draw_prompts,
@@ -36,6 +37,7 @@ def reward_model(config: str, overrides: list[str] | None = None, store: str | N
     Returns:
         Reference to the reward model's artifact.
     """
+    quiet_known_errors()
     store = store or os.environ.get("OPTUNE_STORE", ".optune/store")
     settings = load_config(config, overrides or [])
     reward = settings.reward

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 
 from optune_core.stages.policy import Spec
+from tasks.logs import quiet_known_errors
 from tasks.train import train_here
 
 
@@ -19,5 +20,6 @@ def train(store: str, spec: Spec) -> dict[str, str]:
     Returns:
         Reference to the policy's artifact.
     """
+    quiet_known_errors()
     (policy,) = train_here(store, spec)
     return dict(policy.to_json())

@@ -8,7 +8,10 @@ from optune_core.errors import OptuneError
 
 
 def quiet_known_errors() -> None:
-    """Drop the traceback of OptuneErrors from the logs of flow and task runs."""
+    """Drop the traceback of OptuneErrors from the logs of flow and task runs.
+
+    To be called in a flow run: Prefect sets these loggers up when the first one starts, and forgets filters then.
+    """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_traceback)
 

@@ -76,13 +76,8 @@ class Selection(Section):
     selector: Literal["optune", "random", "all", "none"] = "optune"
     """`optune`: lowest chosen reward first; `none` regenerates nothing (offline DPO on `prompts.pairs`)."""
     rho: float = Field(default=0.5, gt=0.0, le=1.0)
-    """ρ, the share of prompts regenerated from iteration 1 on; iteration 0 takes every prompt."""
-
-    @model_validator(mode="after")
-    def _rho_means_nothing_without_ranking(self) -> Selection:
-        if self.selector in ("all", "none") and "rho" in self.model_fields_set:
-            raise ValueError(f"rho={self.rho} has no effect with selector={self.selector!r}: leave it out")
-        return self
+    """ρ, the share of prompts regenerated from iteration 1 on; iteration 0 takes every prompt. Read by the ranking
+    selectors only."""
 
 
 class VllmEngine(Section):

@@ -70,8 +70,6 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
                 max_length=config.max_tokens,
                 lr_scheduler_type="linear",
                 warmup_steps=0.1,
-                train_sampling_strategy="group_by_length",
-                length_column_name="length",
                 bf16=True,
                 use_cpu=not cuda,
                 gradient_checkpointing=False,
@@ -99,9 +97,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
 
 def _conversations(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        side: [*row["messages"], {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")
-    } | {"length": len(row["chosen"]) + len(row["rejected"])}
+    return {side: [*row["messages"], {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
 
 
 def _scores(scorer: Any, rows: list[dict[str, Any]], side: str) -> list[float]:

@@ -90,7 +90,6 @@ def test_missing_file(tmp_path: Path) -> None:
     [
         (["selection.selector=none"], "prompts.pairs must name"),
         (["prompts.pairs={}"], "only read with selection.selector='none'"),
-        (["selection={selector: all, rho: 0.5}"], "has no effect"),
         (["training.batch_size=10"], "not a multiple"),
     ],
 )
