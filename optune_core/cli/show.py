@@ -60,13 +60,20 @@ def print_run(store_url: str, run: str) -> None:
 
 
 def print_summary(store_url: str, summary: dict[str, Any]) -> None:
-    """The table of a run, what changed on held-out prompts, and where the results are."""
-    table = Table(title=f"Run {summary['run']}")
-    for name in ("iteration", "regenerated", "reused", "drops", "first loss", "mean(R)·ln 2"):
+    """What each iteration did and took, what changed on held-out prompts, and where the results are."""
+    _CONSOLE.print(_work_table(summary))
+    if summary["overall"]:
+        _CONSOLE.print(_reward_table(summary))
+    if summary["policy"] is not None:
+        _CONSOLE.print(f"policy:     {_location(store_url, summary['policy'])}/model", soft_wrap=True)
+        _CONSOLE.print(f"replay set: {_location(store_url, summary['replay'])}/replay.parquet", soft_wrap=True)
+
+
+def _work_table(summary: dict[str, Any]) -> Table:
+    table = Table(title=f"Run {summary['run']}: prompts, first loss, seconds", title_justify="left")
+    for name in ("t", "regen.", "reused", "drops", "first loss", "mean(R)·ln2"):
         table.add_column(name, justify="right")
-    for name in ("held-out proxy", "held-out gold"):
-        table.add_column(name)
-    for name in ("engine", "generate", "score", "train", "saved s", "speed-up"):
+    for name in ("engine", "gen.", "score", "train", "saved", "speed-up"):
         table.add_column(name, justify="right")
     for row in summary["iterations"]:
         seconds = row["seconds"]
@@ -75,23 +82,29 @@ def print_summary(store_url: str, summary: dict[str, Any]) -> None:
             str(row["regenerated"]),
             str(row["reused"]),
             str(row["kept"] + row["unpaired"]),
-            _number(row["first_loss"], 6),
-            _number(row["first_loss_expected"], 6),
-            _two_lines(row.get("proxy")),
-            _two_lines(row.get("gold")),
+            _number(row["first_loss"], 5),
+            _number(row["first_loss_expected"], 5),
             *[_number(seconds[stage], 0) for stage in ("start engine", "generate", "score", "train")],
             _number(row["seconds_saved"], 0),
             _number(row["speedup"], 2),
         )
-    _CONSOLE.print(table)
-    for reward, change in summary["overall"].items():
-        _CONSOLE.print(
-            f"{reward} on {change['prompts']} held-out prompts, first → last policy: {change_text(change)}",
-            markup=False,
-        )
-    if summary["policy"] is not None:
-        _CONSOLE.print(f"policy:     {_location(store_url, summary['policy'])}/model", soft_wrap=True)
-        _CONSOLE.print(f"replay set: {_location(store_url, summary['replay'])}/replay.parquet", soft_wrap=True)
+    return table
+
+
+def _reward_table(summary: dict[str, Any]) -> Table:
+    prompts = max(change["prompts"] for change in summary["overall"].values())
+    table = Table(
+        title=f"Mean reward on {prompts} held-out prompts: before → after (change, 95 % interval)",
+        title_justify="left",
+    )
+    table.add_column("t", justify="right")
+    for reward in summary["overall"]:
+        table.add_column(reward)
+    for row in summary["iterations"]:
+        table.add_row(str(row["iteration"]), *[change_text(row.get(reward)) for reward in summary["overall"]])
+    table.add_section()
+    table.add_row("all", *[change_text(change) for change in summary["overall"].values()])
+    return table
 
 
 def print_artifact(store_url: str, stage: str, key: str) -> None:
@@ -150,10 +163,6 @@ def _progress(ledger: Ledger) -> dict[str, Any]:
 
 def _location(store_url: str, reference: dict[str, str]) -> str:
     return ArtifactStore(open_objects(store_url)).location(Ref.from_json(reference))
-
-
-def _two_lines(change: dict[str, Any] | None) -> str:
-    return change_text(change).replace(" (", "\n(")
 
 
 def _number(value: float | None, digits: int) -> str:
