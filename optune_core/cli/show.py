@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow.compute as pc
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,7 +16,7 @@ from optune_core.schemas import REPLAY, read_table
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from optune_core.storage.ledger import list_runs
 
-_CONSOLE = Console()
+_CONSOLE = Console(width=max(100, Console().width))
 
 
 def runs_status(store_url: str) -> list[dict[str, Any]]:
@@ -70,11 +71,15 @@ def print_summary(store_url: str, summary: dict[str, Any]) -> None:
 
 
 def _work_table(summary: dict[str, Any]) -> Table:
-    table = Table(title=f"Run {summary['run']}: prompts, first loss, seconds", title_justify="left")
-    for name in ("t", "regen.", "reused", "drops", "first loss", "mean(R)·ln2"):
-        table.add_column(name, justify="right")
-    for name in ("engine", "gen.", "score", "train", "saved", "speed-up"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title=f"Run {summary['run']}: prompts; loss of the first step beside mean(R)·ln 2; seconds",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    names = ("t", "regen.", "reused", "drops", "loss", "R·ln2", "engine", "gen.", "score", "train", "saved", "speed-up")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
     for row in summary["iterations"]:
         seconds = row["seconds"]
         table.add_row(
@@ -96,6 +101,8 @@ def _reward_table(summary: dict[str, Any]) -> Table:
     table = Table(
         title=f"Mean reward on {prompts} held-out prompts: before → after (change, 95 % interval)",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     table.add_column("t", justify="right")
     for reward in summary["overall"]:
