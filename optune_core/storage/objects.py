@@ -28,6 +28,10 @@ class Objects(Protocol):
 
     url: str
 
+    def require(self) -> None:
+        """Raises StoreError unless the place that the URL names exists or may be made. Buckets are never made."""
+        ...
+
     def create(self, path: str, body: bytes) -> bytes:
         """Create the object if nothing stands there. Returns the bytes that stand afterwards: ours, or the winner's.
 
@@ -81,6 +85,7 @@ def check_conditional_writes(objects: Objects) -> None:
     Raises:
         StoreError: the store let a second writer overwrite an object, or cannot be written or read.
     """
+    objects.require()
     path = f"probe/{uuid.uuid4().hex}"
     first, second = b"first " + path.encode(), b"second " + path.encode()
     standing = [objects.create(path, first), objects.create(path, second), objects.read(path)]
@@ -98,6 +103,10 @@ class LocalObjects:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.url = str(root)
+
+    def require(self) -> None:
+        with self._errors(""):
+            self.root.mkdir(parents=True, exist_ok=True)
 
     def create(self, path: str, body: bytes) -> bytes:
         target = self._file(path)
@@ -176,6 +185,11 @@ class S3Objects:
         self._root = url.removeprefix("s3://")
         self._fs: Any = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
 
+    def require(self) -> None:
+        # Some servers make a missing bucket at the first write, and a mistyped name would go unnoticed.
+        bucket = self._root.partition("/")[0]
+        self._try("", lambda: self._fs.call_s3("head_bucket", Bucket=bucket))
+
     def create(self, path: str, body: bytes) -> bytes:
         if len(body) > MAX_CREATE_BYTES:
             raise ValueError(f"{path}: {len(body)} bytes is too large to be created conditionally")
@@ -241,7 +255,7 @@ class S3Objects:
     def _raise_if_final(self, error: BaseException, path: str) -> None:
         bucket = self._root.partition("/")[0]
         code = _code(error)
-        if code == "NoSuchBucket" or (isinstance(error, FileNotFoundError) and "bucket" in str(error).lower()):
+        if code == "NoSuchBucket" or (not path and isinstance(error, FileNotFoundError)):
             raise StoreError(
                 f"store {self.url!r}: bucket {bucket!r} does not exist: create it, or correct the URL"
             ) from error

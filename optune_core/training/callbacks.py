@@ -24,13 +24,13 @@ class ReportProgress(TrainerCallback):  # type: ignore[misc]
 
 
 class CommitCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Every checkpoint that the trainer writes becomes an artifact, so that any worker can go on from it."""
+    """Every checkpoint before the last step becomes an artifact, so that any worker can go on from it."""
 
     def __init__(self, store: ArtifactStore, work_at: Callable[[int], Work]) -> None:
         self._store = store
         self._work_at = work_at
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and state.global_step < state.max_steps:
             folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
             self._store.commit(self._work_at(state.global_step), folder)

@@ -147,7 +147,7 @@ def test_killed_run_continues_and_equals_an_uninterrupted_one(
 ) -> None:
     """kill −9 while iteration 1 generates, then the same command: nothing committed is made again."""
     store = str(tmp_path / "store")
-    command = [sys.executable, "-m", "flows.cli", "run", str(tiny / "tiny.yaml"), "--store", store]
+    command = [str(Path(sys.executable).with_name("optune")), "run", str(tiny / "tiny.yaml"), "--store", store]
     environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": ""}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         responses = Path(store) / "artifacts" / "responses"
