@@ -86,7 +86,8 @@ def reward_model_markdown(metrics: Row) -> str:
             "|---|---|",
             f"| held-out prompts ({metrics['held_out_pairs']} pairs) | {_n(metrics['accuracy/held_out'])} |",
             f"| length only, same pairs | {_n(metrics['accuracy/length_only'])} |",
-            f"| training prompts ({metrics['pairs']} pairs) | {_n(metrics['accuracy/train'])} |",
+            "",
+            f"Trained on {metrics['pairs']} pairs of other prompts.",
         ]
     )
 

@@ -183,7 +183,9 @@ def _train(
     from optune_core.training.trainer import WeightedDPOTrainer, trainer_arguments
 
     config = spec.training
-    arguments = trainer_arguments(config, output_dir=str(folder), seed=spec.seed, devices=PartialState().num_processes)
+    arguments = trainer_arguments(
+        config, output_dir=str(folder), seed=spec.seed + spec.iteration, devices=PartialState().num_processes
+    )
     adapter = None
     if config.lora is not None:
         from peft import LoraConfig

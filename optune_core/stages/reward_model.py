@@ -89,8 +89,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         progress("evaluate reward model", 0, 0)
         scorer = ClassifierScorer(output, batch_size=config.batch_size, dtype=config.dtype)
         metrics: dict[str, Any] = {"pairs": len(training), "held_out_pairs": len(held_out)}
-        for name, part in (("train", training), ("held_out", held_out)):
-            metrics[f"accuracy/{name}"] = accuracy(*(_scores(scorer, part, side) for side in ("chosen", "rejected")))
+        metrics["accuracy/held_out"] = accuracy(*(_scores(scorer, held_out, side) for side in ("chosen", "rejected")))
         metrics["accuracy/length_only"] = _length_only(training, held_out)
         (output.parent / "accuracy.json").write_text(json.dumps(metrics, sort_keys=True))
         store.commit(work, output.parent, metrics=metrics, timing={"seconds": time.monotonic() - started})
