@@ -49,10 +49,19 @@ def _interrupt(number: int, frame: object) -> None:
     for ignored in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ignored, signal.SIG_IGN)
     typer.secho("\nInterrupted. The same command continues where it stopped.", err=True)
-    last = threading.Timer(_GRACE_SECONDS, os._exit, args=(_INTERRUPTED,))
+    last = threading.Timer(_GRACE_SECONDS, _leave)
     last.daemon = True
     last.start()
     raise KeyboardInterrupt
+
+
+def _leave() -> None:
+    """Exit at once, and take the temporary server along."""
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(_INTERRUPTED)
 
 
 @app.command()
