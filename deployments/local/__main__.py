@@ -42,7 +42,7 @@ def up(
     typer.echo(f"S3     {stack.s3.endpoint_url}  (credentials in {stack.env_file})")
     typer.echo("\nNext:")
     typer.echo(f"  source {shlex.quote(_short(stack.env_file))}")
-    typer.echo("  prefect deployment run optune/iterate -p config=configs/demo.yaml")
+    typer.echo("  .venv/bin/prefect deployment run optune/iterate -p config=configs/demo.yaml")
 
 
 @app.command()
