@@ -25,7 +25,8 @@ def replay_statistics(previous: pa.Table, replay: pa.Table, iteration: int) -> d
         `rm/*`: mean rewards of the pairs; `tokens/*`: mean response lengths; `reward_length_correlation`: Pearson,
         over both responses of all pairs; `age/mean`: iterations since the pair was sampled; `gain/*`: change of the
         chosen reward of regenerated prompts that had a pair before, its mean, and the share of the total that comes
-        from the half of all prompts with the lowest previous chosen reward (Figure 2). None where undefined.
+        from the half of all prompts with the lowest previous chosen reward (Figure 2). None where undefined, and the
+        share where the total is not positive.
     """
     pairs = trainable(replay)
     chosen, rejected = pairs["chosen_reward"].to_pylist(), pairs["rejected_reward"].to_pylist()
@@ -57,7 +58,9 @@ def _gain(previous: pa.Table, replay: pa.Table) -> dict[str, Any]:
     total = sum(gains.values())
     return {
         "gain/mean": _mean(list(gains.values())),
-        "gain/bottom_half_share": sum(gain for row, gain in gains.items() if row in bottom) / total if total else None,
+        "gain/bottom_half_share": sum(gain for row, gain in gains.items() if row in bottom) / total
+        if total > 0
+        else None,
     }
 
 
