@@ -199,6 +199,24 @@ def test_offline_dpo_is_a_configuration(tiny: Path, prefect_server: None, tmp_pa
     assert first["metrics"]["policy"]["first"]["loss"] == pytest.approx(0.5 * math.log(2), abs=1e-6)
 
 
+def test_lora_publishes_merged_weights(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    lora = {"lora": {"r": 4, "alpha": 8}, "learning_rate": 1e-2, "checkpoint_steps": 1}
+    store = str(tmp_path / "store")
+    summary = run(write_config(tiny, name="lora", iterations=1, training=lora), store)
+    assert summary["iterations"][0]["first_loss"] == pytest.approx(
+        summary["iterations"][0]["first_loss_expected"], abs=1e-6
+    )
+    folder = ArtifactStore(open_objects(store)).fetch(Ref.from_json(summary["policy"]))
+    before = AutoModelForCausalLM.from_pretrained(tiny / "policy", dtype=torch.float32).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(folder / "master", dtype=torch.float32).state_dict()
+    assert after.keys() == before.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "_proj" in name}
+
+
 def test_reward_model_is_trained_once_and_optimised(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
     config = write_config(
         tiny,
