@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -158,6 +159,9 @@ def test_killed_run_continues_and_equals_an_uninterrupted_one(
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
+        process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # Prefect's temporary server outlives its flow
     manifests = {path: path.read_bytes() for path in Path(store).rglob("manifest.json")}
     assert len(records(store, "tiny")) == 1
     subprocess.run(command, env=environment, check=True, timeout=300, stdout=subprocess.DEVNULL)
