@@ -139,9 +139,9 @@ def _forward(lines: Any, log: Callable[[str], None], tail: deque[str]) -> None:
 
 def _as_exception(stage: str, error: dict[str, str]) -> Exception:
     kind = getattr(errors, error["type"], None)
-    if kind is TransientError:
-        return TransientError(error["message"])
-    failure = OptuneError(error["message"] if kind else f"stage {stage!r}: {error['message']}")
-    if kind is not None and kind is not errors.ConfigError:
-        failure = kind(error["message"])
+    if kind is None:
+        return OptuneError(f"stage {stage!r}: {error['message']}")
+    if kind is errors.ConfigError:  # is made from problems, which are one text by now
+        kind = OptuneError
+    failure: Exception = kind(error["message"])
     return failure

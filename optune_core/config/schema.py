@@ -103,7 +103,7 @@ class TransformersEngine(Section):
 Engine = Annotated[VllmEngine | TransformersEngine, Field(discriminator="type")]
 
 
-class Sampling(Section):
+class Generation(Section):
     samples: int = Field(default=2, ge=2)
     """K, responses a prompt (paper: 2). With more, the pair is the best against the worst."""
     temperature: float = Field(default=1.0, gt=0.0)
@@ -114,9 +114,6 @@ class Sampling(Section):
     """Longest response in tokens (paper: 512)."""
     truncated: Literal["keep", "drop"] = "keep"
     """Whether a response cut at `max_tokens` may enter a pair."""
-
-
-class Generation(Sampling):
     engine: Engine = Field(default_factory=VllmEngine)
     shard_size: int = Field(default=256, ge=1)
     """Prompts a shard: the unit that is committed, and done again after a kill."""

@@ -81,7 +81,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     micro_batches = compose_micro_batches(lengths, spec.training.micro_batch_size)
 
     with state.main_process_first():
-        reference = _reference(store, spec, rows, micro_batches, collator, progress)
+        reference = _reference(store, spec, replay["prompt_id"], rows, micro_batches, collator, progress)
     reference_seconds = time.monotonic() - started
     table = read_table(store.fetch(reference.ref) / "reference.parquet", REFERENCE)
     for row, chosen, rejected in zip(
@@ -136,7 +136,13 @@ def _rows(replay: pa.Table) -> list[dict[str, Any]]:
 
 
 def _reference(
-    store: ArtifactStore, spec: Spec, rows: list[Any], micro_batches: list[list[int]], collator: Any, progress: Progress
+    store: ArtifactStore,
+    spec: Spec,
+    prompt_ids: pa.ChunkedArray,
+    rows: list[Any],
+    micro_batches: list[list[int]],
+    collator: Any,
+    progress: Progress,
 ) -> Manifest:
     import torch
 
@@ -152,10 +158,9 @@ def _reference(
     logps = reference_logps(
         model, rows, micro_batches, collator, precision, lambda done: progress("reference", done, len(rows))
     )
-    replay = trainable(read_table(store.fetch(Ref.from_json(spec.replay)) / "replay.parquet", REPLAY))
     table = pa.table(
         {
-            "prompt_id": replay["prompt_id"],
+            "prompt_id": prompt_ids,
             "reference_chosen_logps": pa.array([chosen for chosen, _ in logps], pa.float64()),
             "reference_rejected_logps": pa.array([rejected for _, rejected in logps], pa.float64()),
         }

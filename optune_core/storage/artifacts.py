@@ -110,7 +110,7 @@ class ArtifactStore:
 
     def find(self, work: Work) -> Manifest | None:
         """The committed artifact of this work, or None."""
-        return self._load(work.stage, work.key)
+        return self.committed(work.stage, work.key)
 
     def manifest(self, ref: Ref) -> Manifest:
         """The manifest behind a reference.
@@ -119,7 +119,7 @@ class ArtifactStore:
             StoreError: nothing is committed there.
             CorruptArtifact: what is committed is not what was referred to.
         """
-        manifest = self._load(ref.stage, ref.key)
+        manifest = self.committed(ref.stage, ref.key)
         if manifest is None:
             raise StoreError(f"store {self.objects.url!r} holds no artifact {ref.stage}/{ref.key}: was it deleted?")
         if manifest.ref.digest != ref.digest:
@@ -129,8 +129,21 @@ class ArtifactStore:
         return manifest
 
     def committed(self, stage: str, key: str) -> Manifest | None:
-        """The committed artifact of a stage and key, or None."""
-        return self._load(stage, key)
+        """The committed artifact of a stage and key, or None. Raises CorruptArtifact for a manifest that is none."""
+        path = f"{self._base(stage, key)}/manifest.json"
+        body = self.objects.read(path)
+        if body is None:
+            return None
+        try:
+            manifest = Manifest.from_bytes(body)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptArtifact(f"{path} in {self.objects.url!r} is not a manifest: {error!r}") from error
+        for file in manifest.files:
+            if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+                raise CorruptArtifact(f"{path} in {self.objects.url!r} names {file!r}, outside its artifact")
+        if (manifest.ref.stage, manifest.ref.key) != (stage, key) or not manifest.attempt.isalnum():
+            raise CorruptArtifact(f"{path} in {self.objects.url!r} is the manifest of something else")
+        return manifest
 
     def location(self, ref: Ref) -> str:
         """Where an artifact's files lie, as a path or URL for people."""
@@ -234,22 +247,6 @@ class ArtifactStore:
             if not (isinstance(error, OSError) and target.is_dir()):  # another process was faster
                 raise
         return target
-
-    def _load(self, stage: str, key: str) -> Manifest | None:
-        path = f"{self._base(stage, key)}/manifest.json"
-        body = self.objects.read(path)
-        if body is None:
-            return None
-        try:
-            manifest = Manifest.from_bytes(body)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CorruptArtifact(f"{path} in {self.objects.url!r} is not a manifest: {error!r}") from error
-        for file in manifest.files:
-            if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-                raise CorruptArtifact(f"{path} in {self.objects.url!r} names {file!r}, outside its artifact")
-        if (manifest.ref.stage, manifest.ref.key) != (stage, key) or not manifest.attempt.isalnum():
-            raise CorruptArtifact(f"{path} in {self.objects.url!r} is the manifest of something else")
-        return manifest
 
     @staticmethod
     def _base(stage: str, key: str) -> str:

@@ -65,14 +65,11 @@ class Ledger:
 
     def commit_iteration(self, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
         """Commit an iteration once. Returns the record that stands: this one, or an earlier commit's."""
-        path = f"{self._base}/iterations/{iteration:04d}.json"
-        standing: dict[str, Any] = json.loads(self.objects.create(path, canonical_json(dict(record))))
-        return standing
+        return self._commit("iterations", iteration, record)
 
     def iteration(self, iteration: int) -> dict[str, Any] | None:
         """The committed record of an iteration, or None."""
-        body = self.objects.read(f"{self._base}/iterations/{iteration:04d}.json")
-        return None if body is None else json.loads(body)
+        return self._read("iterations", iteration)
 
     def iterations(self) -> list[dict[str, Any]]:
         """All committed records, in order. Reads from 0 up to the first gap; needs no listing."""
@@ -83,14 +80,23 @@ class Ledger:
 
     def commit_evaluation(self, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
         """Commit the held-out evaluation of π_iteration once. Returns the record that stands."""
-        path = f"{self._base}/evaluations/{iteration:04d}.json"
-        standing: dict[str, Any] = json.loads(self.objects.create(path, canonical_json(dict(record))))
-        return standing
+        return self._commit("evaluations", iteration, record)
 
     def evaluation(self, iteration: int) -> dict[str, Any] | None:
         """The committed evaluation of π_iteration, or None."""
-        body = self.objects.read(f"{self._base}/evaluations/{iteration:04d}.json")
+        return self._read("evaluations", iteration)
+
+    def _commit(self, kind: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        body = self.objects.create(self._path(kind, iteration), canonical_json(dict(record)))
+        standing: dict[str, Any] = json.loads(body)
+        return standing
+
+    def _read(self, kind: str, iteration: int) -> dict[str, Any] | None:
+        body = self.objects.read(self._path(kind, iteration))
         return None if body is None else json.loads(body)
+
+    def _path(self, kind: str, iteration: int) -> str:
+        return f"{self._base}/{kind}/{iteration:04d}.json"
 
     @property
     def _base(self) -> str:
