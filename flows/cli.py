@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sys
 import threading
+import time
 from typing import Annotated, Any
 
 import typer
+
+from flows.request import DEFAULT_STORE, requested
 
 app = typer.Typer(
     help="OPTune: efficient online preference tuning.",
@@ -20,61 +25,88 @@ app = typer.Typer(
 Store = Annotated[
     str, typer.Option("--store", envvar="OPTUNE_STORE", help="Folder or s3://bucket/prefix of the artifacts.")
 ]
-DEFAULT_STORE = ".optune/store"
 _INTERRUPTED = 130
-_GRACE_SECONDS = 5.0
+_TERMINATED = 143
+_GRACE_SECONDS = 28.0
+"""From the first signal to the end, whatever happens: clouds give 30 s."""
+_PREFECT_SECONDS = 5.0
+"""What Prefect is given of it after the last stage has ended."""
 
 
 def main() -> None:
     """Entry point: an error that a user can mend is shown as its message, with exit status 2."""
     from optune_core.errors import OptuneError, TransientError
+    from optune_core.secrets import redact
 
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except (OptuneError, TransientError) as error:
-        typer.secho(f"\n{type(error).__name__}: {error}", fg=typer.colors.RED, err=True)
+        typer.secho(redact(f"\n{type(error).__name__}: {error}"), fg=typer.colors.RED, err=True)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(_INTERRUPTED) from None
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """End soon, whatever happens. What is committed stays; the child ends with this process.
+    """End soon: the stage at work is given time to save what it has, and a second Ctrl-C cuts that short.
 
-    Prefect is given a moment to record the end: its temporary server may have got the same signal, and it would
-    then try to reach it for minutes.
+    Prefect is given a moment more to record the end: its temporary server may have got the same signal, and it would
+    then try to reach it for minutes. (SIGTERM comes here only outside of a flow run: inside it is Prefect's.)
     """
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)
-    typer.secho("\nInterrupted. The same command continues where it stopped.", err=True)
-    last = threading.Timer(_GRACE_SECONDS, _leave)
-    last.daemon = True
-    last.start()
-    raise KeyboardInterrupt
+    by_user = number == signal.SIGINT
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, lambda number, frame: _leave(by_user))
+    typer.secho(
+        "\nInterrupted: saving (Ctrl-C again: leave at once). The same command continues where it stopped.", err=True
+    )
+    threading.Thread(target=_see_to_the_end, args=(by_user,), daemon=True).start()
+    raise KeyboardInterrupt if by_user else SystemExit(_TERMINATED)
 
 
-def _leave() -> None:
-    """Exit at once, and take the temporary server along."""
+def _see_to_the_end(by_user: bool) -> None:
+    from optune_core.launch import no_child
+
+    deadline = time.monotonic() + _GRACE_SECONDS
+    no_child.wait(_GRACE_SECONDS - _PREFECT_SECONDS)
+    time.sleep(max(0.0, min(_PREFECT_SECONDS, deadline - time.monotonic())))
+    _leave(by_user)
+
+
+def _leave(by_user: bool) -> None:
+    """Exit at once, and take the stage and the temporary server along."""
     import psutil
 
     for child in psutil.Process().children(recursive=True):
         child.kill()
-    os._exit(_INTERRUPTED)
+    if "tasks.lease" in sys.modules:
+        from tasks.lease import let_go
+
+        with contextlib.suppress(Exception):
+            let_go("stopped" if by_user else "interrupted", "stopped by its user" if by_user else "terminated")
+    os._exit(_INTERRUPTED if by_user else _TERMINATED)
 
 
 @app.command()
 def run(
-    config: Annotated[str, typer.Argument(help="YAML file of the experiment.")],
+    config: Annotated[
+        str | None, typer.Argument(help="YAML file of the experiment. With --run: default, as it was last started.")
+    ] = None,
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of it.")] = None,
     store: Store = DEFAULT_STORE,
     run: Annotated[str | None, typer.Option("--run", help="Name of the run. Default: the configuration's.")] = None,
+    new_run: Annotated[bool, typer.Option("--new-run", help="A run of its own: NAME-2, NAME-3, …")] = False,
 ) -> None:
     """Run the iterations of an experiment, or continue them."""
-    from optune_core.config import load_config
+    # All problems of the configuration, before anything is started.
+    _, name = requested(config, overrides or [], store, run)
+    if new_run:
+        from optune_core.storage import open_objects
+        from optune_core.storage.ledger import unused_name
 
-    load_config(config, overrides or [])  # all problems of the configuration, before anything is started
+        run = unused_name(open_objects(store), name)
+        typer.echo(f"run {run}")
     _quiet_prefect()
     from flows.iterate import optune
     from optune_core.cli.show import print_summary
@@ -134,6 +166,20 @@ def show(
         print_artifact(store, stage, key)
     else:
         print_history(store, run, what)
+
+
+@app.command()
+def gc(
+    store: Store = DEFAULT_STORE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    grace: Annotated[
+        float, typer.Option(help="Hours for which data that nothing refers to yet is left alone.", min=0.0)
+    ] = 24.0,
+) -> None:
+    """Delete what no run needs: artifacts of no run, data of failed attempts, left-over temporary files."""
+    from optune_core.cli.collect import print_collection
+
+    print_collection(store, dry_run=dry_run, grace_hours=grace)
 
 
 def _quiet_prefect() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
@@ -11,21 +12,34 @@ from prefect.runtime import flow_run
 from flows.evaluation import evaluate
 from flows.iteration import iteration
 from flows.prepare import prepare
+from flows.request import requested, store_url
+from optune_core.errors import CorruptArtifact
 from optune_core.storage import Ref
+from optune_core.storage.lease import stop
+from tasks.context import RunContext
+from tasks.lease import working_on
 from tasks.logs import quiet_known_errors
+from tasks.prepare import check_store
 from tasks.report import publish_run, reached_iterations, start_run
+from tasks.stage import open_store
 
-DEFAULT_STORE = ".optune/store"
+_REPAIRS = 8
+"""Damaged artifacts that one start makes again before it gives up on the store."""
 
 
 def _run_name() -> str:
     parameters = flow_run.parameters
-    return parameters["run"] or Path(parameters["config"]).stem
+    return parameters["run"] or Path(parameters["config"] or "unnamed").stem
 
 
-@flow(name="optune", flow_run_name=_run_name)
+def _cancelled(flow: Any, run: Any, state: Any) -> None:
+    """A run that its user cancelled is not resumed unasked."""
+    stop(open_store(store_url(run.parameters.get("store"))).objects, run.name)
+
+
+@flow(name="optune", flow_run_name=_run_name, on_cancellation=[_cancelled])
 def optune(
-    config: str,
+    config: str | None = None,
     overrides: list[str] | None = None,
     store: str | None = None,
     run: str | None = None,
@@ -34,7 +48,7 @@ def optune(
     """Optimise a policy online by OPTune. The same call continues an interrupted run.
 
     Args:
-        config: YAML file of the experiment.
+        config: YAML file of the experiment; default: the configuration of the run's last start.
         overrides: `section.key=value`, on top of it.
         store: folder or s3://bucket/prefix; default: the environment's OPTUNE_STORE, else .optune/store.
         run: name of the run; default: the configuration's name.
@@ -44,11 +58,28 @@ def optune(
         The run's summary: one entry an iteration, and the trained policy's reference.
     """
     quiet_known_errors()
-    store = store or os.environ.get("OPTUNE_STORE", DEFAULT_STORE)
-    context = prepare(config, overrides or [], store, run, train_deployment)
+    store = store_url(store)
+    settings, run = requested(config, overrides or [], store, run)
+    check_store(store)
+    with working_on(open_store(store).objects, run, settings, unasked=flow_run.run_count > 1):
+        for repairs in count():
+            try:
+                context = prepare(settings, store, run, train_deployment)
+                return advance(context, trust_ledger=repairs == 0)
+            except CorruptArtifact as damage:
+                if repairs == _REPAIRS:
+                    raise
+                get_run_logger().warning("%s; it is made again", damage)
+                open_store.cache_clear()  # it remembers what it verified
+    raise AssertionError("count() does not end")
+
+
+def advance(context: RunContext, *, trust_ledger: bool) -> dict[str, object]:
+    """From the last committed iteration to the target; without trust in the ledger from iteration 0, where all that
+    is whole is found committed and only what is damaged is made again."""
     start_run(context)
     replay, policy = Ref.from_json(context.prompts), Ref.from_json(context.policy)
-    done = reached_iterations(context)
+    done = reached_iterations(context) if trust_ledger else []
     for t in range(context.config.iterations):
         if t < len(done):
             get_run_logger().info("iteration %d is committed", t)

@@ -8,7 +8,7 @@ from flows.evaluation import evaluate
 from optune_core.storage import Ref
 from tasks.context import RunContext
 from tasks.iterate import generate, merge, score, select, split_held_out, take_fixed_pairs
-from tasks.report import commit_iteration
+from tasks.report import check_fresh_data, commit_iteration
 from tasks.train import train
 
 
@@ -33,6 +33,7 @@ def iteration(context: RunContext, t: int, previous: Ref, policy: Ref) -> tuple[
     drop_truncated = context.config.generation.truncated == "drop"
     scores = score(context, "pairs", context.reward, responses, drop_truncated) if responses else []
     (replay,) = merge(context, t, previous, selected, responses, scores)
+    check_fresh_data(context, t, selected, responses, replay)
     evaluate(context, t, policy)
     (trained,) = train(context, t, policy, replay)
     commit_iteration(context, t, selected, responses, scores, replay, policy, trained)

@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 from flows.reward_model import reward_model
-from optune_core.config import OptuneConfig, load_config
+from optune_core.config import OptuneConfig
 from optune_core.rewards import RewardRef
 from optune_core.storage import Ref
 from tasks.context import RunContext
-from tasks.prepare import check_drift, check_store, classifier_ref, draw_prompts, function_ref, import_model
+from tasks.prepare import check_drift, classifier_ref, draw_prompts, function_ref, import_model
 from tasks.stage import open_store
 
 
-def prepare(config: str, overrides: list[str], store: str, run: str | None, train_deployment: str | None) -> RunContext:
+def prepare(settings: OptuneConfig, store: str, run: str, train_deployment: str | None) -> RunContext:
     """Find everything that can be wrong before work is spent.
 
     Raises:
-        OptuneError: with all problems of the configuration, or the first of its inputs.
+        OptuneError: the first of the problems with the run's inputs.
     """
-    settings = load_config(config, overrides)
     gold = function_ref(settings.evaluation.gold) if settings.evaluation.gold else None
-    check_store(store)
-    check_drift(store, run or settings.name, settings)
+    check_drift(store, run, settings)
     (policy,) = import_model(store, settings.policy, "policy")
     (prompts,) = draw_prompts(store, settings, policy)
     counts = open_store(store).manifest(prompts).metrics
     return RunContext(
         store=store,
-        run=run or settings.name,
+        run=run,
         config=settings,
         train_deployment=train_deployment,
         policy=policy.to_json(),
         prompts=prompts.to_json(),
         held_out_prompts=counts["held_out"],
-        reward=_reward(store, settings, config, overrides),
+        reward=_reward(store, settings, run),
         gold=gold,
     )
 
 
-def _reward(store: str, settings: OptuneConfig, config: str, overrides: list[str]) -> RewardRef:
+def _reward(store: str, settings: OptuneConfig, run: str) -> RewardRef:
     reward = settings.reward
     if reward.type == "function":
         return function_ref(reward)
     if reward.type == "classifier":
         (model,) = import_model(store, reward, "reward")
         return classifier_ref(reward, model)
-    return classifier_ref(reward, Ref.from_json(reward_model(config, overrides, store)))
+    return classifier_ref(reward, Ref.from_json(reward_model(store=store, run=run)))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from prefect import flow
 
-from optune_core.config import OptuneConfig, load_config
+from flows.request import requested, store_url
+from optune_core.config import OptuneConfig
 from optune_core.config.schema import FunctionReward, LabelledPairs, Selection, TrainedReward
 from optune_core.errors import ConfigError
 from optune_core.storage import Ref
@@ -26,24 +25,27 @@ from tasks.stage import open_store
 
 
 @flow(name="reward-model")
-def reward_model(config: str, overrides: list[str] | None = None, store: str | None = None) -> dict[str, str]:
+def reward_model(
+    config: str | None = None, overrides: list[str] | None = None, store: str | None = None, run: str | None = None
+) -> dict[str, str]:
     """Train the reward model that a configuration with `reward.type: trained` asks for.
 
     Args:
-        config: YAML file of the experiment.
+        config: YAML file of the experiment; default: the configuration of the run's last start.
         overrides: `section.key=value`, on top of it.
         store: folder or s3://bucket/prefix; default: the environment's OPTUNE_STORE, else .optune/store.
+        run: the run that wants it; for a call without a configuration file.
 
     Returns:
         Reference to the reward model's artifact.
     """
     quiet_known_errors()
-    store = store or os.environ.get("OPTUNE_STORE", ".optune/store")
-    settings = load_config(config, overrides or [])
+    store = store_url(store)
+    settings, run = requested(config, overrides or [], store, run)
     reward = settings.reward
     if not isinstance(reward, TrainedReward):
         raise ConfigError(
-            [f"reward.type = {reward.type!r}: only type 'trained' is trained by this flow"], source=config
+            [f"reward.type = {reward.type!r}: only type 'trained' is trained by this flow"], source=config or run
         )
     check_store(store)
     (policy,) = import_model(store, settings.policy, "policy")

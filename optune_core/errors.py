@@ -32,17 +32,37 @@ class StoreError(OptuneError):
     """The artifact store cannot be used as it is (wrong bucket, no conditional writes, no permission)."""
 
 
+class DiskFull(StoreError):
+    """No space is left where the store, its cache or a temporary file lies."""
+
+
 class CorruptArtifact(StoreError):
     """A committed artifact's bytes differ from what its manifest promises."""
+
+
+class RunBusy(OptuneError):
+    """Another process works on the run."""
 
 
 class ConservationError(OptuneError):
     """A stage lost, invented or duplicated prompts: a defect, never data to train on."""
 
 
+class UnhealthyData(DataError):
+    """An iteration's data passed a limit of `health`: training on it would make the policy worse, not better."""
+
+
+class OutOfMemory(OptuneError):
+    """A device or the machine has too little memory for the settings."""
+
+
 class NonFiniteLoss(OptuneError):
-    """The loss became NaN or infinite. Raised before the optimizer step: no weight was touched by it."""
+    """The loss or the gradient became NaN or infinite. Raised before the optimizer step: no weight was touched."""
 
 
 class TransientError(Exception):
     """Something outside failed that may work on the next try (a storage time-out, a child that was killed)."""
+
+
+class Preempted(TransientError):
+    """The process was asked to end and did, with what it could save saved."""

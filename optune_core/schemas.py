@@ -7,6 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from optune_core.errors import DataError
+
 TOKENS = pa.list_(pa.int32())
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
@@ -80,5 +82,12 @@ def write_table(table: pa.Table, schema: pa.Schema, path: Path) -> None:
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a table written by `write_table`."""
-    return pq.read_table(path, columns=schema.names)
+    """Read a table written by `write_table`.
+
+    Raises:
+        DataError: the file is no Parquet, or lacks columns of the schema.
+    """
+    try:
+        return pq.read_table(path, schema=schema)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path.name} of an artifact cannot be read as {schema.names}: {error}") from error

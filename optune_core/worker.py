@@ -2,55 +2,70 @@
 
 A child returns its memory, GPU memory included, whole; a crash or an out-of-memory kill ends it alone; and it ends
 with its parent. Standard output carries one JSON object a line: {"progress": [what, done, total]}, at most a few a
-second, and at the end {"done": true} or {"error": {"type", "message"}}. Everything else goes to standard error.
+second, {"committed": stage} for every artifact, and at the end {"done": true} or {"error": {"type", "message"}}.
+Everything else goes to standard error.
 """
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import json
 import os
-import signal
 import sys
 import time
 import traceback
 from pathlib import Path
 from typing import IO, Any
 
-_PR_SET_PDEATHSIG = 1
+from optune_core import preemption
+from optune_core.bound import die_with_parent
 
 
 def main() -> int:
     stage, spec_file, store_url = sys.argv[1:]
-    _die_with_parent()
+    die_with_parent()
     lines = _take_over_stdout()
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-    from optune_core.errors import OptuneError, TransientError
+    from optune_core.errors import OptuneError, Preempted, TransientError
     from optune_core.stages import stage_module
     from optune_core.storage import ArtifactStore, open_objects
 
     try:
+        preemption.install()
         module = stage_module(stage)
         spec = module.Spec.model_validate_json(Path(spec_file).read_text(encoding="utf-8"))
-        module.run(ArtifactStore(open_objects(store_url)), spec, _reporter(lines))
+        store = ArtifactStore(
+            open_objects(store_url), on_commit=lambda manifest: _say(lines, {"committed": manifest.ref.stage})
+        )
+        module.run(store, spec, _reporter(lines))
     except (OptuneError, TransientError) as error:
         _say(lines, {"error": {"type": type(error).__name__, "message": str(error)}})
-        return 1
+        return preemption.EXIT_STATUS if isinstance(error, Preempted) else 1
     except Exception as error:
         traceback.print_exc()
-        _say(lines, {"error": {"type": type(error).__name__, "message": f"{type(error).__name__}: {error}"}})
+        kind, message = _translate(error)
+        _say(lines, {"error": {"type": kind, "message": message}})
         return 1
     _say(lines, {"done": True})
     return 0
 
 
-def _die_with_parent() -> None:
-    """A child that outlives a killed flow would keep the GPU (Linux only; harmless elsewhere)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def _translate(error: Exception) -> tuple[str, str]:
+    """(type, message) of a library's error: where the cause is known, in our terms."""
+    name, text = type(error).__name__, f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "DiskFull", f"{error.filename or 'a temporary file'}: no space is left on its disk. Free some and go on"
+    if name == "OutOfMemoryError":
+        return "OutOfMemory", (
+            f"the device has too little memory ({error}). Lower generation.engine.gpu_memory_utilization or "
+            "max_num_seqs, reward.batch_size or training.micro_batch_size, whichever stage this is"
+        )
+    if name in ("EngineDeadError", "EngineGenerateError"):
+        return "TransientError", f"vLLM's engine died: {text}"
+    return name, text
 
 
 def _take_over_stdout() -> IO[str]:

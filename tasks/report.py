@@ -7,6 +7,8 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
+from optune_core.errors import OptuneError
+from optune_core.health import Freshness, check_health
 from optune_core.reports.render import iteration_markdown, reward_model_markdown, run_markdown
 from optune_core.reports.statistics import reward_per_prompt
 from optune_core.reports.summary import held_out_change, summarise
@@ -35,6 +37,35 @@ def reached_iterations(context: RunContext) -> list[tuple[Ref, Ref]]:
         (Ref.from_json(record["artifacts"]["replay"]), Ref.from_json(record["artifacts"]["policy"]))
         for record in _ledger(context).iterations()
     ]
+
+
+@stage_task("check health")
+def check_fresh_data(context: RunContext, iteration: int, selection: Ref, responses: list[Ref], replay: Ref) -> None:
+    """Stop before training on rubbish."""
+    store = open_store(context.store)
+    fresh = [store.manifest(ref).metrics for ref in responses if ref.stage == "responses"]
+    first = _ledger(context).iteration(0)
+    shards = [Ref.from_json(ref) for ref in first["artifacts"]["responses"]] if first else []
+    before = [store.manifest(ref).metrics for ref in shards if ref.stage == "responses"] or fresh
+    merged = store.manifest(replay).metrics
+    check_health(
+        Freshness(
+            prompts=store.manifest(selection).metrics["selected"],
+            pairs=merged["status"].get("regenerated", 0),
+            reasons=merged["reasons"],
+            responses=_total(fresh, "responses"),
+            distinct=_total(fresh, "distinct"),
+            truncated=_total(fresh, "truncated"),
+            mean_tokens=_total(fresh, "tokens") / max(1, _total(fresh, "responses")),
+            first_mean_tokens=_total(before, "tokens") / max(1, _total(before, "responses")),
+        ),
+        context.config.health,
+        iteration,
+    )
+
+
+def _total(metrics: list[dict[str, Any]], name: str) -> int:
+    return sum(shard[name] for shard in metrics)
 
 
 @stage_task("commit iteration")
@@ -73,10 +104,11 @@ def commit_iteration(
             "train": training["seconds"] + training["reference_seconds"],
         },
     }
-    record = _ledger(context).commit_iteration(iteration, record)
+    standing = _ledger(context).commit_iteration(iteration, record)
+    _check_same(context.run, iteration, standing["artifacts"], record["artifacts"])
     create_markdown_artifact(
         key=_key(context.run, f"iteration-{iteration}"),
-        markdown=iteration_markdown(store, context.run, record),
+        markdown=iteration_markdown(store, context.run, standing),
         description=f"Iteration {iteration} of run {context.run}",
     )
 
@@ -130,6 +162,16 @@ def show_reward_model(store: str, model: Ref) -> None:
         description="Bradley-Terry reward model",
     )
     get_run_logger().info("reward model: %s", metrics)
+
+
+def _check_same(run: str, iteration: int, standing: dict[str, Any], ours: dict[str, Any]) -> None:
+    """An iteration that is made again, for a damaged artifact's sake, must come out as it was committed."""
+    if other := [name for name in ours if standing[name] != ours[name]]:
+        raise OptuneError(
+            f"iteration {iteration} of run {run!r} is committed with another {', '.join(other)} than was made now: "
+            "this machine does not repeat that work to the byte. Continue on the machine and versions that made it, "
+            "or start a new run with --new-run"
+        )
 
 
 def _ledger(context: RunContext) -> Ledger:

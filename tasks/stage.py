@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from optune_core.errors import TransientError
 from optune_core.launch import find_all, run_stage
 from optune_core.storage import ArtifactStore, open_objects
+from tasks.lease import progressed
 from tasks.progress import reporting
 
 P = ParamSpec("P")
@@ -78,5 +79,13 @@ def make(store: str, stage: str, spec: BaseModel, *, accelerate_config: str | No
         references = [manifest.ref for manifest in found]
         return Completed(name="Cached", message=f"{len(found)} committed artifacts of {stage!r}", data=references)
     with reporting(stage) as progress:
-        made = run_stage(open_store(store), stage, spec, progress, logger.debug, accelerate_config=accelerate_config)
+        made = run_stage(
+            open_store(store),
+            stage,
+            spec,
+            progress,
+            logger.debug,
+            committed=progressed,
+            accelerate_config=accelerate_config,
+        )
     return [manifest.ref for manifest in made]

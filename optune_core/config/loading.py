@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from optune_core.config.schema import OptuneConfig
 from optune_core.errors import ConfigError
+from optune_core.secrets import redact, secrets_in
 
 
 class _Loader(yaml.SafeLoader):
@@ -46,14 +47,32 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> OptuneConfig
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError([f"is not valid YAML: {error}"], source=str(path)) from error
+    return parse_config(data, overrides, source=str(path))
+
+
+def parse_config(data: Any, overrides: Sequence[str] = (), *, source: str) -> OptuneConfig:
+    """Validate a configuration that was read already.
+
+    Args:
+        data: mapping of sections; overrides are applied to it.
+        overrides: as for `load_config`.
+        source: what to call it in messages.
+
+    Raises:
+        ConfigError: as `load_config`; also for a value that holds a secret itself.
+    """
     if not isinstance(data, dict):
-        raise ConfigError([f"holds {type(data).__name__}, not a mapping of sections"], source=str(path))
+        raise ConfigError([f"holds {type(data).__name__}, not a mapping of sections"], source=source)
     for override in overrides:
         _apply(data, override)
     try:
-        return OptuneConfig.model_validate(data)
+        config = OptuneConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError([_render(problem) for problem in error.errors()], source=str(path)) from error
+        raise ConfigError([_render(problem) for problem in error.errors()], source=source) from error
+    if found := list(secrets_in(config.model_dump(mode="json"))):
+        rule = "holds a secret, and configurations are stored and shown: keep it in an environment variable"
+        raise ConfigError([f"{place}: {rule}" for place in found], source=source)
+    return config
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -96,7 +115,7 @@ def _render(problem: Any) -> str:
         return f"{location}: required, but not given"
     if isinstance(problem["input"], dict):
         return f"{location}: {message}"
-    return f"{location} = {problem['input']!r}: {message}"
+    return redact(f"{location} = {problem['input']!r}: {message}")
 
 
 _UNIONS = {

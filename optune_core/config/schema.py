@@ -5,9 +5,10 @@ Where the paper gives a value it is quoted beside the field; the others are comm
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from optune_core.config.names import FunctionPath, Name
 
@@ -176,6 +177,18 @@ class Lora(Section):
     target_modules: str | list[str] = "all-linear"
 
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def _check_duration(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"\d+[smh]", value):
+        raise ValueError(f"{value!r} is not a duration: write a whole number and its unit, such as 30s, 5m or 1h")
+    return value
+
+
+Duration = Annotated[str, BeforeValidator(_check_duration)]
+
+
 class Training(Section):
     beta1: float = Field(gt=0.0)
     """β₁ of Eq. 6, the strength of the tie to the reference. Not given by the paper: state it."""
@@ -201,11 +214,16 @@ class Training(Section):
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Autocast type of the forward pass; the master weights are float32 in either case."""
     gradient_checkpointing: bool = False
-    checkpoint_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps between committed checkpoints. Default: none before the end."""
+    checkpoint_every: Duration = "5m"
+    """Most time that a kill may cost: a checkpoint (weights and optimizer, in float32) is committed at the first
+    optimizer step after it, in the background. `0s`: after every step."""
     lora: Lora | None = None
     accelerate_config: str | None = None
-    """File for `accelerate launch --config_file` (FSDP, DeepSpeed). Default: one process a device."""
+    """File for `accelerate launch --config_file` (DDP, FSDP). Default: one process a device."""
+
+    @property
+    def checkpoint_seconds(self) -> int:
+        return int(self.checkpoint_every[:-1]) * _SECONDS[self.checkpoint_every[-1]]
 
     @model_validator(mode="after")
     def _whole_micro_batches(self) -> Training:
@@ -224,6 +242,20 @@ class Evaluation(Section):
     """A second reward for reporting only, never optimised."""
 
 
+class Health(Section):
+    """Limits at which a run stops rather than trains on rubbish. They change no result, so they may be changed in a
+    run; common-sense values, none of them the paper's."""
+
+    max_dropped: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Largest share of the regenerated prompts that may end without a fresh pair."""
+    min_distinct: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Smallest share of distinct responses among the fresh ones: below it the policy says one thing to everything."""
+    min_length: float = Field(default=0.1, ge=0.0)
+    """Smallest mean length of the fresh responses, as a share of iteration 0's: below it the policy falls silent."""
+    max_truncated: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Largest share of the fresh responses that may be cut at `generation.max_tokens`."""
+
+
 class OptuneConfig(Section):
     """Everything that determines a run's result. Where it runs (store, pools) is not part of it."""
 
@@ -238,6 +270,7 @@ class OptuneConfig(Section):
     reward: Reward
     training: Training
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    health: Health = Field(default_factory=Health)
 
     @model_validator(mode="after")
     def _offline_needs_pairs(self) -> OptuneConfig:

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from optune_core import preemption
 from optune_core.config.schema import Training
-from optune_core.errors import DataError
+from optune_core.errors import DataError, OutOfMemory, TransientError
+from optune_core.failpoints import reach
 from optune_core.progress import Progress
 from optune_core.replay import trainable
 from optune_core.schemas import REFERENCE, REPLAY, read_table, write_table
-from optune_core.storage import ArtifactStore, Manifest, Ref, Work
+from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 1
-REFERENCE_VERSION = 1
-CHECKPOINT_VERSION = 1
+VERSION = 2
+REFERENCE_VERSION = 2
 LOG = "train_log.jsonl"
 
 
@@ -33,11 +34,26 @@ class Spec(BaseModel):
     """Reference to π_0."""
     replay: dict[str, str]
     """Reference to D_t."""
+    micro_batch_parts: int = Field(default=1, ge=1)
+    """Consecutive parts that a micro-batch is computed in, where memory does not suffice for the whole: the same
+    policy but for roundings, so no part of its key."""
+
+    @property
+    def pairs_at_once(self) -> int:
+        """Pairs that share a forward and backward pass."""
+        return -(-self.training.micro_batch_size // self.micro_batch_parts)
+
+
+def smaller(spec: Spec) -> Spec | None:
+    """The same work in half the memory for activations; None: a single pair is computed at a time already."""
+    if spec.pairs_at_once == 1:
+        return None
+    return spec.model_copy(update={"micro_batch_parts": spec.micro_batch_parts * 2})
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """The policy. (The reference log-probabilities are a function of its parents, so not one themselves.)"""
-    params = spec.training.model_dump(mode="json", exclude={"checkpoint_steps", "accelerate_config"})
+    params = spec.training.model_dump(mode="json", exclude={"checkpoint_every", "accelerate_config"})
     params |= {"seed": spec.seed, "iteration": spec.iteration}
     parents = {"policy": Ref.from_json(spec.policy), "replay": Ref.from_json(spec.replay)}
     if spec.training.reference == "initial":
@@ -45,10 +61,18 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     return [Work("policy", VERSION, params, parents)]
 
 
-def reference_work(spec: Spec) -> Work:
-    """The log-probabilities of D_t's pairs under the reference, in this precision and these micro-batches."""
+def reference_work(spec: Spec, shard: int) -> Work:
+    """The log-probabilities of a shard of D_t's pairs under the reference, in this precision and in this company."""
+    from optune_core.training.reference import SHARD_PAIRS
+
     reference = spec.initial if spec.training.reference == "initial" else spec.policy
-    params = {"precision": spec.training.precision, "micro_batch_size": spec.training.micro_batch_size}
+    params = {
+        "precision": spec.training.precision,
+        "micro_batch_size": spec.training.micro_batch_size,
+        "pairs_at_once": spec.pairs_at_once,
+        "shard_pairs": SHARD_PAIRS,
+        "shard": shard,
+    }
     parents = {"policy": Ref.from_json(reference), "replay": Ref.from_json(spec.replay)}
     return Work("reference", REFERENCE_VERSION, params, parents)
 
@@ -56,15 +80,35 @@ def reference_work(spec: Spec) -> Work:
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Train, in as many processes as the launcher started; the first one commits.
 
+    Asked to end by SIGTERM, it leaves the reference pass at once and training with a checkpoint.
+
     Raises:
         DataError: no prompt has a pair.
-        NonFiniteLoss: the loss diverged.
+        NonFiniteLoss: the loss or the gradient diverged.
+        OutOfMemory: a device's memory does not suffice; `smaller` may know a way.
+        Preempted: the process was asked to end.
     """
+    import torch
+
+    try:
+        _run(store, spec, progress)
+    except torch.OutOfMemoryError as error:
+        size, at_once = spec.training.micro_batch_size, spec.pairs_at_once
+        raise OutOfMemory(
+            f"the device has too little memory to train with training.micro_batch_size={size}"
+            + (f", {at_once} pairs computed at once" if at_once < size else "")
+            + f" ({str(error).splitlines()[0]}). Lower training.micro_batch_size, set training.gradient_checkpointing, "
+            "or train an adapter (training.lora)"
+        ) from error
+
+
+def _run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     from accelerate import PartialState
     from datasets import Dataset
     from transformers import AutoTokenizer
 
     from optune_core.training.batches import Lengths, PairCollator, compose_micro_batches
+    from optune_core.training.recovery import Checkpoints
     from optune_core.training.weights import load_master, save_policy
 
     (work,) = works(store, spec)
@@ -79,48 +123,47 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     rows = _rows(replay)
     lengths = [Lengths(len(r["prompt_ids"]), len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows]
     micro_batches = compose_micro_batches(lengths, spec.training.micro_batch_size)
-
-    with state.main_process_first():
-        reference = _reference(store, spec, replay["prompt_id"], rows, micro_batches, collator, progress)
-    reference_seconds = time.monotonic() - started
-    table = read_table(store.fetch(reference.ref) / "reference.parquet", REFERENCE)
-    for row, chosen, rejected in zip(
-        rows, table["reference_chosen_logps"].to_pylist(), table["reference_rejected_logps"].to_pylist(), strict=True
-    ):
+    logps = _reference(store, spec, replay["prompt_id"].to_pylist(), rows, micro_batches, collator, progress)
+    for row, (chosen, rejected) in zip(rows, logps, strict=True):
         row["ref_chosen_logps"], row["ref_rejected_logps"] = chosen, rejected
+    reference_seconds = time.monotonic() - started
 
     started = time.monotonic()
-    with store.scratch() as scratch:
-        trainer = _train(
-            store,
+    with store.scratch() as scratch, Checkpoints(store, work) as checkpoints:
+        trainer = _trainer(
             spec,
-            work,
             load_master(policy),
             tokenizer,
             Dataset.from_list(rows),
             micro_batches,
             collator,
             scratch / "trainer",
+            checkpoints,
             progress,
         )
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if spec.training.lora is not None:
-            model = model.merge_and_unload()
-        if not state.is_main_process:
-            return
-        progress("save policy", 0, 0)
-        output = scratch / "policy"
-        output.mkdir()
-        save_policy(model, policy, output)
-        log = [_without_clock(entry) for entry in trainer.state.log_history]
-        steps = [entry for entry in log if "loss" in entry]
-        (output / LOG).write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in log))
-        store.commit(
-            work,
-            output,
-            metrics=_metrics(rows, steps, spec.training),
-            timing={"seconds": time.monotonic() - started, "reference_seconds": reference_seconds},
-        )
+        checkpoint = _newest(store, checkpoints, trainer)
+        with preemption.deferred():
+            trainer.train(resume_from_checkpoint=checkpoint)
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            if spec.training.lora is not None:
+                model = model.merge_and_unload()
+            if not state.is_main_process:
+                return
+            progress("save policy", 0, 0)
+            output = scratch / "policy"
+            output.mkdir()
+            save_policy(model, policy, output)
+            # Without the summary at the end, which only knows the steps since the last interruption.
+            steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+            (output / LOG).write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in steps))
+            store.commit(
+                work,
+                output,
+                metrics=_metrics(rows, steps, spec),
+                timing={"seconds": time.monotonic() - started, "reference_seconds": reference_seconds},
+            )
+            checkpoints.wait()
+            checkpoints.discard_all()
 
 
 def _rows(replay: pa.Table) -> list[dict[str, Any]]:
@@ -138,53 +181,68 @@ def _rows(replay: pa.Table) -> list[dict[str, Any]]:
 def _reference(
     store: ArtifactStore,
     spec: Spec,
-    prompt_ids: pa.ChunkedArray,
+    prompt_ids: list[str],
     rows: list[Any],
     micro_batches: list[list[int]],
     collator: Any,
     progress: Progress,
-) -> Manifest:
+) -> list[tuple[float, float]]:
+    """Reference log-probabilities of all rows, in their order. Every process makes its share of the shards."""
     import torch
+    from accelerate import PartialState
 
     from optune_core.training.logps import reference_logps
+    from optune_core.training.reference import assemble, reference_shards, shard_of, shard_table
     from optune_core.training.weights import load_master
 
-    work = reference_work(spec)
-    if (found := store.find(work)) is not None:
-        return found
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_master(store.fetch(work.parents["policy"])).to(device).eval()
-    precision = getattr(torch, spec.training.precision)
-    logps = reference_logps(
-        model, rows, micro_batches, collator, precision, lambda done: progress("reference", done, len(rows))
-    )
-    table = pa.table(
-        {
-            "prompt_id": prompt_ids,
-            "reference_chosen_logps": pa.array([chosen for chosen, _ in logps], pa.float64()),
-            "reference_rejected_logps": pa.array([rejected for _, rejected in logps], pa.float64()),
-        }
-    )
-    with store.scratch() as scratch:
-        write_table(table, REFERENCE, scratch / "reference.parquet")
-        return store.commit(work, scratch, metrics={"pairs": len(rows)})
+    state = PartialState()
+    size = spec.training.micro_batch_size
+    shards = range(reference_shards(len(rows), size))
+    mine = {shard: shard_of(micro_batches, size, shard) for shard in shards[state.process_index :: state.num_processes]}
+    missing = [shard for shard in mine if store.find(reference_work(spec, shard)) is None]
+    total = sum(len(group) for groups in mine.values() for group in groups)
+    done = total - sum(len(group) for shard in missing for group in mine[shard])
+    model: Any = None
+    for shard in missing:
+        work = reference_work(spec, shard)
+        if model is None:
+            model = load_master(store.fetch(work.parents["policy"])).to(state.device).eval()
+        logps = reference_logps(
+            model,
+            rows,
+            mine[shard],
+            collator,
+            getattr(torch, spec.training.precision),
+            spec.pairs_at_once,
+            lambda count, before=done: progress("reference", before + count, total),  # type: ignore[misc]
+        )
+        done += len(logps)
+        with store.scratch() as scratch:
+            write_table(shard_table(prompt_ids, logps), REFERENCE, scratch / "reference.parquet")
+            store.commit(work, scratch, metrics={"pairs": len(logps)})
+        reach("reference.shard")
+        if preemption.requested():
+            preemption.leave()
+    state.wait_for_everyone()
+    found = [store.find(reference_work(spec, shard)) for shard in shards]
+    tables = [read_table(store.fetch(each.ref) / "reference.parquet", REFERENCE) for each in found if each is not None]
+    return assemble(tables, prompt_ids)
 
 
-def _train(
-    store: ArtifactStore,
+def _trainer(
     spec: Spec,
-    work: Work,
     model: Any,
     tokenizer: Any,
     dataset: Any,
     micro_batches: list[list[int]],
     collator: Any,
     folder: Path,
+    checkpoints: Any,
     progress: Progress,
 ) -> Any:
     from accelerate import PartialState
 
-    from optune_core.training.callbacks import CommitCheckpoints, ReportProgress
+    from optune_core.training.callbacks import ReportProgress, SaveByTheClock
     from optune_core.training.trainer import WeightedDPOTrainer, trainer_arguments
 
     config = spec.training
@@ -202,8 +260,7 @@ def _train(
             target_modules=config.lora.target_modules,
             task_type="CAUSAL_LM",
         )
-    checkpoints = CommitCheckpoints(store, lambda step: checkpoint_work(work, step))
-    trainer = WeightedDPOTrainer(
+    return WeightedDPOTrainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
@@ -211,37 +268,35 @@ def _train(
         processing_class=tokenizer,
         peft_config=adapter,
         micro_batches=micro_batches,
+        pairs_at_once=spec.pairs_at_once,
         beta1=config.beta1,
         beta2=config.beta2,
-        callbacks=[ReportProgress(progress), checkpoints],
+        callbacks=[ReportProgress(progress), SaveByTheClock(config.checkpoint_seconds, checkpoints)],
     )
-    trainer.train(resume_from_checkpoint=_newest_checkpoint(store, work, config, len(dataset)))
-    return trainer
 
 
-def checkpoint_work(work: Work, step: int) -> Work:
-    """The trainer's state after an optimizer step: no function of anything but the training and the step."""
-    return Work("checkpoint", CHECKPOINT_VERSION, {"policy": work.key, "step": step})
+def _newest(store: ArtifactStore, checkpoints: Any, trainer: Any) -> str | None:
+    """The folder to go on from: the first process chooses, all read the same step."""
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
+    from optune_core.training.checkpoints import check
 
-def _newest_checkpoint(store: ArtifactStore, work: Work, config: Training, pairs: int) -> str | None:
-    if config.checkpoint_steps is None:
+    state = PartialState()
+    chosen = checkpoints.newest(lambda folder: check(folder, trainer.trained)) if state.is_main_process else None
+    if state.num_processes == 1:
+        return None if chosen is None else str(chosen[1])
+    (step,) = broadcast_object_list([None if chosen is None else chosen[0]])
+    if step is None:
         return None
-    last = config.epochs * -(-pairs // config.batch_size)
-    for step in range(last - last % config.checkpoint_steps, 0, -config.checkpoint_steps):
-        if (found := store.find(checkpoint_work(work, step))) is not None:
-            return str(store.fetch(found.ref))
-    return None
+    with state.local_main_process_first():  # one download a machine
+        found = store.find(checkpoints.work(step))
+        if found is None:
+            raise TransientError(f"the checkpoint of step {step} went away while it was about to be read")
+        return str(store.fetch(found.ref))
 
 
-_CLOCK = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos")
-
-
-def _without_clock(entry: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in entry.items() if name not in _CLOCK}
-
-
-def _metrics(rows: list[dict[str, Any]], steps: list[dict[str, Any]], config: Training) -> dict[str, Any]:
+def _metrics(rows: list[dict[str, Any]], steps: list[dict[str, Any]], spec: Spec) -> dict[str, Any]:
     import torch
 
     from optune_core.losses import reward_weights
@@ -251,8 +306,9 @@ def _metrics(rows: list[dict[str, Any]], steps: list[dict[str, Any]], config: Tr
     return {
         "pairs": len(rows),
         "steps": len(steps),
-        "tokens": tokens * config.epochs,
-        "weights/mean": float(reward_weights(chosen, rejected, config.beta2).mean()),
+        "tokens": tokens * spec.training.epochs,
+        "micro_batch_size": spec.pairs_at_once,
+        "weights/mean": float(reward_weights(chosen, rejected, spec.training.beta2).mean()),
         "first": steps[0] if steps else {},
         "last": steps[-1] if steps else {},
     }

@@ -10,6 +10,8 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from optune_core.config.schema import Generation
+from optune_core.errors import ConservationError
+from optune_core.failpoints import reach
 from optune_core.generation import Request, Response, open_engine, sampling_seed
 from optune_core.progress import Progress
 from optune_core.schemas import PROMPTS, RESPONSES, read_table, write_table
@@ -63,6 +65,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         requests = _requests(prompts, job.samples, spec)
         responses: list[Response | None] = [None] * len(requests)
         for response in engine.generate(requests):
+            reach("responses.response")
             responses[response.index] = response
             done += 1
             progress("generate", done, total)
@@ -115,7 +118,8 @@ def _requests(prompts: pa.Table, samples: int, spec: Spec) -> list[Request]:
 def _table(prompts: pa.Table, samples: int, responses: list[Response | None]) -> pa.Table:
     rows = pa.array([row for row in range(prompts.num_rows) for _ in range(samples)], pa.int64())
     given = [response for response in responses if response is not None]
-    assert len(given) == len(responses), "an engine answers every request"
+    if len(given) != len(responses):
+        raise ConservationError(f"the engine answered {len(given)} of {len(responses)} requests")
     columns: dict[str, Any] = {name: prompts[name].take(rows) for name in PROMPTS.names}
     columns["sample"] = pa.array([sample for _ in range(prompts.num_rows) for sample in range(samples)], pa.int32())
     columns["response"] = [response.text for response in given]
@@ -132,4 +136,5 @@ def _metrics(table: pa.Table) -> dict[str, Any]:
         "tokens": sum(lengths),
         "mean_tokens": sum(lengths) / max(1, len(lengths)) if lengths else math.nan,
         "truncated": truncated,
+        "distinct": len({tuple(ids) for ids in table["response_token_ids"].to_pylist()}),
     }

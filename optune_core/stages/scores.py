@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
+from optune_core.failpoints import reach
 from optune_core.progress import Progress
 from optune_core.rewards import RewardRef, open_scorer
 from optune_core.rewards.scorer import Conversation
@@ -56,6 +57,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             spec.drop_truncated,
             lambda done, offset=offset: progress("score", offset + done, total),
         )
+        reach("scores.scored")
         before += table.num_rows
         with store.scratch() as scratch:
             write_table(table, SCORES, scratch / FILE)

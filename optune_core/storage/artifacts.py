@@ -1,7 +1,9 @@
 """Immutable artifacts: data written freely by any number of attempts, and committed once by a manifest.
 
 A *work* names what an artifact is made from; its key is the digest of that. Whoever holds the same work finds the
-same artifact: a retry, a resumed run, another run with the same prefix. Committed bytes are never replaced.
+same artifact: a retry, a resumed run, another run with the same prefix. Committed bytes are never replaced, with one
+exception: an artifact whose stored files turn out damaged is marked, from then on as good as absent, and its manifest
+gives way to the next commit of the same work.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -100,17 +102,37 @@ class Manifest:
         return cls(**value)
 
 
+class _TornManifest(CorruptArtifact):
+    """A manifest was cut short on a disk that lied about having it."""
+
+
 class ArtifactStore:
     """Artifacts below `<root>/artifacts/<stage>/<key>/`, with a local cache for backends that are not a disk."""
 
-    def __init__(self, objects: Objects, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        cache: Path | None = None,
+        on_commit: Callable[[Manifest], None] = lambda manifest: None,
+    ) -> None:
+        """
+        Args:
+            objects: where artifacts stand.
+            cache: folder for downloaded copies; default: OPTUNE_CACHE, else ~/.cache/optune.
+            on_commit: told of every commit made through this store.
+        """
         self.objects = objects
+        self._on_commit = on_commit
         self._cache = cache or Path(os.environ.get("OPTUNE_CACHE", "~/.cache/optune")).expanduser()
         self._verified: dict[tuple[str, str], Path] = {}
 
     def find(self, work: Work) -> Manifest | None:
-        """The committed artifact of this work, or None."""
-        return self.committed(work.stage, work.key)
+        """The committed artifact of this work, or None: not made yet, or marked as damaged and to be made again."""
+        try:
+            found = self.committed(work.stage, work.key)
+        except _TornManifest:
+            return None
+        return None if found is not None and self._is_damaged(found) else found
 
     def manifest(self, ref: Ref) -> Manifest:
         """The manifest behind a reference.
@@ -137,7 +159,7 @@ class ArtifactStore:
         try:
             manifest = Manifest.from_bytes(body)
         except (ValueError, KeyError, TypeError) as error:
-            raise CorruptArtifact(f"{path} in {self.objects.url!r} is not a manifest: {error!r}") from error
+            raise _TornManifest(f"{path} in {self.objects.url!r} is not a manifest: {error!r}") from error
         for file in manifest.files:
             if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
                 raise CorruptArtifact(f"{path} in {self.objects.url!r} names {file!r}, outside its artifact")
@@ -200,10 +222,29 @@ class ArtifactStore:
             code_version=__version__,
             committed_at=time.time(),
         )
-        return Manifest.from_bytes(self.objects.create(f"{base}/manifest.json", manifest.to_bytes()))
+        path, body = f"{base}/manifest.json", manifest.to_bytes()
+        standing = self.objects.create(path, body)
+        while (found := self.find(work)) is None:  # what stands is damaged: ours takes its place, or another's did
+            self.objects.swap(path, standing, body)
+            standing = self.objects.read(path) or self.objects.create(path, body)
+        self._on_commit(found)
+        return found
+
+    def discard(self, ref: Ref) -> None:
+        """Delete an artifact that nothing refers to: first its commit, so that it is never seen in part."""
+        manifest = self.committed(ref.stage, ref.key)
+        if manifest is None:
+            return
+        base = self._base(ref.stage, ref.key)
+        self.objects.delete(f"{base}/manifest.json")
+        for path in manifest.files:
+            self.objects.delete(f"{base}/{manifest.attempt}/{path}")
+        self._verified.pop((ref.stage, ref.key), None)
 
     def fetch(self, ref: Ref) -> Path:
         """A local folder with the artifact's files, each verified against the manifest once a process.
+
+        A damaged artifact is marked, so that `find` does not find it and its stage makes it again.
 
         Raises:
             CorruptArtifact: a file's size or digest is not what was committed; the message names it.
@@ -215,12 +256,22 @@ class ArtifactStore:
         manifest = self.manifest(ref)
         data = f"{self._base(ref.stage, ref.key)}/{manifest.attempt}"
         folder = self.objects.local_folder(data)
-        if folder is None:
-            folder = self._download(manifest, data)
-        else:
-            _verify(manifest, folder)
+        try:
+            if folder is None:
+                folder = self._download(manifest, data)
+            else:
+                _verify(manifest, folder)
+        except CorruptArtifact as damage:
+            self.objects.create(self._mark(manifest), str(damage).encode())
+            raise
         self._verified[(ref.stage, ref.key)] = folder
         return folder
+
+    def _is_damaged(self, manifest: Manifest) -> bool:
+        return self.objects.read(self._mark(manifest)) is not None
+
+    def _mark(self, manifest: Manifest) -> str:
+        return f"{self._base(manifest.ref.stage, manifest.ref.key)}/{manifest.attempt}.damaged"
 
     def _download(self, manifest: Manifest, data: str) -> Path:
         target = self._cache / "artifacts" / manifest.ref.stage / manifest.ref.key / manifest.attempt
@@ -231,22 +282,32 @@ class ArtifactStore:
             except CorruptArtifact:
                 shutil.rmtree(target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent))
-        with ThreadPoolExecutor(_PARALLEL_TRANSFERS) as pool:
-            downloads = []
-            for path in manifest.files:
-                (temporary / path).parent.mkdir(parents=True, exist_ok=True)
-                downloads.append(pool.submit(self.objects.download, f"{data}/{path}", temporary / path))
-            for download in downloads:
-                download.result()
-        try:
-            _verify(manifest, temporary)
-            temporary.rename(target)
-        except BaseException as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if not (isinstance(error, OSError) and target.is_dir()):  # another process was faster
-                raise
+        with tempfile.TemporaryDirectory(dir=target.parent, ignore_cleanup_errors=True) as temporary:
+            self._download_files(manifest, data, Path(temporary))
+            try:
+                _verify(manifest, Path(temporary))
+            except CorruptArtifact:  # cut short on the way, perhaps: only what stands in the store twice is damaged
+                self._download_files(manifest, data, Path(temporary))
+                _verify(manifest, Path(temporary))
+            try:
+                Path(temporary).rename(target)
+            except OSError:
+                if not target.is_dir():  # else another process was faster
+                    raise
         return target
+
+    def _download_files(self, manifest: Manifest, data: str, folder: Path) -> None:
+        def download(path: str) -> None:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.objects.download(f"{data}/{path}", folder / path)
+            except StoreError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    return  # missing: for `_verify` to say
+                raise
+
+        with ThreadPoolExecutor(_PARALLEL_TRANSFERS) as pool:
+            list(pool.map(download, manifest.files))
 
     @staticmethod
     def _base(stage: str, key: str) -> str:

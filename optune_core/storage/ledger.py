@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from optune_core.config.names import validate_name
 from optune_core.errors import ConfigDrift, StoreError
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import Objects
+
+_MAY_CHANGE = ("iterations:", "health.", "training.checkpoint_every:", "training.accelerate_config:")
+"""Fields, as `differences` begins its lines, that change no result of a run."""
 
 
 class Ledger:
@@ -24,7 +28,9 @@ class Ledger:
         self.run = run
 
     def check(self, config: Mapping[str, Any], inputs: Mapping[str, Any] | None = None) -> None:
-        """Compare with what the run was created with, if it exists. `iterations` may differ: it is a target.
+        """Compare with what the run was created with, if it exists.
+
+        `iterations` may differ, it is a target; and so may `health`, which stops a run but changes no result.
 
         Args:
             config: the resolved configuration.
@@ -48,20 +54,25 @@ class Ledger:
     def _refuse_drift(
         self, standing: Mapping[str, Any], config: Mapping[str, Any], inputs: Mapping[str, Any] | None
     ) -> None:
-        drift = [line for line in differences(standing["config"], config) if not line.startswith("iterations:")]
+        drift = [line for line in differences(standing["config"], config) if not line.startswith(_MAY_CHANGE)]
         if inputs is not None:
             drift += differences(standing["inputs"], inputs, "inputs")
         if drift:
             lines = "\n".join(f"  - {line}" for line in drift)
             raise ConfigDrift(
                 f"run {self.run!r} in {self.objects.url!r} was created with another configuration or other inputs:\n"
-                f"{lines}\nPut them back, or start a new run with --run NAME (unchanged stages are reused)."
+                f"{lines}\nPut them back, or start a new run with --new-run or --run NAME: unchanged stages are reused."
             )
 
     def config(self) -> dict[str, Any] | None:
         """The configuration that the run was created with, or None if there is no such run."""
         body = self.objects.read(f"{self._base}/run.json")
         return None if body is None else json.loads(body)["config"]
+
+    def inputs(self) -> dict[str, Any]:
+        """Identities of the artifacts that all iterations read; empty while they are being prepared."""
+        body = self.objects.read(f"{self._base}/run.json")
+        return {} if body is None else dict(json.loads(body)["inputs"])
 
     def commit_iteration(self, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
         """Commit an iteration once. Returns the record that stands: this one, or an earlier commit's."""
@@ -104,8 +115,14 @@ class Ledger:
 
 
 def list_runs(objects: Objects) -> list[str]:
-    """Names of the runs in a store, for display."""
+    """Names of the runs in a store."""
     return objects.names("runs")
+
+
+def unused_name(objects: Objects, run: str) -> str:
+    """The first of run-2, run-3, … that no run has."""
+    taken = set(list_runs(objects))
+    return next(name for number in count(2) if (name := f"{run}-{number}") not in taken)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

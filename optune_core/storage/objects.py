@@ -9,18 +9,34 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from optune_core.errors import StoreError, TransientError
+from optune_core.errors import DiskFull, StoreError, TransientError
+from optune_core.failpoints import reach
+
+T = TypeVar("T")
 
 MAX_CREATE_BYTES = 1 << 20
 """Deciding objects stay single-part: conditional multipart completion is not atomic on any server tried."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An object as a listing shows it."""
+
+    path: str
+    size: int
+    """Bytes."""
+    modified: float
+    """Unix time in seconds by the store's clock: compare it with `Objects.now` only."""
 
 
 class Objects(Protocol):
@@ -36,6 +52,16 @@ class Objects(Protocol):
         """Create the object if nothing stands there. Returns the bytes that stand afterwards: ours, or the winner's.
 
         Raises StoreError if the backend refuses (permission, bucket), TransientError if no answer could be had.
+        """
+        ...
+
+    def swap(self, path: str, expected: bytes | None, body: bytes) -> bool:
+        """Replace the object if its bytes are `expected` (None: if there is none). Returns whether ours stand.
+
+        Of any number of racing swappers with the same `expected` at most one is told True, and exactly one if all
+        are answered. `body` must be unique to its writer, so that a lost answer can be told from a lost race.
+
+        Raises as `create`; after a TransientError ours may stand or not.
         """
         ...
 
@@ -55,7 +81,17 @@ class Objects(Protocol):
         """Last path parts directly below a prefix, sorted. For display only: decisions never rest on a listing."""
         ...
 
-    def delete(self, path: str) -> None: ...
+    def walk(self, prefix: str) -> Iterator[Entry]:
+        """Every object below a prefix. For collecting garbage only: decisions about work never rest on a listing."""
+        ...
+
+    def now(self) -> float:
+        """The store's clock, Unix time in seconds."""
+        ...
+
+    def delete(self, path: str) -> None:
+        """Delete the object, if it is there."""
+        ...
 
     def local_folder(self, path: str) -> Path | None:
         """The folder that holds these objects as files, where the backend is a disk; None elsewhere."""
@@ -89,12 +125,15 @@ def check_conditional_writes(objects: Objects) -> None:
     path = f"probe/{uuid.uuid4().hex}"
     first, second = b"first " + path.encode(), b"second " + path.encode()
     standing = [objects.create(path, first), objects.create(path, second), objects.read(path)]
+    swapped = [objects.swap(path, second, b"third"), objects.swap(path, first, second), objects.read(path)]
     objects.delete(path)
+    advice = "Use a store with conditional writes, and keep bucket versioning off"
     if standing != [first, first, first]:
         raise StoreError(
-            f"store {objects.url!r} ignores If-None-Match: a second writer replaced an existing object. "
-            "Use a store with conditional writes, and keep bucket versioning off"
+            f"store {objects.url!r} ignores If-None-Match: a second writer replaced an existing object. {advice}"
         )
+    if swapped != [False, True, second]:
+        raise StoreError(f"store {objects.url!r} does not honour If-Match: no lease can be held in it. {advice}")
 
 
 class LocalObjects:
@@ -106,25 +145,35 @@ class LocalObjects:
 
     def require(self) -> None:
         with self._errors(""):
-            self.root.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.root)
 
     def create(self, path: str, body: bytes) -> bytes:
-        target = self._file(path)
-        with self._errors(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-            with temporary.open("xb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
+        target, kind = self._file(path), _kind(path)
+        reach(f"create.before/{kind}")
+        with self._errors(path), _beside(target, lambda temporary: _write(temporary, body)) as temporary:
+            reach(f"create.written/{kind}")
             try:
                 os.link(temporary, target)
             except FileExistsError:
                 return target.read_bytes()
-            finally:
-                temporary.unlink()
             _sync_folder(target.parent)
+        reach(f"create.after/{kind}")
         return body
+
+    def swap(self, path: str, expected: bytes | None, body: bytes) -> bool:
+        target, kind = self._file(path), _kind(path)
+        reach(f"swap.before/{kind}")
+        with self._errors(path):
+            _make_folder(self.root)
+            with (self.root / ".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when its holder dies
+                if self.read(path) != expected:
+                    return False
+                with _beside(target, lambda temporary: _write(temporary, body)) as temporary:
+                    os.replace(temporary, target)
+                    _sync_folder(target.parent)
+        reach(f"swap.after/{kind}")
+        return True
 
     def read(self, path: str) -> bytes | None:
         with self._errors(path):
@@ -134,18 +183,24 @@ class LocalObjects:
                 return None
 
     def upload(self, file: Path, path: str) -> None:
-        target = self._file(path)
-        with self._errors(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+        target, kind = self._file(path), _kind(path)
+        reach(f"upload.before/{kind}")
+
+        def copy(temporary: Path) -> None:
             try:
                 os.link(file, temporary)  # the same disk: no second copy
+            except FileNotFoundError:
+                raise
             except OSError:
                 shutil.copyfile(file, temporary)
             with temporary.open("rb") as copied:
                 os.fsync(copied.fileno())
+
+        with self._errors(path), _beside(target, copy) as temporary:
+            reach(f"upload.written/{kind}")
             temporary.replace(target)
             _sync_folder(target.parent)
+        reach(f"upload.after/{kind}")
 
     def download(self, path: str, file: Path) -> None:
         with self._errors(path):
@@ -155,8 +210,27 @@ class LocalObjects:
         folder = self._file(prefix)
         return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
 
+    def walk(self, prefix: str) -> Iterator[Entry]:
+        for file in sorted(self._file(prefix).rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                if file.is_file():
+                    stat = file.stat()
+                    yield Entry(file.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime)
+
+    def now(self) -> float:
+        return time.time()
+
     def delete(self, path: str) -> None:
-        self._file(path).unlink(missing_ok=True)
+        target = self._file(path)
+        with self._errors(path):
+            target.unlink(missing_ok=True)
+            for folder in target.parents:  # a disk, other than a bucket, keeps empty folders
+                if folder == self.root:
+                    break
+                try:
+                    folder.rmdir()
+                except OSError:
+                    break
 
     def local_folder(self, path: str) -> Path | None:
         return self._file(path)
@@ -170,20 +244,30 @@ class LocalObjects:
             yield
         except OSError as error:
             name = errno.errorcode.get(error.errno or 0, "error")
-            raise StoreError(f"store {self.url!r}, object {path!r}: {name}: {error.strerror}") from error
+            where = f"store {self.url!r}, object {path!r}: {name}: {error.strerror}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull(f"{where}. Free some space (`optune gc` removes what no run needs) and go on") from error
+            raise StoreError(where) from error
 
 
 class S3Objects:
     """Objects in a bucket, through s3fs. Credentials and endpoint come from the AWS environment variables."""
 
-    _TRIES = 4
+    _TRIES = 5
+    _PAUSE_SECONDS = 0.3
+    """Before the second try; doubled before each later one. A burst of errors longer than that fails the task,
+    which is tried again after longer pauses."""
+    _TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}  # noqa: RUF012
 
     def __init__(self, url: str) -> None:
         import fsspec
 
         self.url = url
         self._root = url.removeprefix("s3://")
-        self._fs: Any = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+        self._fs: Any = fsspec.filesystem(
+            "s3", use_listings_cache=False, skip_instance_cache=True, config_kwargs=self._TIMEOUTS
+        )
+        self._fs.retries = 1  # tried again here, where an unknown outcome is looked up first
 
     def require(self) -> None:
         # Some servers make a missing bucket at the first write, and a mistyped name would go unnoticed.
@@ -191,50 +275,87 @@ class S3Objects:
         self._try("", lambda: self._fs.call_s3("head_bucket", Bucket=bucket))
 
     def create(self, path: str, body: bytes) -> bytes:
-        if len(body) > MAX_CREATE_BYTES:
-            raise ValueError(f"{path}: {len(body)} bytes is too large to be created conditionally")
-        failure: BaseException | None = None
-        for attempt in range(self._TRIES):
+        _check_size(path, body)
+        reach(f"create.before/{_kind(path)}")
+
+        def attempt() -> bytes:
+            failure: Exception | None = None
             try:
                 self._fs.pipe_file(self._key(path), body, mode="create")
                 return body
             except Exception as error:
-                # Refused, or unknown: an answer may have been lost on the way. What stands there decides.
-                failure = error
                 self._raise_if_final(error, path)
+                failure = error
+            # Refused, or unknown: an answer may have been lost on the way. What stands there decides.
             standing = self.read(path)
-            if standing is not None:
-                return standing
-            time.sleep(0.2 * 2**attempt)
-        raise TransientError(f"store {self.url!r}: {path!r} could not be created: {failure}") from failure
+            if standing is None:
+                raise failure
+            return standing
+
+        standing = self._try(path, attempt)
+        reach(f"create.after/{_kind(path)}")
+        return standing
+
+    def swap(self, path: str, expected: bytes | None, body: bytes) -> bool:
+        if expected is None:
+            return self.create(path, body) == body
+        _check_size(path, body)
+        reach(f"swap.before/{_kind(path)}")
+
+        def attempt() -> bool:
+            standing, tag = self._read_with_tag(path)
+            if standing == body:  # an earlier answer was lost on the way
+                return True
+            if standing != expected:
+                return False
+            self._fs.pipe_file(self._key(path), body, IfMatch=tag)
+            return True
+
+        swapped = self._try(path, attempt)
+        reach(f"swap.after/{_kind(path)}")
+        return swapped
 
     def read(self, path: str) -> bytes | None:
-        def fetch() -> bytes | None:
-            try:
-                body: bytes = self._fs.cat_file(self._key(path))
-                return body
-            except FileNotFoundError as error:
-                if _code(error) == "NoSuchBucket":
-                    raise
-                return None
-
-        body: bytes | None = self._try(path, fetch)
-        return body
+        return self._try(path, lambda: self._read_with_tag(path)[0])
 
     def upload(self, file: Path, path: str) -> None:
+        reach(f"upload.before/{_kind(path)}")
         self._try(path, lambda: self._fs.put_file(str(file), self._key(path)))
+        reach(f"upload.after/{_kind(path)}")
 
     def download(self, path: str, file: Path) -> None:
         self._try(path, lambda: self._fs.get_file(self._key(path), str(file)))
 
     def names(self, prefix: str) -> list[str]:
+        def listed() -> list[str]:
+            try:
+                return sorted(entry.rsplit("/", 1)[-1] for entry in self._fs.ls(self._key(prefix), detail=False))
+            except FileNotFoundError:
+                return []
+
+        return self._try(prefix, listed)
+
+    def walk(self, prefix: str) -> Iterator[Entry]:
+        found: dict[str, Any] = self._try(prefix, lambda: self._fs.find(self._key(prefix), detail=True))
+        for key, info in sorted(found.items()):
+            yield Entry(key.removeprefix(f"{self._root}/"), info["size"], info["LastModified"].timestamp())
+
+    def now(self) -> float:
+        path = f"probe/{uuid.uuid4().hex}"
+        self.create(path, b"what time is it?")
         try:
-            return sorted(entry.rsplit("/", 1)[-1] for entry in self._fs.ls(self._key(prefix), detail=False))
-        except FileNotFoundError:
-            return []
+            info = self._try(path, lambda: self._fs.info(self._key(path)))
+        finally:
+            self.delete(path)
+        modified: float = info["LastModified"].timestamp()
+        return modified
 
     def delete(self, path: str) -> None:
-        self._try(path, lambda: self._fs.rm_file(self._key(path)))
+        def remove() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm_file(self._key(path))
+
+        self._try(path, remove)
 
     def local_folder(self, path: str) -> Path | None:
         return None
@@ -242,17 +363,42 @@ class S3Objects:
     def _key(self, path: str) -> str:
         return f"{self._root}/{path}"
 
-    def _try(self, path: str, call: Any) -> Any:
+    def _read_with_tag(self, path: str) -> tuple[bytes | None, str]:
+        """The object's bytes and their ETag, from one answer."""
+        from fsspec.asyn import sync
+
+        bucket, _, key = self._key(path).partition("/")
+
+        async def get() -> tuple[bytes, str]:
+            answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key)
+            async with answer["Body"] as stream:
+                body: bytes = await stream.read()
+            return body, answer["ETag"].strip('"')  # one server tried compares it unquoted only
+
+        try:
+            found: tuple[bytes, str] = sync(self._fs.loop, get)
+            return found
+        except FileNotFoundError as error:
+            if _code(error) == "NoSuchBucket":
+                raise
+            return None, ""
+
+    def _try(self, path: str, call: Callable[[], T]) -> T:
         for attempt in range(self._TRIES):
             try:
                 return call()
+            except TransientError as error:  # of a try within this one
+                failure: Exception = error
             except Exception as error:
                 self._raise_if_final(error, path)
                 failure = error
-            time.sleep(0.2 * 2**attempt)
-        raise TransientError(f"store {self.url!r}, object {path!r}: {failure}") from failure
+            if attempt + 1 < self._TRIES:
+                time.sleep(self._PAUSE_SECONDS * 2**attempt)
+        raise TransientError(f"store {self.url!r}, object {path!r}: {failure!r}") from failure
 
     def _raise_if_final(self, error: BaseException, path: str) -> None:
+        if isinstance(error, StoreError):
+            raise error
         bucket = self._root.partition("/")[0]
         code = _code(error)
         if code == "NoSuchBucket" or (not path and isinstance(error, FileNotFoundError)):
@@ -274,6 +420,19 @@ class S3Objects:
             raise StoreError(
                 f"store {self.url!r}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{error.filename or path}: no space is left: free some and go on") from error
+
+
+def _check_size(path: str, body: bytes) -> None:
+    if len(body) > MAX_CREATE_BYTES:
+        raise ValueError(f"{path}: {len(body)} bytes is too large to be written conditionally")
+
+
+def _kind(path: str) -> str:
+    """What an object is to the layout, for the names of failpoints: a stage, or a record of a run."""
+    parts = path.split("/")
+    return parts[1] if parts[0] == "artifacts" else (parts[2] if parts[0] == "runs" else parts[0]).partition(".")[0]
 
 
 def _code(error: BaseException | None) -> str | None:
@@ -285,6 +444,39 @@ def _code(error: BaseException | None) -> str | None:
             return code
         error = error.__cause__
     return None
+
+
+@contextlib.contextmanager
+def _beside(target: Path, write: Callable[[Path], None]) -> Iterator[Path]:
+    """A temporary file beside the target, written by `write`; gone afterwards, whatever happens."""
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        for last in (False, False, True):
+            _make_folder(target.parent)
+            try:
+                write(temporary)
+                break
+            except FileNotFoundError:  # a collector of garbage saw the folder while it was empty
+                if last:
+                    raise
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _write(file: Path, body: bytes) -> None:
+    with file.open("xb") as opened:
+        opened.write(body)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents so that they survive a power loss: each is synced into its own parent."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 Micro-batches are composed once an iteration, by length, and kept: the reference pass and every epoch compute a pair
 in the same company and shape. Where policy and reference agree they agree to the last bit, so the first loss of an
-iteration is mean(R)·ln 2 exactly. What is shuffled is the order of the micro-batches.
+iteration is mean(R)·ln 2 exactly. What is shuffled is the order of the micro-batches. Where memory does not suffice
+for a micro-batch it is computed in consecutive parts, which changes neither its composition nor its padding.
 """
 
 from __future__ import annotations
@@ -38,6 +39,21 @@ def compose_micro_batches(lengths: Sequence[Lengths], size: int) -> list[list[in
         reverse=True,
     )
     return [order[first : first + size] for first in range(0, len(order), size)]
+
+
+def in_parts(batch: dict[str, Tensor], pairs: int) -> list[dict[str, Tensor]]:
+    """A batch of `PairCollator` as consecutive parts of that many pairs, the last one perhaps smaller."""
+    total = len(batch["input_ids"]) // 2
+    if total <= pairs:
+        return [batch]
+
+    def rows(value: Tensor, first: int) -> Tensor:
+        last = min(first + pairs, total)
+        if len(value) == total:
+            return value[first:last]
+        return torch.cat([value[first:last], value[total + first : total + last]])
+
+    return [{name: rows(value, first) for name, value in batch.items()} for first in range(0, total, pairs)]
 
 
 class MicroBatchSampler(Sampler[int]):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from optune_core.training.batches import PairCollator
+from optune_core.training.batches import PairCollator, in_parts
 
 
 def response_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -49,23 +49,28 @@ def reference_logps(
     micro_batches: list[list[int]],
     collator: PairCollator,
     precision: torch.dtype,
+    pairs_at_once: int,
     done: Callable[[int], None],
-) -> list[tuple[float, float]]:
-    """(chosen, rejected) log π_ref(y|x) of every row, computed in the given micro-batches.
+) -> dict[int, tuple[float, float]]:
+    """(chosen, rejected) log π_ref(y|x) by row number, computed in the given micro-batches, in their order.
 
     Args:
         model: the reference, float32 weights, on its device.
         rows: as `PairCollator` takes them.
         micro_batches: row numbers.
         precision: autocast type of the forward pass; float32 for none.
+        pairs_at_once: pairs of a micro-batch that share a forward pass.
         done: told how many rows are computed.
     """
     device = next(model.parameters()).device
     logps: dict[int, tuple[float, float]] = {}
     for group in micro_batches:
         batch = {name: value.to(device) for name, value in collator([rows[row] for row in group]).items()}
-        with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            chosen, rejected = response_logps(model, batch).chunk(2)
-        logps |= dict(zip(group, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True))
+        pairs: list[tuple[float, float]] = []
+        for part in in_parts(batch, pairs_at_once):
+            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+                chosen, rejected = response_logps(model, part).chunk(2)
+            pairs += zip(chosen.tolist(), rejected.tolist(), strict=True)
+        logps |= zip(group, pairs, strict=True)
         done(len(logps))
-    return [logps[row] for row in range(len(rows))]
+    return logps

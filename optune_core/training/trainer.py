@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import DPOConfig, DPOTrainer
 
 from optune_core.config.schema import Training
 from optune_core.errors import ConfigError, NonFiniteLoss
+from optune_core.failpoints import reach
 from optune_core.losses import wdpo_losses
-from optune_core.training.batches import MicroBatchSampler
+from optune_core.training import checkpoints
+from optune_core.training.batches import MicroBatchSampler, in_parts
 from optune_core.training.logps import response_logps
 
 
 class WeightedDPOTrainer(DPOTrainer):  # type: ignore[misc]
     """DPO training on rows of token ids, reference log-probabilities and rewards.
 
-    Checkpoints, schedules, distribution and metrics are TRL's and transformers'. Replaced are: data preparation (the
-    stored token ids are the truth), the reference pass (done before, stored), the loss (Eq. 6, mean over all pairs of
-    an optimizer step, however they fall into micro-batches), and the order of the data (see `batches`).
+    Schedules, distribution and metrics are TRL's and transformers'. Replaced are: data preparation (the stored token
+    ids are the truth), the reference pass (done before, stored), the loss (Eq. 6, mean over all pairs of an optimizer
+    step, however they fall into micro-batches and their parts), the order of the data (see `batches`), and what a
+    checkpoint is (see `checkpoints`).
+
+    Args:
+        micro_batches: row numbers.
+        pairs_at_once: pairs of a micro-batch that share a forward and backward pass.
     """
 
-    def __init__(self, *, micro_batches: list[list[int]], beta1: float, beta2: float, **kwargs: Any) -> None:
+    def __init__(
+        self, *, micro_batches: list[list[int]], pairs_at_once: int, beta1: float, beta2: float, **kwargs: Any
+    ) -> None:
         self._sampler_groups = micro_batches
+        self._pairs_at_once = pairs_at_once
         self._beta1, self._beta2 = beta1, beta2
         super().__init__(**kwargs)
+        if self.is_deepspeed_enabled:
+            raise ConfigError(
+                ["training.accelerate_config selects DeepSpeed, whose checkpoints are pickles: use DDP or FSDP"]
+            )
         # compute_loss divides by the pairs of the whole step itself.
         self.loss_is_scaled_for_ga = True
+        # Before anything is wrapped or sharded, so under the names that any wrapping is undone to.
+        self.trained = {name: p.shape for name, p in self.model.named_parameters() if p.requires_grad}
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         return dataset
@@ -48,9 +69,20 @@ class WeightedDPOTrainer(DPOTrainer):  # type: ignore[misc]
         total: Tensor = self.accelerator.gather(pairs).sum()
         return total
 
+    def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
+        parts = in_parts(inputs, self._pairs_at_once)
+        losses = []
+        for number, part in enumerate(parts, start=1):
+            # Gradients are exchanged between processes once a step, with the last part of the last micro-batch.
+            exchange = number == len(parts) or not self.accelerator.sync_gradients
+            with contextlib.nullcontext() if exchange else self.accelerator.no_sync(model):
+                losses.append(super().training_step(model, part, num_items_in_batch))
+        return torch.stack(losses).sum()
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
+        reach("policy.forward")
         chosen_logps, rejected_logps = response_logps(model, inputs).chunk(2)
         losses, values = wdpo_losses(
             chosen_logps,
@@ -69,14 +101,51 @@ class WeightedDPOTrainer(DPOTrainer):  # type: ignore[misc]
             )
         for name, value in values.items():
             key = "weights/mean" if name == "weights" else name
-            self._metrics["train"][key].append(self.accelerator.gather(value.detach()).mean().item())
-        gathered = self.accelerator.gather(values["weights"])
-        self._metrics["train"]["weights/effective_sample_size"].append(
-            (gathered.sum() ** 2 / (gathered**2).sum()).item()
-        )
+            # One value a pair, so that the mean that is logged is that over pairs, however they are computed.
+            self._metrics["train"][key] += self.accelerator.gather(value.detach()).tolist()
         # Processes average their gradients: undo that, the divisor already counts the pairs of all of them.
         loss: Tensor = losses.sum() / num_items_in_batch * self.accelerator.num_processes
         return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if weights := self._metrics["train"].get("weights/mean"):
+            effective = sum(weights) ** 2 / sum(weight**2 for weight in weights)
+            self._metrics["train"]["weights/effective_sample_size"] = [effective]
+        super().log(logs, start_time)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        # Called between clipping and the optimizer's step.
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if not math.isfinite(value := float(norm)):
+            raise NonFiniteLoss(
+                f"norm of the gradient is {value} at step {self.state.global_step}. "
+                "The weights of the last step are untouched; lower training.learning_rate or training.beta1"
+            )
+        return norm
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        checkpoints.write(folder, self.model, self._bare_optimizer, self.lr_scheduler, self.trained)
+        if self.args.should_save:
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Nothing yet: weights and optimizer are restored together, where they compute."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            checkpoints.restore(Path(checkpoint), self.model, self._bare_optimizer, self.lr_scheduler)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            checkpoints.restore_random(Path(checkpoint))
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """There is none: the forward pass is in bfloat16 or float32."""
+
+    @property
+    def _bare_optimizer(self) -> Any:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
 def trainer_arguments(config: Training, *, output_dir: str, seed: int, devices: int) -> DPOConfig:
@@ -115,9 +184,7 @@ def trainer_arguments(config: Training, *, output_dir: str, seed: int, devices: 
         seed=seed,
         data_seed=seed,
         logging_steps=1,
-        save_strategy="steps" if config.checkpoint_steps else "no",
-        save_steps=config.checkpoint_steps or 500,
-        save_total_limit=1,
+        save_strategy="no",  # a callback decides, by the clock
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,

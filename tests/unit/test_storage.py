@@ -97,6 +97,10 @@ def test_damaged_file_is_named_not_loaded(store: ArtifactStore, damage: str) -> 
         file.write_text("dat\0" if damage == "flip" else "dat")
     with pytest.raises(CorruptArtifact, match=r"sub/file\.txt"):
         ArtifactStore(store.objects).fetch(manifest.ref)
+    assert store.find(WORK) is None
+    again = commit(store)
+    assert (again.ref, again.attempt != manifest.attempt) == (manifest.ref, True)
+    assert (ArtifactStore(store.objects).fetch(again.ref) / "sub" / "file.txt").read_text() == "data"
 
 
 @pytest.mark.parametrize("path", ["../escape", "/etc/passwd", "a/../../b"])
@@ -111,13 +115,15 @@ def test_manifest_that_points_outside_its_artifact_is_refused(store: ArtifactSto
         store.manifest(manifest.ref)
 
 
-def test_manifest_that_is_not_one_is_refused(store: ArtifactStore) -> None:
-    commit(store)
+def test_torn_manifest_is_refused_and_gives_way_to_the_next_commit(store: ArtifactStore) -> None:
+    ref = commit(store).ref
     file = Path(store.objects.url) / "artifacts" / "demo" / WORK.key / "manifest.json"
-    file.unlink()
     file.write_text('{"torn')
     with pytest.raises(CorruptArtifact, match="not a manifest"):
-        store.find(WORK)
+        store.manifest(ref)
+    assert store.find(WORK) is None
+    assert commit(store).ref == ref
+    assert ArtifactStore(store.objects).fetch(ref).is_dir()
 
 
 def test_a_reference_to_other_content_is_refused(store: ArtifactStore) -> None:

@@ -1,0 +1,72 @@
+"""Whether an iteration's fresh data is worth training on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from optune_core.config.schema import Health
+from optune_core.errors import UnhealthyData
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """What an iteration generated, in numbers."""
+
+    prompts: int
+    """Prompts that were to be regenerated."""
+    pairs: int
+    """Fresh pairs that came of them."""
+    reasons: Mapping[str, int]
+    """Why the others have none: named outcome → prompts."""
+    responses: int
+    distinct: int
+    """Different responses among them."""
+    truncated: int
+    mean_tokens: float
+    first_mean_tokens: float
+    """Mean response length in iteration 0, in tokens."""
+
+
+def check_health(fresh: Freshness, limits: Health, iteration: int) -> None:
+    """Compare with the limits of the configuration. An iteration without responses (offline DPO) is healthy.
+
+    Raises:
+        UnhealthyData: with every limit that is passed, its arithmetic, and what to do.
+    """
+    if problems := _problems(fresh, limits):
+        lines = "\n".join(f"  - {problem}" for problem in problems)
+        raise UnhealthyData(
+            f"iteration {iteration} is not trained on, its fresh data is not sound:\n{lines}\n"
+            "Look at the responses (`optune show`), and mend the reward, the sampling or the learning rate in a new "
+            "run (--new-run); or raise the limit under `health` and continue"
+        )
+
+
+def _problems(fresh: Freshness, limits: Health) -> list[str]:
+    if fresh.prompts == 0 or fresh.responses == 0:
+        return []
+    problems = []
+    dropped = fresh.prompts - fresh.pairs
+    if dropped > limits.max_dropped * fresh.prompts:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(fresh.reasons.items()))
+        problems.append(
+            f"{dropped} of {fresh.prompts} prompts have no fresh pair ({reasons}), "
+            f"more than health.max_dropped = {limits.max_dropped:g}"
+        )
+    if fresh.distinct < limits.min_distinct * fresh.responses:
+        problems.append(
+            f"{fresh.distinct} of {fresh.responses} responses are different, "
+            f"less than health.min_distinct = {limits.min_distinct:g}"
+        )
+    if fresh.truncated > limits.max_truncated * fresh.responses:
+        problems.append(
+            f"{fresh.truncated} of {fresh.responses} responses are cut at generation.max_tokens, "
+            f"more than health.max_truncated = {limits.max_truncated:g}"
+        )
+    if fresh.mean_tokens < limits.min_length * fresh.first_mean_tokens:
+        problems.append(
+            f"responses have {fresh.mean_tokens:.1f} tokens on average, {fresh.first_mean_tokens:.1f} in iteration 0: "
+            f"less than health.min_length = {limits.min_length:g} of it"
+        )
+    return problems

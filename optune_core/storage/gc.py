@@ -1,0 +1,160 @@
+"""Garbage: what no run needs and nobody is writing.
+
+Kept is
+- what a run's records refer to, and what that was made from;
+- what was made from the last committed state of a run that is not at its target: its work in progress;
+- everything that is committed, while a run is in preparation: nothing records yet what it found;
+- checkpoints of a policy that is not committed, while a run is not at its target;
+- whatever is younger than the grace by the store's own clock: attempts that are being written.
+An artifact goes in the order commit, data, so that it is never seen in part.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from optune_core.errors import CorruptArtifact
+from optune_core.storage.artifacts import ArtifactStore, Manifest, Ref
+from optune_core.storage.lease import read_lease
+from optune_core.storage.ledger import Ledger, list_runs
+from optune_core.storage.objects import Entry
+
+Artifact = tuple[str, str]
+"""(stage, key)."""
+
+
+@dataclass
+class Garbage:
+    """What may be deleted, commits first."""
+
+    commits: list[Entry] = field(default_factory=list)
+    data: list[Entry] = field(default_factory=list)
+    kept_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.size for entry in (*self.commits, *self.data))
+
+
+def find_garbage(store: ArtifactStore, grace_seconds: float) -> Garbage:
+    """List the store and tell what may go. Deletes nothing.
+
+    Args:
+        store: the store.
+        grace_seconds: age below which everything is kept.
+
+    Raises:
+        StoreError, TransientError: the store refused, or could not be reached.
+    """
+    young = store.objects.now() - grace_seconds
+    groups: defaultdict[Artifact, list[Entry]] = defaultdict(list)
+    for entry in store.objects.walk("artifacts"):
+        _, stage, key, *_ = entry.path.split("/")
+        groups[stage, key].append(entry)
+    manifests = dict(_manifests(store, groups))
+    needed = _needed(store, manifests)
+    garbage = Garbage()
+
+    def sort(entry: Entry, needed: bool) -> None:
+        if needed or entry.modified >= young:
+            garbage.kept_bytes += entry.size
+        elif entry.path.endswith("/manifest.json"):
+            garbage.commits.append(entry)
+        else:
+            garbage.data.append(entry)
+
+    for artifact, objects in groups.items():
+        manifest = manifests.get(artifact)
+        fresh = any(entry.path.endswith("/manifest.json") and entry.modified >= young for entry in objects)
+        for entry in objects:
+            name = entry.path.split("/")[3]
+            committed = manifest is not None and (name == "manifest.json" or name.startswith(manifest.attempt))
+            sort(entry, committed and (fresh or artifact in needed))
+    for entry in store.objects.walk("checkpoints"):
+        sort(entry, ("policy", entry.path.split("/")[1]) not in manifests and bool(_unfinished(store)))
+    for place in ("scratch", "probe"):
+        for entry in store.objects.walk(place):
+            sort(entry, False)
+    for entry in store.objects.walk("runs"):
+        sort(entry, not entry.path.rsplit("/", 1)[-1].startswith("."))  # temporary files of a killed writer
+    return garbage
+
+
+def delete_garbage(store: ArtifactStore, garbage: Garbage) -> None:
+    """Delete what `find_garbage` found. May be interrupted and repeated."""
+    for entry in (*garbage.commits, *garbage.data):
+        store.objects.delete(entry.path)
+
+
+def _manifests(store: ArtifactStore, groups: dict[Artifact, list[Entry]]) -> Iterator[tuple[Artifact, Manifest]]:
+    for (stage, key), objects in groups.items():
+        if any(entry.path.endswith("/manifest.json") for entry in objects):
+            try:
+                manifest = store.committed(stage, key)
+            except CorruptArtifact:
+                continue
+            if manifest is not None:
+                yield (stage, key), manifest
+
+
+def _needed(store: ArtifactStore, manifests: dict[Artifact, Manifest]) -> set[Artifact]:
+    runs = list_runs(store.objects)
+    unfinished = _unfinished(store)
+    recorded: set[Artifact] = set()
+    last_states: set[Artifact] = set()
+    for run in runs:
+        ledger = Ledger(store.objects, run)
+        inputs = _artifacts(ledger.inputs())
+        if not inputs and run in unfinished:
+            return set(manifests)
+        records = ledger.iterations()
+        recorded |= inputs | _artifacts([records, *(ledger.evaluation(t) for t in range(len(records) + 1))])
+        if run in unfinished:
+            last_states |= _artifacts(records[-1]["artifacts"]) if records else inputs
+    parents: defaultdict[Artifact, set[Artifact]] = defaultdict(set)
+    children: defaultdict[Artifact, set[Artifact]] = defaultdict(set)
+    for artifact, manifest in manifests.items():
+        for parent in _artifacts([ref.to_json() for ref in manifest.parents.values()]):
+            parents[artifact].add(parent)
+            children[parent].add(artifact)
+    in_progress = _closure(last_states, children)
+    if unfinished:
+        in_progress |= {
+            artifact
+            for artifact, manifest in manifests.items()
+            if artifact[0] == "checkpoint" and ("policy", manifest.params["policy"]) not in manifests
+        }
+    return _closure(recorded | in_progress, parents)
+
+
+def _unfinished(store: ArtifactStore) -> set[str]:
+    leases = {run: read_lease(store.objects, run) for run in list_runs(store.objects)}
+    return {run for run, lease in leases.items() if lease is None or lease.state != "finished"}
+
+
+def _closure(start: set[Artifact], edges: Mapping[Artifact, set[Artifact]]) -> set[Artifact]:
+    reached, waiting = set(start), list(start)
+    while waiting:
+        for following in edges.get(waiting.pop(), set()) - reached:
+            reached.add(following)
+            waiting.append(following)
+    return reached
+
+
+def _artifacts(record: object) -> set[Artifact]:
+    return {(ref.stage, ref.key) for ref in _references(record)}
+
+
+def _references(value: object) -> Iterator[Ref]:
+    """All references in a record, wherever they stand."""
+    if isinstance(value, dict):
+        if value.keys() == {"stage", "key", "digest"}:
+            yield Ref.from_json(value)
+        else:
+            for part in value.values():
+                yield from _references(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _references(part)
