@@ -14,7 +14,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 DEMO := env PREFECT_HOME=$(CURDIR)/.optune/prefect PREFECT_LOCAL_STORAGE_PATH=$(CURDIR)/.optune/prefect/storage $(BIN)/optune
 DEMO_STORE ?= .optune/store
 
-.PHONY: install demo test check format lock up down status clean
+.PHONY: install demo test faults check format lock up down status clean
 .DEFAULT_GOAL := help
 
 help:  ## This list.
@@ -36,6 +36,9 @@ demo: install  ## Three OPTune iterations of SmolLM2-135M on this CPU, end to en
 
 test: install  ## All tests.
 	$(BIN)/python -m pytest
+
+faults: install  ## The long fault suite: every point, dozens of kills, eight runners (hours).
+	$(BIN)/python -m pytest tests/faults -m faults
 
 check: install  ## Format, lint, types.
 	$(BIN)/ruff format --check .

@@ -85,9 +85,12 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """Read a table written by `write_table`.
 
     Raises:
-        DataError: the file is no Parquet, or lacks columns of the schema.
+        DataError: the file is no whole Parquet file, or has other columns.
     """
     try:
-        return pq.read_table(path, schema=schema)
+        table = pq.read_table(path, columns=schema.names)
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path.name} of an artifact cannot be read as {schema.names}: {error}") from error
+        raise DataError(f"{path}: is not a readable Parquet file with {schema.names}: {error}") from error
+    if not table.schema.equals(schema):
+        raise DataError(f"{path}: has the columns {table.schema.names}, not {schema.names} in their types")
+    return table

@@ -6,12 +6,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from tqdm import tqdm
 
 from optune_core.progress import Progress
+from tasks.ui import only_shown
 
 _UI_SECONDS = 5.0
 _LOG_SECONDS = 20.0
@@ -32,7 +34,9 @@ class _Shown:
         self._stage = stage
         self._what = ""
         self._bar: tqdm[None] | None = None
-        self._artifact = create_progress_artifact(progress=0.0, description=f"{stage}: waiting")
+        self._artifact: UUID | None = None
+        with only_shown():
+            self._artifact = create_progress_artifact(progress=0.0, description=f"{stage}: waiting")
         self._next_ui = self._next_log = 0.0
 
     def __call__(self, what: str, done: int, total: int) -> None:
@@ -51,11 +55,16 @@ class _Shown:
         if now >= self._next_ui:
             self._next_ui = now + _UI_SECONDS
             percent = 100.0 * done / total if total else 0.0
-            update_progress_artifact(self._artifact, progress=percent, description=f"{self._stage}: {what}")
+            self._show(percent, what)
 
     def close(self) -> None:
         self._close_bar()
-        update_progress_artifact(self._artifact, progress=100.0, description=f"{self._stage}: ended")
+        self._show(100.0, "ended")
+
+    def _show(self, percent: float, what: str) -> None:
+        if self._artifact is not None:
+            with only_shown():
+                update_progress_artifact(self._artifact, progress=percent, description=f"{self._stage}: {what}")
 
     def _close_bar(self) -> None:
         if self._bar is not None:

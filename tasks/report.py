@@ -17,6 +17,7 @@ from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ledger, Ref
 from tasks.context import RunContext
 from tasks.stage import open_store, stage_task
+from tasks.ui import only_shown
 
 
 @stage_task("open run")
@@ -106,7 +107,7 @@ def commit_iteration(
     }
     standing = _ledger(context).commit_iteration(iteration, record)
     _check_same(context.run, iteration, standing["artifacts"], record["artifacts"])
-    create_markdown_artifact(
+    _show(
         key=_key(context.run, f"iteration-{iteration}"),
         markdown=iteration_markdown(store, context.run, standing),
         description=f"Iteration {iteration} of run {context.run}",
@@ -146,9 +147,7 @@ def publish_run(context: RunContext) -> dict[str, Any]:
         "policy": record["artifacts"]["policy"],
         "replay": record["artifacts"]["replay"],
     }
-    create_markdown_artifact(
-        key=_key(context.run, "summary"), markdown=run_markdown(summary), description=f"Run {context.run}"
-    )
+    _show(key=_key(context.run, "summary"), markdown=run_markdown(summary), description=f"Run {context.run}")
     return summary
 
 
@@ -156,12 +155,17 @@ def publish_run(context: RunContext) -> dict[str, Any]:
 def show_reward_model(store: str, model: Ref) -> None:
     """Accuracies of the reward model beside the length-only baseline."""
     metrics = open_store(store).manifest(model).metrics
-    create_markdown_artifact(
+    _show(
         key=_key("reward-model", model.key[:12]),
         markdown=reward_model_markdown(metrics),
         description="Bradley-Terry reward model",
     )
     get_run_logger().info("reward model: %s", metrics)
+
+
+def _show(**page: Any) -> None:
+    with only_shown():
+        create_markdown_artifact(**page)
 
 
 def _check_same(run: str, iteration: int, standing: dict[str, Any], ours: dict[str, Any]) -> None:

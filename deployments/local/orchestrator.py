@@ -1,5 +1,7 @@
 """The Prefect server, its work pools and their workers, as parts of the local stack."""
 
+import hashlib
+import json
 import os
 import sys
 import time
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import yaml
 
 from deployments.local import ports
 from deployments.local.processes import Daemon, StackError, private_folder
@@ -78,6 +81,21 @@ class Server:
     def deployment_names(self) -> set[str]:
         return {str(found["name"]) for found in self.call("POST", "/deployments/filter", {"limit": 200})}
 
+    def ensure_automations(self, file: Path) -> None:
+        """Create the automations of a file, or replace those of the same name that differ.
+
+        One that is as it should be is left alone: replaced, it would forget the flow runs that it waits for.
+        """
+        for wanted in yaml.safe_load(file.read_text())["automations"]:
+            body = wanted | {"tags": [hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]]}
+            query = {"automations": {"name": {"any_": [wanted["name"]]}}}
+            standing = self.call("POST", "/automations/filter", query)
+            if [found["tags"] for found in standing] == [body["tags"]]:
+                continue
+            for found in standing:
+                self.call("DELETE", f"/automations/{found['id']}")
+            self.call("POST", "/automations/", body)
+
     def crash_orphans(self, pool: str, worker: str) -> int:
         """Set Crashed the runs that ended unseen with `worker`: as Running they hold the pool's slots.
 
@@ -113,7 +131,7 @@ class Server:
 
 
 class Worker:
-    """One worker of a work pool; its flow runs are its children, and end with it."""
+    """One worker of a work pool; its flow runs save what they have and end with it."""
 
     def __init__(self, pool: str, folder: Path) -> None:
         self.pool = pool
@@ -122,7 +140,7 @@ class Worker:
 
     def start(self, server: Server, settings: Mapping[str, str]) -> None:
         """Start it unless it runs with these very settings; does not wait."""
-        command = [*_PREFECT, "worker", "start", "--pool", self.pool, "--name", self.name]
+        command = [sys.executable, "-m", "deployments.worker", "--pool", self.pool, "--name", self.name]
         command += ["--type", "process", "--install-policy", "never"]
         if not self.daemon.same_as(command, settings):
             self.daemon.stop(grace=30)

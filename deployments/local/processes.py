@@ -107,13 +107,13 @@ class Daemon:
         process = self.running()
         if process is not None:
             family = [process, *_descendants(process)]
-            _signal([process], ask)
-            _wait_gone([process], grace)
-            orphans = _wait_gone(family[1:], 2)
-            _signal(orphans, signal.SIGTERM)  # a trainer, say, writes its checkpoint now
-            _wait_gone(orphans, grace)
-            _signal(family, signal.SIGKILL)
-            left = _wait_gone(family, 5)
+            signal_all([process], ask)
+            wait_gone([process], grace)
+            orphans = wait_gone(family[1:], 2)
+            signal_all(orphans, signal.SIGTERM)  # a trainer, say, writes its checkpoint now
+            wait_gone(orphans, grace)
+            signal_all(family, signal.SIGKILL)
+            left = wait_gone(family, 5)
             if left:
                 raise StackError(f"{self.name}: process {left[0].pid} does not end, not even when killed")
         self.pid_file.unlink(missing_ok=True)
@@ -177,7 +177,8 @@ def _descendants(process: psutil.Process) -> list[psutil.Process]:
         return []
 
 
-def _signal(processes: Iterable[psutil.Process], what: signal.Signals) -> None:
+def signal_all(processes: Iterable[psutil.Process], what: signal.Signals) -> None:
+    """Send a signal to those of the processes that have not ended."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):  # psutil does not signal a later process with that pid
             process.send_signal(what)
@@ -195,7 +196,7 @@ def _gone(process: psutil.Process) -> bool:
         return True
 
 
-def _wait_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
+def wait_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
     """Wait for the processes to end; return those which have not."""
     deadline = time.monotonic() + timeout
     left = [process for process in processes if not _gone(process)]

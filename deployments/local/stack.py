@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BUCKET = "optune"
 UI_PORT, S3_PORT = 4200, 8333
 DEPLOYMENTS = "deployments/prefect.yaml"
+AUTOMATIONS = REPOSITORY / "deployments/automations.yaml"
 
 
 class Stack:
@@ -60,6 +61,7 @@ class Stack:
             say("Prefect server …")
             self.server.start(self.postgres.url)
             self.server.ensure_pools()
+            self.server.ensure_automations(AUTOMATIONS)
             self._write_env()
             say("workers and deployments …")
             for worker in self.workers:

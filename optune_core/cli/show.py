@@ -14,6 +14,7 @@ from optune_core.reports.render import change_text
 from optune_core.reports.summary import held_out_change, summarise
 from optune_core.schemas import REPLAY, read_table
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+from optune_core.storage.lease import read_lease
 from optune_core.storage.ledger import list_runs
 
 _CONSOLE = Console(width=max(100, Console().width))
@@ -33,7 +34,7 @@ def run_status(store_url: str, run: str) -> dict[str, Any]:
     """
     store = ArtifactStore(open_objects(store_url))
     ledger = Ledger(store.objects, run)
-    if ledger.config() is None:
+    if ledger.config() is None and read_lease(store.objects, run) is None:
         known = ", ".join(list_runs(store.objects)) or "none"
         raise OptuneError(f"store {store_url!r} has no run {run!r}; its runs: {known}")
     rows = summarise(store, run)
@@ -49,15 +50,17 @@ def run_status(store_url: str, run: str) -> dict[str, Any]:
 
 def print_runs(store_url: str) -> None:
     """A line a run."""
-    table = Table("run", "iterations committed", "wanted", title=f"Runs in {store_url}")
+    table = Table("run", "iterations committed", "wanted", "state", title=f"Runs in {store_url}")
     for row in runs_status(store_url):
-        table.add_row(row["run"], str(row["committed"]), str(row["wanted"]))
+        table.add_row(row["run"], str(row["committed"]), _number(row["wanted"], 0), _state(row))
     _CONSOLE.print(table)
 
 
 def print_run(store_url: str, run: str) -> None:
     """A run's table."""
-    print_summary(store_url, run_status(store_url, run))
+    status = run_status(store_url, run)
+    print_summary(store_url, status)
+    _CONSOLE.print(f"state: {_state(status)}", soft_wrap=True, markup=False)
 
 
 def print_summary(store_url: str, summary: dict[str, Any]) -> None:
@@ -160,12 +163,22 @@ def print_history(store_url: str, run: str | None, prompt_id: str) -> None:
 
 
 def _progress(ledger: Ledger) -> dict[str, Any]:
-    config = ledger.config()
+    lease = read_lease(ledger.objects, ledger.run)
+    config = lease.config if lease else ledger.config()
     return {
         "run": ledger.run,
         "committed": len(ledger.iterations()),
         "wanted": config["iterations"] if config else None,
+        "state": lease.state if lease else None,
+        "where": lease.where if lease and lease.holder else None,
+        "message": lease.message if lease else "",
     }
+
+
+def _state(row: dict[str, Any]) -> str:
+    """How the last start of a run stands: `working` names who holds the lease, an end its reason."""
+    detail = row["where"] or row["message"]
+    return f"{row['state'] or 'unknown'}{f' ({detail})' if detail else ''}"
 
 
 def _location(store_url: str, reference: dict[str, str]) -> str:

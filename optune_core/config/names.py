@@ -16,12 +16,17 @@ def validate_name(value: str) -> str:
 
     Raises ValueError for anything but 1-64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit.
     """
-    if not _NAME.fullmatch(value) or ".." in value:
+    if not is_name(value):
         raise ValueError(
             f"{value!r} is not a valid name: use 1 to 64 of a-z, 0-9, '.', '_', '-', "
             "starting with a letter or a digit, without '..'"
         )
     return value
+
+
+def is_name(value: str) -> bool:
+    """Whether `validate_name` would let it pass."""
+    return bool(_NAME.fullmatch(value)) and ".." not in value
 
 
 def _validate_function(value: str) -> str:

@@ -103,6 +103,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
 
 def _run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
+    import torch
     from accelerate import PartialState
     from datasets import Dataset
     from transformers import AutoTokenizer
@@ -113,7 +114,7 @@ def _run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
     (work,) = works(store, spec)
     started = time.monotonic()
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())  # else several processes without a GPU do not meet
     replay = trainable(read_table(store.fetch(Ref.from_json(spec.replay)) / "replay.parquet", REPLAY))
     if replay.num_rows == 0:
         raise DataError("no prompt of the replay set has a preference pair: see the reasons in its `reason` column")
@@ -144,6 +145,7 @@ def _run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         checkpoint = _newest(store, checkpoints, trainer)
         with preemption.deferred():
             trainer.train(resume_from_checkpoint=checkpoint)
+            weights = trainer.gathered_weights()
             model = trainer.accelerator.unwrap_model(trainer.model)
             if spec.training.lora is not None:
                 model = model.merge_and_unload()
@@ -152,7 +154,7 @@ def _run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             progress("save policy", 0, 0)
             output = scratch / "policy"
             output.mkdir()
-            save_policy(model, policy, output)
+            save_policy(model, weights, policy, output)
             # Without the summary at the end, which only knows the steps since the last interruption.
             steps = [entry for entry in trainer.state.log_history if "loss" in entry]
             (output / LOG).write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in steps))
@@ -193,7 +195,7 @@ def _reference(
 
     from optune_core.training.logps import reference_logps
     from optune_core.training.reference import assemble, reference_shards, shard_of, shard_table
-    from optune_core.training.weights import load_master
+    from optune_core.training.weights import load_master, whole_on_every_process
 
     state = PartialState()
     size = spec.training.micro_batch_size
@@ -206,7 +208,8 @@ def _reference(
     for shard in missing:
         work = reference_work(spec, shard)
         if model is None:
-            model = load_master(store.fetch(work.parents["policy"])).to(state.device).eval()
+            with whole_on_every_process():
+                model = load_master(store.fetch(work.parents["policy"])).to(state.device).eval()
         logps = reference_logps(
             model,
             rows,

@@ -23,11 +23,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from optune_core import __version__
-from optune_core.errors import CorruptArtifact, StoreError
+from optune_core.errors import CorruptArtifact, StoreError, TransientError
 from optune_core.storage.canonical import canonical_json, digest, file_digest
 from optune_core.storage.objects import Objects
 
 _PARALLEL_TRANSFERS = 4
+_COMMIT_ROUNDS = 5
+"""How often a commit takes the place of one that is damaged. The second round is rare, the third a broken disk."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ class ArtifactStore:
             StoreError: nothing is committed there.
             CorruptArtifact: what is committed is not what was referred to.
         """
-        manifest = self.committed(ref.stage, ref.key)
+        # Whoever refers to an artifact saw its commit: nothing there is likelier a stale answer than a deletion.
+        manifest = self.committed(ref.stage, ref.key) or self.committed(ref.stage, ref.key)
         if manifest is None:
             raise StoreError(f"store {self.objects.url!r} holds no artifact {ref.stage}/{ref.key}: was it deleted?")
         if manifest.ref.digest != ref.digest:
@@ -196,7 +199,8 @@ class ArtifactStore:
         attempt committed first, that one's manifest is returned and this attempt's data is never read.
 
         Raises:
-            StoreError, TransientError: the store refused, or could not be reached; nothing is committed.
+            StoreError: the store refused; nothing is committed by this attempt.
+            TransientError: the store could not be reached; if a commit stands, it is whole.
         """
         attempt = uuid.uuid4().hex
         files = {
@@ -224,11 +228,14 @@ class ArtifactStore:
         )
         path, body = f"{base}/manifest.json", manifest.to_bytes()
         standing = self.objects.create(path, body)
-        while (found := self.find(work)) is None:  # what stands is damaged: ours takes its place, or another's did
+        for _ in range(_COMMIT_ROUNDS):
+            if (found := self.find(work)) is not None:
+                self._on_commit(found)
+                return found
+            # What stands is damaged: ours takes its place, or another's did.
             self.objects.swap(path, standing, body)
             standing = self.objects.read(path) or self.objects.create(path, body)
-        self._on_commit(found)
-        return found
+        raise TransientError(f"artifact {work.stage}/{work.key} was found damaged as soon as it was committed")
 
     def discard(self, ref: Ref) -> None:
         """Delete an artifact that nothing refers to: first its commit, so that it is never seen in part."""

@@ -60,20 +60,21 @@ def find_garbage(store: ArtifactStore, grace_seconds: float) -> Garbage:
     def sort(entry: Entry, needed: bool) -> None:
         if needed or entry.modified >= young:
             garbage.kept_bytes += entry.size
-        elif entry.path.endswith("/manifest.json"):
+        elif _is_manifest(entry):
             garbage.commits.append(entry)
         else:
             garbage.data.append(entry)
 
     for artifact, objects in groups.items():
         manifest = manifests.get(artifact)
-        fresh = any(entry.path.endswith("/manifest.json") and entry.modified >= young for entry in objects)
+        fresh = any(_is_manifest(entry) and entry.modified >= young for entry in objects)
         for entry in objects:
             name = entry.path.split("/")[3]
             committed = manifest is not None and (name == "manifest.json" or name.startswith(manifest.attempt))
             sort(entry, committed and (fresh or artifact in needed))
+    unfinished = bool(_unfinished(store))
     for entry in store.objects.walk("checkpoints"):
-        sort(entry, ("policy", entry.path.split("/")[1]) not in manifests and bool(_unfinished(store)))
+        sort(entry, unfinished and ("policy", entry.path.split("/")[1]) not in manifests)
     for place in ("scratch", "probe"):
         for entry in store.objects.walk(place):
             sort(entry, False)
@@ -90,7 +91,7 @@ def delete_garbage(store: ArtifactStore, garbage: Garbage) -> None:
 
 def _manifests(store: ArtifactStore, groups: dict[Artifact, list[Entry]]) -> Iterator[tuple[Artifact, Manifest]]:
     for (stage, key), objects in groups.items():
-        if any(entry.path.endswith("/manifest.json") for entry in objects):
+        if any(_is_manifest(entry) for entry in objects):
             try:
                 manifest = store.committed(stage, key)
             except CorruptArtifact:
@@ -114,11 +115,12 @@ def _needed(store: ArtifactStore, manifests: dict[Artifact, Manifest]) -> set[Ar
         if run in unfinished:
             last_states |= _artifacts(records[-1]["artifacts"]) if records else inputs
     parents: defaultdict[Artifact, set[Artifact]] = defaultdict(set)
-    children: defaultdict[Artifact, set[Artifact]] = defaultdict(set)
+    made_from: defaultdict[str, set[Artifact]] = defaultdict(set)
     for artifact, manifest in manifests.items():
-        for parent in _artifacts([ref.to_json() for ref in manifest.parents.values()]):
-            parents[artifact].add(parent)
-            children[parent].add(artifact)
+        for parent in manifest.parents.values():
+            parents[artifact].add((parent.stage, parent.key))
+            made_from[parent.digest].add(artifact)  # parents enter a key by content: any with it finds the artifact
+    children = {artifact: made_from[manifest.ref.digest] for artifact, manifest in manifests.items()}
     in_progress = _closure(last_states, children)
     if unfinished:
         in_progress |= {
@@ -127,6 +129,10 @@ def _needed(store: ArtifactStore, manifests: dict[Artifact, Manifest]) -> set[Ar
             if artifact[0] == "checkpoint" and ("policy", manifest.params["policy"]) not in manifests
         }
     return _closure(recorded | in_progress, parents)
+
+
+def _is_manifest(entry: Entry) -> bool:
+    return entry.path.count("/") == 3 and entry.path.endswith("/manifest.json")  # an attempt's file may be called so
 
 
 def _unfinished(store: ArtifactStore) -> set[str]:

@@ -8,7 +8,6 @@ holder was a process of this very machine and is gone.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import threading
@@ -20,8 +19,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from optune_core.config.names import validate_name
 from optune_core.errors import OptuneError, RunBusy, StoreError, TransientError
+from optune_core.secrets import redact
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import Objects
 
@@ -58,6 +60,9 @@ class LeaseRecord:
 
     def to_bytes(self) -> bytes:
         return canonical_json(asdict(self))
+
+
+_RECORD = TypeAdapter(LeaseRecord)
 
 
 def read_lease(objects: Objects, run: str) -> LeaseRecord | None:
@@ -108,7 +113,13 @@ class Lease:
             fruitless = 0 if self._progressed else self._record.fruitless
             moved = replace(self._record, beat=self._record.beat + 1, fruitless=fruitless, **changes)
             if not self._objects.swap(self._path, self._record.to_bytes(), moved.to_bytes()):
-                return False
+                # Perhaps an earlier move of ours stands, whose answer was lost for good.
+                standing = _parse(self._objects.read(self._path))
+                if standing is None or standing.holder != self._record.holder:
+                    return False
+                moved = replace(moved, beat=standing.beat + 1)
+                if not self._objects.swap(self._path, standing.to_bytes(), moved.to_bytes()):
+                    return False
             self._record = moved
             return True
 
@@ -136,8 +147,7 @@ def take(
     body = objects.read(_path(run))
     before = _parse(body)
     if before is not None and before.holder is not None and not _is_gone(before):
-        _watch(objects, run, before)
-        body = objects.read(_path(run))
+        body = _watch(objects, run, before)
         before = _parse(body)
     if unasked and before is not None and before.fruitless >= MAX_FRUITLESS:
         raise OptuneError(
@@ -177,14 +187,11 @@ def hold(
     except KeyboardInterrupt:
         _release(lease, "stopped", "stopped by its user")
         raise
-    except TransientError as error:
-        _release(lease, "interrupted", str(error))
-        raise
-    except Exception as error:
+    except OptuneError as error:
         _release(lease, "failed", f"{type(error).__name__}: {error}")
         raise
-    except BaseException as error:  # Prefect's signal of termination, SystemExit: this process was told to end
-        _release(lease, "interrupted", type(error).__name__)
+    except BaseException as error:  # something outside failed, or this process was told to end
+        _release(lease, "interrupted", f"{type(error).__name__}: {error}")
         raise
     _release(lease, "finished", "")
 
@@ -201,21 +208,25 @@ def stop(objects: Objects, run: str) -> None:
 
 def _release(lease: Lease, state: State, message: str) -> None:
     try:
-        lease.release(state, message[:2000])
+        lease.release(state, redact(message)[:2000])
     except (StoreError, TransientError):
         return  # it runs out by itself
 
 
-def _watch(objects: Objects, run: str, held: LeaseRecord) -> None:
-    """Return when the lease has not moved for TTL_SECONDS. Raises RunBusy as soon as it moves."""
+def _watch(objects: Objects, run: str, held: LeaseRecord) -> bytes | None:
+    """Return what stands when the lease was let go, or has not moved for TTL_SECONDS. Raises RunBusy if it moves."""
     deadline = time.monotonic() + TTL_SECONDS
-    while time.monotonic() < deadline:
+    while True:
         time.sleep(min(1.0, TTL_SECONDS / 10))
-        now = read_lease(objects, run)
+        overdue = time.monotonic() >= deadline  # before the look: it may be this process that was paused
+        body = objects.read(_path(run))
+        now = _parse(body)
         if now is None or now.holder is None:
-            return
+            return body
         if (now.holder, now.beat) != (held.holder, held.beat):
             raise RunBusy(_busy(run, now.where))
+        if overdue:
+            return body
 
 
 def _busy(run: str, where: str) -> str:
@@ -229,8 +240,8 @@ def _parse(body: bytes | None) -> LeaseRecord | None:
     if body is None:
         return None
     try:
-        return LeaseRecord(**json.loads(body))
-    except (ValueError, TypeError):
+        return _RECORD.validate_json(body)
+    except ValueError:
         return None  # a lease decides nothing: a broken one is as good as none
 
 

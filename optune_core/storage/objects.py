@@ -65,6 +65,10 @@ class Objects(Protocol):
         """
         ...
 
+    def refuses_stale_swap(self, path: str) -> bool:
+        """Whether a write is refused whose object changed after its writer looked. Overwrites a probe to find out."""
+        ...
+
     def read(self, path: str) -> bytes | None:
         """The object's bytes, or None if there is none."""
         ...
@@ -126,13 +130,14 @@ def check_conditional_writes(objects: Objects) -> None:
     first, second = b"first " + path.encode(), b"second " + path.encode()
     standing = [objects.create(path, first), objects.create(path, second), objects.read(path)]
     swapped = [objects.swap(path, second, b"third"), objects.swap(path, first, second), objects.read(path)]
+    exact = objects.refuses_stale_swap(path)
     objects.delete(path)
     advice = "Use a store with conditional writes, and keep bucket versioning off"
     if standing != [first, first, first]:
         raise StoreError(
             f"store {objects.url!r} ignores If-None-Match: a second writer replaced an existing object. {advice}"
         )
-    if swapped != [False, True, second]:
+    if swapped != [False, True, second] or not exact:
         raise StoreError(f"store {objects.url!r} does not honour If-Match: no lease can be held in it. {advice}")
 
 
@@ -152,10 +157,9 @@ class LocalObjects:
         reach(f"create.before/{kind}")
         with self._errors(path), _beside(target, lambda temporary: _write(temporary, body)) as temporary:
             reach(f"create.written/{kind}")
-            try:
-                os.link(temporary, target)
-            except FileExistsError:
-                return target.read_bytes()
+            while not _link(temporary, target):
+                if (standing := self.read(path)) is not None:  # else it was deleted meanwhile
+                    return standing
             _sync_folder(target.parent)
         reach(f"create.after/{kind}")
         return body
@@ -170,10 +174,16 @@ class LocalObjects:
                 if self.read(path) != expected:
                     return False
                 with _beside(target, lambda temporary: _write(temporary, body)) as temporary:
-                    os.replace(temporary, target)
+                    if expected is not None:
+                        os.replace(temporary, target)
+                    elif not _link(temporary, target):  # `create` takes no lock
+                        return False
                     _sync_folder(target.parent)
         reach(f"swap.after/{kind}")
         return True
+
+    def refuses_stale_swap(self, path: str) -> bool:
+        return True  # the lock is held from the look to the write
 
     def read(self, path: str) -> bytes | None:
         with self._errors(path):
@@ -193,6 +203,7 @@ class LocalObjects:
                 raise
             except OSError:
                 shutil.copyfile(file, temporary)
+            os.utime(temporary)  # a link is as old as its file, and a collector of garbage goes by the age
             with temporary.open("rb") as copied:
                 os.fsync(copied.fileno())
 
@@ -218,7 +229,9 @@ class LocalObjects:
                     yield Entry(file.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime)
 
     def now(self) -> float:
-        return time.time()
+        # A network disk has a clock of its own, and that one stamps the files.
+        with self._errors(""), _beside(self.root / "clock", lambda temporary: _write(temporary, b"")) as temporary:
+            return temporary.stat().st_mtime
 
     def delete(self, path: str) -> None:
         target = self._file(path)
@@ -287,7 +300,7 @@ class S3Objects:
                 self._raise_if_final(error, path)
                 failure = error
             # Refused, or unknown: an answer may have been lost on the way. What stands there decides.
-            standing = self.read(path)
+            standing, _ = self._read_with_tag(path)
             if standing is None:
                 raise failure
             return standing
@@ -314,6 +327,21 @@ class S3Objects:
         swapped = self._try(path, attempt)
         reach(f"swap.after/{_kind(path)}")
         return swapped
+
+    def refuses_stale_swap(self, path: str) -> bool:
+        _, stale = self._try(path, lambda: self._read_with_tag(path))
+        self._try(path, lambda: self._fs.pipe_file(self._key(path), b"changed meanwhile"))
+
+        def refused() -> bool:
+            try:
+                self._fs.pipe_file(self._key(path), b"too late", IfMatch=stale)
+            except Exception as error:
+                if _code(error) in ("PreconditionFailed", "412"):
+                    return True
+                raise
+            return False
+
+        return self._try(path, refused)
 
     def read(self, path: str) -> bytes | None:
         return self._try(path, lambda: self._read_with_tag(path)[0])
@@ -462,6 +490,15 @@ def _beside(target: Path, write: Callable[[Path], None]) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, target: Path) -> bool:
+    """Give the target its content, unless something stands there."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _write(file: Path, body: bytes) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,14 @@ def write(folder: Path, model: Any, optimizer: Any, schedule: Any, trained: Mapp
         schedule: learning rate scheduler.
         trained: names of the trained parameters in the unwrapped model, tied ones once.
     """
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     main = PartialState().is_main_process
     if main:
         folder.mkdir(parents=True)
-    whole: dict[str, Any] = get_model_state_dict(model, options=options)
+    weights = whole_weights(model, trained)
     if main:
-        # Tied weights stand there under each of their names: safetensors takes a tensor once.
-        save_file({name: whole[name].contiguous() for name in trained}, folder / WEIGHTS)
-    del whole  # before the optimizer's copy is made
+        save_file(weights, folder / WEIGHTS)
+    del weights  # before the optimizer's copy is made
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     state: dict[str, Any] = get_optimizer_state_dict(model, optimizer, options=options)
     tensors, generators = zip(*gather_object([_random_state()]), strict=True)
     if not main:
@@ -72,6 +71,14 @@ def write(folder: Path, model: Any, optimizer: Any, schedule: Any, trained: Mapp
     save_file({f"{p}/{name}": value for p, each in enumerate(tensors) for name, value in each.items()}, folder / RANDOM)
     rest = {"groups": state["param_groups"], "schedule": schedule.state_dict(), "random": generators}
     (folder / STATE).write_bytes(canonical_json(rest))
+
+
+def whole_weights(model: Any, trained: Iterable[str]) -> dict[str, Tensor]:
+    """The trained parameters on the CPU, gathered. Called by all processes; only the first one gets them."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    whole: dict[str, Any] = get_model_state_dict(model, options=options)
+    # Tied weights stand there under each of their names: safetensors takes a tensor once.
+    return {name: whole[name].contiguous() for name in trained} if PartialState().is_main_process else {}
 
 
 def check(folder: Path, trained: Mapping[str, torch.Size]) -> None:

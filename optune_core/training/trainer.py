@@ -47,10 +47,21 @@ class WeightedDPOTrainer(DPOTrainer):  # type: ignore[misc]
             raise ConfigError(
                 ["training.accelerate_config selects DeepSpeed, whose checkpoints are pickles: use DDP or FSDP"]
             )
+        if self.is_fsdp_enabled and kwargs.get("peft_config") is not None:
+            raise ConfigError(
+                [
+                    "training.accelerate_config selects FSDP, but training.lora is merged into whole weights at the "
+                    "end: use DDP with it, or leave it out"
+                ]
+            )
         # compute_loss divides by the pairs of the whole step itself.
         self.loss_is_scaled_for_ga = True
         # Before anything is wrapped or sharded, so under the names that any wrapping is undone to.
         self.trained = {name: p.shape for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def gathered_weights(self) -> dict[str, Tensor] | None:
+        """The weights of a sharded model, on the first process; None where the model is whole on every process."""
+        return checkpoints.whole_weights(self.model, self.trained) if self.is_fsdp_enabled else None
 
     def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
         return dataset

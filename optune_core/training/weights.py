@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from optune_core.models import model_files
 
@@ -22,16 +26,35 @@ def load_master(policy: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder if folder.is_dir() else policy / "model", dtype=torch.float32)
 
 
-def save_policy(model: Any, previous: Path, target: Path) -> None:
+@contextmanager
+def whole_on_every_process() -> Iterator[None]:
+    """Inside, a model is loaded with its weights by every process.
+
+    Under FSDP transformers gives them to the first one only, for wrapping to hand them out: without the wrapping the
+    others compute with zeros.
+    """
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def save_policy(model: Any, weights: dict[str, Tensor] | None, previous: Path, target: Path) -> None:
     """Write a policy artifact: `master/` in float32, `model/` in bfloat16 with the previous policy's tokenizer.
 
     Args:
-        model: transformers model, float32 weights, whole on this process.
+        model: transformers model.
+        weights: float32; None: the model's own, which are whole on this process.
         previous: the policy artifact that training started from.
         target: empty folder.
     """
     master, published = target / "master", target / "model"
-    model.save_pretrained(master, safe_serialization=True)
+    model.save_pretrained(master, state_dict=weights, safe_serialization=True)
     published.mkdir()
     for path in model_files(previous / "model"):
         if path.suffix != ".safetensors" and not path.name.endswith(".index.json"):

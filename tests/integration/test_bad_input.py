@@ -20,7 +20,7 @@ def fails(config: Path, store: Path | str, error: type[OptuneError], message: st
     with pytest.raises(error, match=message):
         optune(str(config), store=str(store))
     if isinstance(store, Path):
-        assert not list(store.glob("runs/*"))
+        assert not list(store.glob("runs/*/run.json"))
         assert not list(store.glob("probe/*"))
 
 
@@ -98,7 +98,7 @@ def test_rewards_that_are_never_finite_leave_nothing_to_train_on(folder: Path) -
     from flows.iterate import optune
 
     config = write_config(folder, reward={"function": "tests.rewards:nothing"})
-    with pytest.raises(DataError, match="no prompt of the replay set has a preference pair"):
+    with pytest.raises(DataError, match=r"12 of 12 prompts have no fresh pair \(one_left:non_finite: 12\)"):
         optune(str(config), store=str(folder / "store"))
     assert not list((folder / "store").glob("runs/*/iterations/*"))
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from optune_core.training.batches import Lengths, MicroBatchSampler, PairCollator, compose_micro_batches
+from optune_core.training.batches import Lengths, MicroBatchSampler, PairCollator, compose_micro_batches, in_parts
 from optune_core.training.logps import reference_logps, response_logps
 
 
@@ -77,6 +77,16 @@ def test_every_pair_is_in_one_micro_batch_and_the_sampler_keeps_them_whole(
         assert sorted(batches) == sorted(groups)
 
 
+@given(pairs=st.integers(1, 9), at_once=st.integers(1, 10))
+def test_parts_are_consecutive_pairs_with_both_their_sides(pairs: int, at_once: int) -> None:
+    sequences, each = torch.arange(2 * pairs), torch.arange(pairs)
+    parts = in_parts({"input_ids": sequences, "chosen_rewards": each}, at_once)
+    assert torch.equal(torch.cat([part["chosen_rewards"] for part in parts]), each)
+    for part in parts:
+        assert 1 <= len(part["chosen_rewards"]) <= at_once
+        assert torch.equal(part["input_ids"], torch.cat([part["chosen_rewards"], part["chosen_rewards"] + pairs]))
+
+
 def test_the_order_changes_from_epoch_to_epoch() -> None:
     sampler = MicroBatchSampler([[i] for i in range(50)], seed=0)
     orders = []
@@ -110,10 +120,20 @@ def train(
     rows: list[dict[str, Any]],
     *,
     resume: str | None = None,
-    stop_after: int | None = None,
+    save_at: int | None = None,
+    pairs_at_once: int | None = None,
     **changes: Any,
 ) -> Any:
+    """Train on `rows`.
+
+    Args:
+        resume: checkpoint folder to go on from.
+        save_at: step after which a checkpoint is written and training stops.
+        pairs_at_once: default: whole micro-batches.
+        changes: fields of `Training`.
+    """
     from datasets import Dataset
+    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
     from optune_core.config.schema import Training
@@ -135,15 +155,17 @@ def train(
     collator = PairCollator(tokenizer.pad_token_id)
     lengths = [Lengths(len(r["prompt_ids"]), len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows]
     groups = compose_micro_batches(lengths, config.micro_batch_size)
-    logps = reference_logps(model.eval(), rows, groups, collator, getattr(torch, config.precision), lambda done: None)
+    at_once = pairs_at_once or config.micro_batch_size
+    precision = getattr(torch, config.precision)
+    logps = reference_logps(model.eval(), rows, groups, collator, precision, at_once, lambda done: None)
     rows = [
-        row | {"ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
-        for row, (chosen, rejected) in zip(rows, logps, strict=True)
+        row | {"ref_chosen_logps": logps[number][0], "ref_rejected_logps": logps[number][1]}
+        for number, row in enumerate(rows)
     ]
 
-    class Stop(TrainerCallback):
+    class SaveAndStop(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            control.should_training_stop = state.global_step == stop_after
+            control.should_save = control.should_training_stop = state.global_step == save_at
 
     trainer = WeightedDPOTrainer(
         model=model,
@@ -151,10 +173,12 @@ def train(
         train_dataset=Dataset.from_list(rows),
         data_collator=collator,
         processing_class=tokenizer,
+        peft_config=LoraConfig(r=4, lora_dropout=0.2, target_modules="all-linear") if config.lora else None,
         micro_batches=groups,
+        pairs_at_once=at_once,
         beta1=config.beta1,
         beta2=config.beta2,
-        callbacks=[Stop()],
+        callbacks=[SaveAndStop()] if save_at else [],
     )
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -177,22 +201,27 @@ def test_loss_is_the_mean_over_all_pairs_of_a_step_however_they_are_split(tiny: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_first_loss_is_exact_in_either_precision(tiny: Path, tmp_path: Path, precision: str) -> None:
-    first = train(tiny, tmp_path, dataset(8), precision=precision).state.log_history[0]
+@pytest.mark.parametrize("pairs_at_once", [4, 3, 1])
+def test_first_loss_is_exact_in_either_precision_and_in_any_parts(
+    tiny: Path, tmp_path: Path, precision: str, pairs_at_once: int
+) -> None:
+    options = {"precision": precision, "pairs_at_once": pairs_at_once, "micro_batch_size": 4}
+    first = train(tiny, tmp_path, dataset(8), **options).state.log_history[0]
     assert first["loss"] == pytest.approx(first["weights/mean"] * torch.log(torch.tensor(2.0)).item(), abs=1e-6)
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.slow
-def test_training_resumed_from_a_checkpoint_equals_an_uninterrupted_one(tiny: Path, tmp_path: Path) -> None:
-    rows = dataset(12)
-    options = {"epochs": 2, "checkpoint_steps": 2}
-    whole = train(tiny, tmp_path / "whole", rows, **options)
-    train(tiny, tmp_path / "cut", rows, stop_after=4, **options)
-    resumed = train(tiny, tmp_path / "resumed", rows, resume=str(tmp_path / "cut" / "checkpoint-4"), **options)
-    assert len(losses(whole)) == 6
-    assert losses(resumed) == losses(whole)
-    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+def test_parts_of_a_micro_batch_change_nothing_but_memory(tiny: Path, tmp_path: Path) -> None:
+    rows = dataset(11)
+    options = {"epochs": 2, "micro_batch_size": 4, "batch_size": 8, "learning_rate": 1e-3}
+    whole, parts = [train(tiny, tmp_path / str(at_once), rows, pairs_at_once=at_once, **options) for at_once in (4, 3)]
+    assert len(losses(whole)) == 4
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict(), rtol=1e-3, atol=1e-5)
+    for mine, theirs in zip(parts.state.log_history, whole.state.log_history, strict=True):
+        for name in set(mine) - {"train_runtime", "train_samples_per_second", "train_steps_per_second"}:
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
 
 
 @pytest.mark.slow
@@ -203,6 +232,29 @@ def test_non_finite_loss_stops_before_the_step(tiny: Path, tmp_path: Path) -> No
     rows[2]["chosen_rewards"] = float("nan")
     with pytest.raises(NonFiniteLoss, match="not finite at step 0"):
         train(tiny, tmp_path, rows)
+
+
+@pytest.mark.slow
+def test_non_finite_gradient_stops_before_the_step(tiny: Path, tmp_path: Path) -> None:
+    """At a margin of 0 the loss is R·ln 2 whatever β₁ is; its gradient is proportional to β₁ and overflows."""
+    from optune_core.errors import NonFiniteLoss
+    from optune_core.training import trainer
+
+    trainers = []
+    made = trainer.WeightedDPOTrainer.train
+
+    def remember(self: Any, *args: Any, **kwargs: Any) -> Any:
+        trainers.append((self, {name: value.clone() for name, value in self.model.state_dict().items()}))
+        return made(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.WeightedDPOTrainer, "train", remember)
+        with pytest.raises(NonFiniteLoss, match=r"norm of the gradient is (inf|nan) at step 0"):
+            train(tiny, tmp_path, dataset(4), beta1=1e38, save_at=1)
+    ((stopped, before),) = trainers
+    torch.testing.assert_close(stopped.model.state_dict(), before, rtol=0, atol=0)
+    assert any(not parameter.grad.isfinite().all() for parameter in stopped.model.parameters())
+    assert list(tmp_path.rglob("checkpoint-*")) == []
 
 
 @pytest.mark.slow

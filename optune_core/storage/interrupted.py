@@ -1,0 +1,44 @@
+"""Which runs of a store were interrupted and should go on: the store alone tells, and nobody's clock is believed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from optune_core.config.names import is_name
+from optune_core.storage.lease import BEAT_SECONDS, TTL_SECONDS, LeaseRecord, is_resumable, read_lease
+from optune_core.storage.ledger import list_runs
+from optune_core.storage.objects import Objects
+
+WATCH_SECONDS = 1.5 * TTL_SECONDS
+"""How long a run is watched. A start that waits for a dead holder's lease takes it within TTL_SECONDS, so after this
+it has moved, and a start that was seen before the watch and has not moved the lease is dead too."""
+
+_READERS = 16
+
+
+def suspects(objects: Objects) -> dict[str, LeaseRecord]:
+    """Runs that ended as interrupted, or are at work as far as a single look can tell."""
+    records = _leases(objects, filter(is_name, list_runs(objects)))
+    return {run: record for run, record in records.items() if record is not None and is_resumable(record)}
+
+
+def unmoved(objects: Objects, suspects: Mapping[str, LeaseRecord]) -> list[str]:
+    """Those of the suspects whose lease does not change while all are watched: nobody works on them.
+
+    Returns as soon as every one has moved, and after WATCH_SECONDS at the latest.
+    """
+    left = dict(suspects)
+    deadline = time.monotonic() + WATCH_SECONDS
+    while left and (remaining := deadline - time.monotonic()) > 0:
+        time.sleep(min(BEAT_SECONDS, remaining))
+        now = _leases(objects, left)
+        left = {run: record for run, record in left.items() if now[run] == record}
+    return sorted(left)
+
+
+def _leases(objects: Objects, runs: Iterable[str]) -> dict[str, LeaseRecord | None]:
+    names = list(runs)
+    with ThreadPoolExecutor(_READERS) as readers:
+        return dict(zip(names, readers.map(lambda run: read_lease(objects, run), names), strict=True))

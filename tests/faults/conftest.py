@@ -1,0 +1,36 @@
+"""Counts of the fault suite, said at the end of a test session and written to fault-counts.json where asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_COUNTS: defaultdict[str, float] = defaultdict(float)
+
+
+@pytest.fixture(scope="session")
+def tally() -> defaultdict[str, float]:
+    """Numbers to report, by name: add to them."""
+    return _COUNTS
+
+
+@pytest.fixture(scope="session")
+def api(prefect_server: None) -> dict[str, str]:
+    """Environment of a process that reports to the test session's Prefect server."""
+    from prefect.settings import PREFECT_API_URL
+
+    return {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _COUNTS:
+        terminalreporter.section("faults")
+        for name, value in sorted(_COUNTS.items()):
+            terminalreporter.write_line(f"{name}: {value:g}")
+        if path := os.environ.get("OPTUNE_FAULT_COUNTS"):
+            Path(path).write_text(json.dumps(_COUNTS, indent=2, sort_keys=True))

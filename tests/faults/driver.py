@@ -1,0 +1,138 @@
+"""Runs of the command line that are killed at planned points, or at any time, and started again until they finish."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+OPTUNE = str(Path(sys.executable).with_name("optune"))
+WORK = {"responses.response": "responses", "scores.scored": "scores", "policy.step": "checkpoint"}
+"""A point that is passed once per unit of work → the kind of object whose creation saves the units before it."""
+
+
+@dataclass
+class Runner:
+    """One run of one configuration, started as often as it takes."""
+
+    config: Path
+    store: str
+    folder: Path
+    """For failpoints and logs; one a runner."""
+    environment: dict[str, str] = field(default_factory=dict)
+    lost: list[dict[str, int]] = field(default_factory=list)
+    """For each kill, the units of work that were done and not saved, by point."""
+    endings: list[int] = field(default_factory=list)
+    """Exit statuses, one a start."""
+    _read: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def plan(self, *lines: str) -> None:
+        """Plan failpoints: `action point`."""
+        (self.folder / "plan").write_text("".join(f"{line}\n" for line in lines))
+
+    def planned(self) -> list[str]:
+        """What is left of the plan."""
+        return self._lines("plan")
+
+    def reached(self) -> list[str]:
+        """What of the plan was done."""
+        return self._lines("reached")
+
+    def passed(self) -> list[str]:
+        """All points passed so far, in order."""
+        return self._lines("passed")
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start the command in a process group of its own."""
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [OPTUNE, "run", str(self.config), "--store", self.store],
+                env=os.environ | {"OPTUNE_FAILPOINTS": str(self.folder), "OMP_NUM_THREADS": "1"} | self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def finish(self, *, most_starts: int) -> None:
+        """Start until the command succeeds and nothing is left of the plan."""
+        for _ in range(most_starts):
+            status = self.start().wait(timeout=300)
+            self._note(status)
+            if status == 0:
+                assert self.planned() == [], "the run is over, but these points were never reached"
+                return
+            self._assert_expected(status)
+        raise AssertionError(f"not finished after {most_starts} starts: {self.endings}\n{self.log()}")
+
+    def finish_under_fire(self, *, kills: int, seed: int, longest: float) -> None:
+        """Start and kill −9 flow process, child or both at random times, `kills` times in a row; then let it finish."""
+        draw = random.Random(seed)
+        done = 0
+        while done < kills:
+            process = self.start()
+            if self._kill_later(process, draw, longest):
+                done += 1
+            self._note(process.wait(timeout=300))
+            if self.endings[-1] == 0:
+                return
+        self.finish(most_starts=3)
+
+    def log(self) -> str:
+        """The end of what the command printed."""
+        return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-40:])
+
+    def _kill_later(self, process: subprocess.Popen[bytes], draw: random.Random, longest: float) -> bool:
+        try:
+            process.wait(timeout=draw.uniform(1.0, longest))
+            return False
+        except subprocess.TimeoutExpired:
+            pass
+        victim = draw.choice(["flow", "child", "group"])
+        if victim == "group":
+            os.killpg(process.pid, signal.SIGKILL)
+        elif victim == "flow":
+            process.kill()
+        else:
+            children = psutil.Process(process.pid).children()
+            for child in children[:1]:
+                child.kill()  # the task is tried again; the run goes on by itself
+            time.sleep(1)
+            process.kill()
+        return True
+
+    def _note(self, status: int) -> None:
+        self.endings.append(status)
+        lines = self.passed()
+        segment, self._read = lines[self._read :], len(lines)
+        if status != 0:
+            self.lost.append(unsaved(segment))
+
+    def _assert_expected(self, status: int) -> None:
+        # Killed, or ended because its child was (128 + signal, or an error that was reported).
+        assert status in (-signal.SIGKILL, -signal.SIGTERM, 143, 130), f"exit status {status}\n{self.log()}"
+
+    def _lines(self, name: str) -> list[str]:
+        path = self.folder / name
+        return path.read_text().splitlines() if path.exists() else []
+
+
+def unsaved(points: list[str]) -> dict[str, int]:
+    """Units of work in a stretch of passed points that no later point of it saved."""
+    counts = dict.fromkeys(WORK, 0)
+    for point in points:
+        for unit, kind in WORK.items():
+            if point == unit:
+                counts[unit] += 1
+            elif point in (f"create.after/{kind}", "create.after/policy"):
+                counts[unit] = 0
+    return counts

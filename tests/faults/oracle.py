@@ -1,0 +1,63 @@
+"""What must be equal after any interruption: everything of a run but the clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from optune_core.schemas import REPLAY, read_table
+from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, open_objects
+from optune_core.storage.lease import read_lease
+
+
+def run_facts(store_url: str, run: str) -> dict[str, Any]:
+    """The records of a run without times, and of every artifact behind them key, content, files and metrics."""
+    store = ArtifactStore(open_objects(store_url))
+    ledger = Ledger(store.objects, run)
+    records = ledger.iterations()
+    evaluations = [ledger.evaluation(t) for t in range(len(records) + 1)]
+    assert None not in evaluations
+    artifacts: dict[str, Any] = {}
+    waiting = list(_references([records, evaluations]))
+    while waiting:
+        ref = waiting.pop()
+        name = f"{ref.stage}/{ref.key}"
+        if name not in artifacts:
+            manifest = store.manifest(ref)
+            artifacts[name] = (ref.digest, manifest.files, manifest.metrics, _parents(manifest))
+            waiting += manifest.parents.values()
+    return {
+        "iterations": [{name: value for name, value in record.items() if name != "timing"} for record in records],
+        "evaluations": evaluations,
+        "artifacts": artifacts,
+    }
+
+
+def assert_sound(store_url: str, run: str) -> None:
+    """Every prompt exactly once in every replay set, every file as committed, the lease let go."""
+    store = ArtifactStore(open_objects(store_url))
+    prompts = []
+    for record in Ledger(store.objects, run).iterations():
+        folder = store.fetch(Ref.from_json(record["artifacts"]["replay"]))
+        ids = read_table(folder / "replay.parquet", REPLAY)["prompt_id"].to_pylist()
+        assert max(Counter(ids).values()) == 1
+        prompts.append(sorted(ids))
+        store.fetch(Ref.from_json(record["artifacts"]["policy"]))
+    assert all(each == prompts[0] for each in prompts)
+    lease = read_lease(store.objects, run)
+    assert lease is not None
+    assert (lease.state, lease.holder) == ("finished", None)
+
+
+def _parents(manifest: Manifest) -> dict[str, str]:
+    return {role: ref.digest for role, ref in sorted(manifest.parents.items())}
+
+
+def _references(value: Any) -> list[Ref]:
+    if isinstance(value, dict):
+        if value.keys() == {"stage", "key", "digest"}:
+            return [Ref.from_json(value)]
+        return [ref for part in value.values() for ref in _references(part)]
+    if isinstance(value, list):
+        return [ref for part in value for ref in _references(part)]
+    return []

@@ -1,0 +1,261 @@
+"""kill −9 and SIGTERM at every named point, and at any time: the final run equals an uninterrupted one.
+
+Nothing is mocked: the command line, its children, the store and Prefect's server are the real ones. Points are not
+listed here but taken from the trace of the uninterrupted run, so that a new one is tested as soon as it exists.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optune_core.storage import ArtifactStore, open_objects
+from optune_core.storage.lease import read_lease
+from tests.faults.driver import WORK, Runner
+from tests.faults.oracle import assert_sound, run_facts
+from tests.tiny import write_config
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
+
+SMALL: dict[str, Any] = {
+    "prompts": {"sample": 8, "held_out": 2},
+    "generation": {"shard_size": 4, "max_tokens": 6},
+    "training": {"checkpoint_every": "0s"},
+}
+
+
+@dataclass(frozen=True)
+class Uninterrupted:
+    config: Path
+    facts: dict[str, Any]
+    points: list[str]
+    """All distinct points in the order in which they were first passed."""
+    seconds: dict[str, float]
+    """Stage seconds of one unit of work, by its point."""
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny: Path, api: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    config = write_config(tiny, name="kills", **SMALL)
+    runner = Runner(config, str(folder / "store"), folder / "failpoints", api)
+    runner.finish(most_starts=1)
+    assert_sound(runner.store, "kills")
+    units = Counter(runner.passed())
+    return Uninterrupted(
+        config, run_facts(runner.store, "kills"), list(dict.fromkeys(runner.passed())), _seconds(runner.store, units)
+    )
+
+
+def test_the_points_of_a_run_cover_every_stage_and_storage_operation(
+    uninterrupted: Uninterrupted, tally: defaultdict[str, float]
+) -> None:
+    stages = {"model", "prompts", "selection", "responses", "scores", "replay", "reference", "policy", "checkpoint"}
+    expected = {f"upload.{when}/{stage}" for when in ("before", "written", "after") for stage in stages}
+    expected |= {
+        f"create.{when}/{kind}"
+        for when in ("before", "written", "after")
+        for kind in (*stages, "run", "iterations", "evaluations")
+    }
+    expected |= {f"swap.{when}/{kind}" for when in ("before", "after") for kind in ("lease", "checkpoints")}
+    expected |= {"policy.forward", "checkpoint.written", "checkpoint.committed", "reference.shard", *WORK}
+    assert expected - set(uninterrupted.points) == set()
+    tally["points enumerated"] = len(uninterrupted.points)
+
+
+@pytest.mark.parametrize(
+    ("stride", "action"),
+    [
+        (8, "kill-group"),
+        (11, "term"),
+        pytest.param(1, "kill-group", marks=pytest.mark.long),
+        pytest.param(1, "kill", marks=pytest.mark.long),
+        pytest.param(1, "term", marks=pytest.mark.long),
+    ],
+)
+def test_killed_at_every_point_in_one_run(
+    uninterrupted: Uninterrupted,
+    api: dict[str, str],
+    tmp_path: Path,
+    tally: defaultdict[str, float],
+    stride: int,
+    action: str,
+) -> None:
+    points = uninterrupted.points[::stride]
+    runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
+    runner.plan(*(f"{action} {point}" for point in points))
+    runner.finish(most_starts=3 * len(points) + 3)
+    assert len(runner.reached()) == len(points)
+    assert_sound(runner.store, "kills")
+    assert run_facts(runner.store, "kills") == uninterrupted.facts
+    _report(tally, runner, uninterrupted.seconds, len(points))
+
+
+@pytest.mark.parametrize(("kills", "seed"), [(4, 0), pytest.param(36, 1, marks=pytest.mark.long)])
+def test_killed_at_random_times_in_a_row(
+    uninterrupted: Uninterrupted,
+    api: dict[str, str],
+    tmp_path: Path,
+    tally: defaultdict[str, float],
+    kills: int,
+    seed: int,
+) -> None:
+    runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
+    runner.finish_under_fire(kills=kills, seed=seed, longest=25.0)
+    assert_sound(runner.store, "kills")
+    assert run_facts(runner.store, "kills") == uninterrupted.facts
+    _report(tally, runner, uninterrupted.seconds, kills)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        ["responses.response", "upload.after/responses", "policy.step"],
+        pytest.param(None, marks=pytest.mark.long),
+    ],
+)
+def test_killed_with_the_real_engine_on_a_real_object_store(
+    tiny: Path,
+    api: dict[str, str],
+    s3_bucket: str,
+    tmp_path: Path,
+    tally: defaultdict[str, float],
+    points: list[str] | None,
+) -> None:
+    """vLLM and S3: one uninterrupted run as the reference, one that is killed."""
+    vllm = {"type": "vllm", "dtype": "float32", "enforce_eager": True, "cpu_kv_cache_gib": 1}
+    name = "engine" if points else "engine-long"
+    config = write_config(
+        tiny, name=name, iterations=1, **SMALL | {"generation": SMALL["generation"] | {"engine": vllm}}
+    )
+    whole = Runner(config, f"{s3_bucket}/{name}-whole", tmp_path / "whole", api)
+    whole.finish(most_starts=1)
+    runner = Runner(config, f"{s3_bucket}/{name}-killed", tmp_path / "killed", api)
+    planned = points or list(dict.fromkeys(whole.passed()))
+    runner.plan(*(f"kill-group {point}" for point in planned))
+    runner.finish(most_starts=len(planned) + 2)
+    assert_sound(runner.store, name)
+    assert run_facts(runner.store, name) == run_facts(whole.store, name)
+    _report(tally, runner, _seconds(runner.store, Counter(whole.passed())), len(planned))
+
+
+@pytest.mark.parametrize("point", ["responses.response", "policy.step", "create.before/selection"])
+def test_sigterm_to_the_flow_process_ends_it_in_its_grace_and_lets_the_lease_go(
+    uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path, tally: defaultdict[str, float], point: str
+) -> None:
+    runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
+    process = runner.start()
+    while point not in runner.passed():
+        assert process.poll() is None, runner.log()
+        time.sleep(0.01)
+    asked = time.monotonic()
+    process.terminate()
+    assert process.wait(timeout=40) != 0
+    took = time.monotonic() - asked
+    assert took < 30
+    lease = read_lease(open_objects(runner.store), "kills")
+    assert lease is not None
+    assert (lease.state, lease.holder) == ("interrupted", None)
+    if point == "policy.step":
+        assert list((Path(runner.store) / "artifacts" / "checkpoint").glob("*/manifest.json"))
+    runner.finish(most_starts=1)
+    assert run_facts(runner.store, "kills") == uninterrupted.facts
+    tally["SIGTERM: worst seconds to the end"] = max(tally["SIGTERM: worst seconds to the end"], took)
+
+
+def test_a_full_disk_stops_with_its_name_and_the_run_goes_on_when_there_is_room(
+    uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path
+) -> None:
+    runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
+    runner.plan("no-space upload.written/responses")
+    assert runner.start().wait(timeout=300) == 2
+    assert "DiskFull" in runner.log()
+    assert "no space" in runner.log().lower() or "ENOSPC" in runner.log()
+    runner.finish(most_starts=1)
+    assert run_facts(runner.store, "kills") == uninterrupted.facts
+
+
+def test_a_device_without_memory_gets_smaller_micro_batches(
+    uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path
+) -> None:
+    runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
+    runner.plan("no-memory policy.forward")
+    runner.finish(most_starts=1)
+    assert_sound(runner.store, "kills")
+    manifests = [m for m in _manifests(runner.store, "policy")]
+    assert sorted(m.metrics["micro_batch_size"] for m in manifests) == [1, 2]
+    pairs = sorted(m.metrics["pairs"] for m in manifests)
+    assert pairs == sorted(
+        value[2]["pairs"] for name, value in uninterrupted.facts["artifacts"].items() if name.startswith("policy/")
+    )
+
+
+@pytest.mark.parametrize("kind", ["model", "prompts", "responses", "scores", "replay", "policy"])
+@pytest.mark.parametrize("damage", ["half", "flip"])
+def test_a_damaged_artifact_is_made_again_to_the_byte(
+    uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path, kind: str, damage: str
+) -> None:
+    if (damage, kind) not in {("half", "responses"), ("flip", "policy"), ("half", "prompts")}:
+        pytest.skip("covered by the long form")
+    _damage_and_continue(uninterrupted, api, tmp_path, kind, damage)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["model", "prompts", "selection", "responses", "scores", "replay", "policy"])
+@pytest.mark.parametrize("damage", ["empty", "half", "all but one", "flip", "gone"])
+def test_any_damaged_artifact_is_made_again_to_the_byte(
+    uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path, kind: str, damage: str
+) -> None:
+    _damage_and_continue(uninterrupted, api, tmp_path, kind, damage)
+
+
+def _damage_and_continue(
+    uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path, kind: str, damage: str
+) -> None:
+    """Stop in iteration 1, damage what iteration 0 left, continue."""
+    runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
+    runner.plan("kill-group create.before/iterations")
+    assert runner.start().wait(timeout=300) != 0
+    victim = _manifests(runner.store, kind)[0]
+    folder = Path(ArtifactStore(open_objects(runner.store)).location(victim.ref))
+    file = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    body = file.read_bytes()
+    file.unlink()
+    cut = {"empty": 0, "half": len(body) // 2, "all but one": len(body) - 1}
+    if damage == "flip":
+        file.write_bytes(body[:-9] + bytes([body[-9] ^ 1]) + body[-8:])
+    elif damage != "gone":
+        file.write_bytes(body[: cut[damage]])
+    runner.finish(most_starts=2)
+    assert run_facts(runner.store, "kills") == uninterrupted.facts
+
+
+def _manifests(store_url: str, stage: str) -> list[Any]:
+    store = ArtifactStore(open_objects(store_url))
+    found = [store.committed(stage, key) for key in store.objects.names(f"artifacts/{stage}")]
+    return [manifest for manifest in found if manifest is not None]
+
+
+def _seconds(store_url: str, units: Counter[str]) -> dict[str, float]:
+    stages = {"responses.response": "responses", "scores.scored": "scores", "policy.step": "policy"}
+    return {
+        point: sum(m.timing["seconds"] for m in _manifests(store_url, stage)) / max(1, units[point])
+        for point, stage in stages.items()
+    }
+
+
+def _report(tally: defaultdict[str, float], runner: Runner, seconds: dict[str, float], kills: int) -> None:
+    repeated = [sum(count * seconds[point] for point, count in lost.items()) for lost in runner.lost]
+    tally["kills survived"] += kills
+    tally["starts"] += len(runner.endings)
+    if repeated:
+        tally["work repeated per kill, worst (stage seconds)"] = max(
+            tally["work repeated per kill, worst (stage seconds)"], *repeated
+        )
+        tally["work repeated per kill, median of the last test (stage seconds)"] = statistics.median(repeated)

@@ -1,0 +1,157 @@
+"""Children end with their parent, are told to end when it is, and say why they failed in words a user can act on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from optune_core import bound, launch
+from optune_core.errors import DiskFull, OptuneError, OutOfMemory, TransientError
+from optune_core.progress import silent
+from optune_core.stages import selection
+from optune_core.storage import ArtifactStore, open_objects
+
+PARENT = """
+import os, subprocess, sys, time
+from optune_core import bound
+command = [sys.executable, "-m", "optune_core.bound", "sleep", "60"]
+child = subprocess.Popen(command, env=os.environ | {bound.PARENT: str(os.getpid())})
+print(child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def wait_for(condition: Any, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_bound_process_is_killed_with_its_parent() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        wait_for(lambda: child.name() == "sleep")
+        parent.kill()
+    wait_for(lambda: ended(child))
+
+
+def test_a_process_whose_parent_is_already_gone_does_not_start() -> None:
+    environment = os.environ | {bound.PARENT: "1"}
+    command = [sys.executable, "-m", "optune_core.bound", "true"]
+    assert subprocess.run(command, env=environment).returncode == 1
+
+
+class FakeStage:
+    """A stage whose child is any program: what a real one says and does on its pipes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> None:
+        self._store = ArtifactStore(open_objects(str(tmp_path / "store")))
+        file = tmp_path / "child.py"
+        file.write_text(program)
+        monkeypatch.setattr(launch, "_launcher", lambda stage, accelerate_config: [sys.executable, str(file)])
+        self.lines: list[str] = []
+        self.committed = 0
+
+    def run(self) -> None:
+        def committed() -> None:
+            self.committed += 1
+
+        spec = selection.Spec(selection={}, seed=0, iteration=0, previous={})
+        launch._run_child(str(self._store.objects.url), "scores", spec, silent, self.lines.append, committed, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "error", "message"),
+    [
+        ('{"error": {"type": "DiskFull", "message": "no space in /x"}}', DiskFull, "no space in /x"),
+        ('{"error": {"type": "OutOfMemory", "message": "lower it"}}', OutOfMemory, "lower it"),
+        ('{"error": {"type": "Preempted", "message": "asked to end"}}', TransientError, "asked to end"),
+        ('{"error": {"type": "KeyError", "message": "KeyError: 3"}}', OptuneError, "stage 'scores': KeyError: 3"),
+    ],
+)
+def test_what_a_child_reports_is_raised_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, error: type[Exception], message: str
+) -> None:
+    stage = FakeStage(monkeypatch, tmp_path, f"print({said!r})\nraise SystemExit(1)")
+    with pytest.raises(error, match=message):
+        stage.run()
+
+
+def test_a_killed_child_is_tried_again_and_its_last_words_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = "import os, sys\nprint('on the way', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)"
+    with pytest.raises(TransientError, match=r"ended with signal 9\non the way"):
+        FakeStage(monkeypatch, tmp_path, program).run()
+
+
+def test_a_child_that_the_kernel_killed_for_memory_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    events = tmp_path / "memory.events"
+    events.write_text("low 0\noom_kill 2\n")
+    monkeypatch.setattr(launch, "_OOM_KILLS", events)
+    program = f"import os\nopen({str(events)!r}, 'w').write('low 0\\noom_kill 3\\n')\nos.kill(os.getpid(), 9)"
+    with pytest.raises(OutOfMemory, match="ran out of memory in stage 'scores'"):
+        FakeStage(monkeypatch, tmp_path, program).run()
+
+
+def test_commits_are_counted_and_secrets_masked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "correct-horse-battery")
+    program = (
+        "import os, sys\n"
+        'print(\'{"committed": "scores"}\')\nprint(\'{"committed": "scores"}\')\n'
+        "print('key', os.environ['SOME_TOKEN'], file=sys.stderr)\nprint('{\"done\": true}')"
+    )
+    stage = FakeStage(monkeypatch, tmp_path, program)
+    stage.run()
+    assert stage.committed == 2
+    assert stage.lines == ["key ***"]
+
+
+def test_a_child_is_told_to_end_and_given_time_when_its_parent_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The parent's own signal arrives as an exception in its main thread, as Prefect's does."""
+    saved = tmp_path / "saved"
+    program = (
+        "import signal, sys, time\n"
+        "def save(*_):\n"
+        f"    time.sleep(0.5); open({str(saved)!r}, 'w').close(); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        'print(\'{"progress": ["work", 0, 1]}\', flush=True)\ntime.sleep(60)'
+    )
+
+    class Terminated(BaseException):
+        pass
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGUSR1, terminate)
+    try:
+        stage = FakeStage(monkeypatch, tmp_path, program)
+        with pytest.raises(Terminated):
+            spec = selection.Spec(selection={}, seed=0, iteration=0, previous={})
+
+            def progress(what: str, done: int, total: int) -> None:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+            launch._run_child(str(tmp_path / "store"), "scores", spec, progress, stage.lines.append, lambda: None, None)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert saved.exists()
