@@ -2,7 +2,7 @@
 
 Prefect's process worker, told to end by SIGTERM, kills its flow runs at once: no checkpoint is written, they stay
 Running and their leases held until somebody notices. This one, told so, takes no more work, passes SIGTERM on to its
-flow runs, and gives them GRACE_SECONDS to save, release their lease and report that they crashed, whereupon the
+flow runs, gives them GRACE_SECONDS to save and to release their lease, and reports that they crashed, whereupon the
 automation (automations.yaml) queues them for another worker.
 
 Start it so on machines that may be taken away, and have their notice (30 s and more on every cloud) end it:
@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 from typing import Any
+from uuid import UUID
 
 import psutil
 
@@ -49,14 +50,30 @@ def main() -> int:
 
 
 def end(worker: int) -> None:
-    """Let a worker's flow runs save what they have, then end them and it."""
+    """Let a worker's flow runs save what they have, report them, and end the worker."""
     process = psutil.Process(worker)
     process.suspend()  # takes no more work; and would kill what it has
-    flow_runs = process.children()
+    flow_runs = {run: run.environ().get("PREFECT__FLOW_RUN_ID") for run in process.children()}
     signal_all(flow_runs, signal.SIGTERM)
     late = wait_gone(flow_runs, GRACE_SECONDS)
-    # Killed, not continued: it would report its runs as crashed once more, when others may have taken them up.
+    # Killed, not continued: it would report its runs as crashed again, when another worker may have them by then.
     signal_all([process, *late], signal.SIGKILL)
+    try:
+        _report([run for run in flow_runs.values() if run])
+    except Exception as error:  # Prefect's server is away: the flow runs are missed by their heartbeats
+        print(f"The flow runs were ended, which could not be reported: {error!r}", file=sys.stderr)
+
+
+def _report(flow_runs: list[str]) -> None:
+    """Tell Prefect that these flow runs crashed, if they did not say how they ended."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Crashed
+
+    with get_client(sync_client=True) as client:
+        for run in map(UUID, flow_runs):
+            state = client.read_flow_run(run).state
+            if state is not None and not state.is_final():
+                client.set_flow_run_state(run, Crashed(message="Its worker was told to end."))
 
 
 def _told_to_end(number: int, frame: Any) -> None:

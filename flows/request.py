@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from optune_core.config import OptuneConfig, load_config, parse_config
+from optune_core.config.names import validate_name
 from optune_core.errors import ConfigError, OptuneError
 from optune_core.storage import open_objects
 from optune_core.storage.lease import read_lease
@@ -28,14 +29,19 @@ def requested(config: str | None, overrides: list[str], store: str, run: str | N
         run: its name; None for the configuration's.
 
     Raises:
-        ConfigError: the configuration is invalid, or neither it nor a run is named.
+        ConfigError: the configuration or the name is invalid, or neither is given.
         OptuneError: there is no such run.
     """
+    if run is not None:
+        try:
+            validate_name(run)
+        except ValueError as error:
+            raise ConfigError([f"run {error}"], source="command") from error
     if config is not None:
         settings = load_config(config, overrides)
         return settings, run or settings.name
     if run is None:
-        raise ConfigError(["is missing: give a YAML file, or the name of a run to continue"])
+        raise ConfigError(["is missing: give a YAML file, or the name of a run to continue"], source="command")
     objects = open_objects(store)
     record = read_lease(objects, run)
     if record is None:

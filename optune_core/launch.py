@@ -9,14 +9,16 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+import psutil
 from pydantic import BaseModel
 
 from optune_core import bound, errors, preemption
-from optune_core.errors import OptuneError, OutOfMemory, TransientError
+from optune_core.errors import OptuneError, OutOfMemory, Preempted, TransientError
 from optune_core.progress import Progress, silent
 from optune_core.secrets import redact
 from optune_core.stages import IN_PROCESS, stage_module
@@ -26,6 +28,8 @@ no_child = Event()
 """Set while no stage of this process has a child."""
 no_child.set()
 
+_WORKER = "optune_core.worker"
+_ACCELERATE = "accelerate.commands.launch"
 _KEPT_LINES = 40
 _OOM_KILLS = Path("/sys/fs/cgroup/memory.events")
 
@@ -132,7 +136,9 @@ def _run_child(
 
 def _end(child: subprocess.Popen[str], committed: Callable[[], None]) -> None:
     """Tell a child to end, and see that it does within its grace."""
-    child.terminate()
+    for process in _workers(child):
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
     assert child.stdout is not None
     # Its pipe has to be read on, or it would wait at a full one instead of saving.
     reader = Thread(target=_follow, args=(child.stdout, silent, lambda line: None, committed), daemon=True)
@@ -142,6 +148,15 @@ def _end(child: subprocess.Popen[str], committed: Callable[[], None]) -> None:
     except BaseException:  # it took too long, or this process is told again
         child.kill()
         child.wait()
+
+
+def _workers(child: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The processes of a stage: the child, or what it launched, since a launcher may end without telling those."""
+    assert isinstance(child.args, list)
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(child.pid)
+        return process.children() if _ACCELERATE in child.args else [process]
+    return []
 
 
 def _oom_kills() -> int:
@@ -159,7 +174,7 @@ def _changes(before: BaseModel, after: BaseModel) -> str:
 
 
 def _launcher(stage: str, accelerate_config: str | None) -> list[str]:
-    module = ["-m", "optune_core.worker"]
+    module = ["-m", _WORKER]
     if stage != "policy":
         return [sys.executable, *module]
     devices = _gpu_count()
@@ -167,7 +182,7 @@ def _launcher(stage: str, accelerate_config: str | None) -> list[str]:
         return [sys.executable, *module]
     chosen = ["--config_file", accelerate_config] if accelerate_config else ["--num_processes", str(devices)]
     tied = [sys.executable, "-m", "optune_core.bound", sys.executable]
-    return [*tied, "-m", "accelerate.commands.launch", *chosen, *module]
+    return [*tied, "-m", _ACCELERATE, *chosen, *module]
 
 
 def _gpu_count() -> int:
@@ -193,9 +208,14 @@ def _follow(
             progress(what, done, total)
         elif "committed" in message:
             committed()
-        else:
+        elif not _is_reason(last):
             last = message
     return last
+
+
+def _is_reason(message: dict[str, Any]) -> bool:
+    """Whether it tells why a stage failed. Of processes that train together, others are only told to end after it."""
+    return "error" in message and message["error"]["type"] != Preempted.__name__
 
 
 def _forward(lines: Any, log: Callable[[str], None], tail: deque[str]) -> None:

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import IO, Any
 
 from optune_core import preemption
 from optune_core.bound import die_with_parent
+
+_speaking = threading.Lock()
 
 
 def main() -> int:
@@ -89,9 +92,11 @@ def _reporter(lines: IO[str]) -> Any:
 
 
 def _say(lines: IO[str], value: dict[str, Any]) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        lines.write(json.dumps(value) + "\n")
-        lines.flush()
+    """Of several processes that train together, all may fail or commit, and the first speaks for the rest."""
+    if os.environ.get("RANK", "0") == "0" or value.keys() & {"error", "committed"}:
+        with _speaking:
+            lines.write(json.dumps(value) + "\n")
+            lines.flush()
 
 
 if __name__ == "__main__":

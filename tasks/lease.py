@@ -34,7 +34,8 @@ def working_on(objects: Objects, run: str, config: OptuneConfig, *, unasked: boo
         logger.error("run %s was taken over by another process while this one was away: it ends here", run)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with hold(objects, run, config.model_dump(mode="json"), unasked=unasked, on_lost=lost) as lease:
+    settings = config.model_dump(mode="json")
+    with hold(objects, run, settings, unasked=unasked, on_lost=lost, say=logger.info) as lease:
         _held = lease
         try:
             yield

@@ -72,11 +72,10 @@ class Server:
     def ensure_pools(self) -> None:
         """Create the work pools, or put their limits right; the first worker fills in the job template."""
         for name, limit in POOLS.items():
-            pool = {"name": name, "type": "process", "concurrency_limit": limit}
-            if self.call("POST", "/work_pools/filter", {"work_pools": {"name": {"any_": [name]}}}):
+            try:
+                self.call("POST", "/work_pools/", {"name": name, "type": "process", "concurrency_limit": limit})
+            except StackError:  # it exists; or a worker that still runs has made it just now, in an emptied database
                 self.call("PATCH", f"/work_pools/{name}", {"concurrency_limit": limit})
-            else:
-                self.call("POST", "/work_pools/", pool)
 
     def deployment_names(self) -> set[str]:
         return {str(found["name"]) for found in self.call("POST", "/deployments/filter", {"limit": 200})}
@@ -138,14 +137,17 @@ class Worker:
         self.name = f"{pool}-worker"
         self.daemon = Daemon(f"worker of {pool}", folder)
 
+    @property
+    def command(self) -> list[str]:
+        options = ["--pool", self.pool, "--name", self.name, "--type", "process", "--install-policy", "never"]
+        return [sys.executable, "-m", "deployments.worker", *options]
+
     def start(self, server: Server, settings: Mapping[str, str]) -> None:
         """Start it unless it runs with these very settings; does not wait."""
-        command = [sys.executable, "-m", "deployments.worker", "--pool", self.pool, "--name", self.name]
-        command += ["--type", "process", "--install-policy", "never"]
-        if not self.daemon.same_as(command, settings):
+        if not self.daemon.same_as(self.command, settings):
             self.daemon.stop(grace=30)
             server.crash_orphans(self.pool, self.name)
-            self.daemon.start(command, settings)
+            self.daemon.start(self.command, settings)
 
     def wait(self, server: Server, timeout: float = 120.0) -> None:
         """Return once the server has heard from this process (not from one before it) in the last 90 s."""

@@ -65,7 +65,7 @@ class Stack:
             self._write_env()
             say("workers and deployments …")
             for worker in self.workers:
-                worker.start(self.server, self._run_settings())
+                worker.start(self.server, self.run_settings())
             self._deploy()
             for worker in self.workers:
                 worker.wait(self.server)
@@ -104,7 +104,7 @@ class Stack:
         clients = [worker.daemon for worker in self.workers]
         return [self.postgres.daemon, self.s3.daemon, self.server.daemon, *clients]
 
-    def _run_settings(self) -> dict[str, str]:
+    def run_settings(self) -> dict[str, str]:
         """What a worker, its flow runs and a user's shell need; secrets included, hence the mode of `env`."""
         return (
             quiet(self.home)
@@ -119,7 +119,7 @@ class Stack:
         )
 
     def _write_env(self) -> None:
-        lines = [f"export {name}={shlex.quote(value)}" for name, value in self._run_settings().items()]
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in self.run_settings().items()]
         text = "\n".join(["unset AWS_PROFILE AWS_SESSION_TOKEN PREFECT_PROFILE", *lines, ""])
         write_private(self.env_file, text)
 
@@ -128,7 +128,7 @@ class Stack:
         log = self.folder / "deploy.log"
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         command += ["--prefect-file", str(self.prefect_file)]
-        settings = environment(self._run_settings())
+        settings = environment(self.run_settings())
         settings.pop("OPTUNE_ROOT", None)
         with log.open("wb") as output:
             done = subprocess.run(command, env=settings, cwd=self.project, stdout=output, stderr=output)

@@ -124,7 +124,7 @@ def print_artifact(store_url: str, stage: str, key: str) -> None:
         OptuneError: no artifact, or several, match.
     """
     store = ArtifactStore(open_objects(store_url))
-    matches = [name for name in store.objects.names(f"artifacts/{stage}") if name.startswith(key)]
+    matches = [name for name in store.keys(stage) if name.startswith(key)]
     if len(matches) != 1:
         found = f"{len(matches)} artifacts match, give more of the key" if matches else "no such artifact"
         raise OptuneError(f"{stage}/{key} in {store_url!r}: {found}")

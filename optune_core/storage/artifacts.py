@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -28,6 +29,7 @@ from optune_core.storage.canonical import canonical_json, digest, file_digest
 from optune_core.storage.objects import Objects
 
 _PARALLEL_TRANSFERS = 4
+_ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 _COMMIT_ROUNDS = 5
 """How often a commit takes the place of one that is damaged. The second round is rare, the third a broken disk."""
 
@@ -316,8 +318,13 @@ class ArtifactStore:
         with ThreadPoolExecutor(_PARALLEL_TRANSFERS) as pool:
             list(pool.map(download, manifest.files))
 
-    @staticmethod
-    def _base(stage: str, key: str) -> str:
+    def keys(self, stage: str) -> list[str]:
+        """Keys below a stage, committed or not, for display."""
+        return self.objects.names(self._base(stage, "key").removesuffix("/key"))
+
+    def _base(self, stage: str, key: str) -> str:
+        if not (_ID.fullmatch(stage) and _ID.fullmatch(key)):
+            raise StoreError(f"{stage}/{key} is not the id of an artifact: a stage and a key in hex are")
         return f"artifacts/{stage}/{key}"
 
 

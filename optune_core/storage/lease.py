@@ -131,6 +131,7 @@ def take(
     *,
     unasked: bool = False,
     on_lost: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> Lease:
     """Take the lease of a run; waits up to TTL_SECONDS where its holder may be dead.
 
@@ -138,6 +139,7 @@ def take(
         config: the resolved configuration of this start.
         unasked: no person asked for this start.
         on_lost: called, from another thread, when the lease was taken over.
+        say: told why it has to wait.
 
     Raises:
         RunBusy: somebody works on the run.
@@ -147,6 +149,7 @@ def take(
     body = objects.read(_path(run))
     before = _parse(body)
     if before is not None and before.holder is not None and not _is_gone(before):
+        say(f"run {run!r} was last worked on by {before.where}: seeing for {TTL_SECONDS:.0f} s whether it still is")
         body = _watch(objects, run, before)
         before = _parse(body)
     if unasked and before is not None and before.fruitless >= MAX_FRUITLESS:
@@ -179,9 +182,10 @@ def hold(
     *,
     unasked: bool = False,
     on_lost: Callable[[], None] = lambda: None,
+    say: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Lease]:
     """Hold the lease of a run, and leave a record of how the block ended. Raises as `take`."""
-    lease = take(objects, run, config, unasked=unasked, on_lost=on_lost)
+    lease = take(objects, run, config, unasked=unasked, on_lost=on_lost, say=say)
     try:
         yield lease
     except KeyboardInterrupt:

@@ -321,7 +321,12 @@ class S3Objects:
                 return True
             if standing != expected:
                 return False
-            self._fs.pipe_file(self._key(path), body, IfMatch=tag)
+            try:
+                self._fs.pipe_file(self._key(path), body, IfMatch=tag)
+            except FileNotFoundError as error:
+                if _code(error) == "NoSuchBucket":
+                    raise
+                return False  # deleted meanwhile
             return True
 
         swapped = self._try(path, attempt)
@@ -366,6 +371,8 @@ class S3Objects:
     def walk(self, prefix: str) -> Iterator[Entry]:
         found: dict[str, Any] = self._try(prefix, lambda: self._fs.find(self._key(prefix), detail=True))
         for key, info in sorted(found.items()):
+            if info["type"] != "file":
+                continue  # a prefix that is empty by now: some servers keep it
             yield Entry(key.removeprefix(f"{self._root}/"), info["size"], info["LastModified"].timestamp())
 
     def now(self) -> float:

@@ -105,15 +105,15 @@ class WeightedDPOTrainer(DPOTrainer):  # type: ignore[misc]
             self._beta1,
             self._beta2,
         )
-        if not torch.isfinite(losses).all():
+        # One value a pair and process, so that the mean that is logged is that over pairs, however they are computed.
+        of_pairs = self.accelerator.gather(torch.stack([losses.detach(), *values.values()], dim=1)).T.tolist()
+        if not all(map(math.isfinite, of_pairs[0])):
             raise NonFiniteLoss(
-                f"loss of a pair is not finite at step {self.state.global_step}: {losses.tolist()}. "
+                f"loss of a pair is not finite at step {self.state.global_step}: {of_pairs[0]}. "
                 "The weights of the last step are untouched; lower training.learning_rate or training.beta1"
             )
-        for name, value in values.items():
-            key = "weights/mean" if name == "weights" else name
-            # One value a pair, so that the mean that is logged is that over pairs, however they are computed.
-            self._metrics["train"][key] += self.accelerator.gather(value.detach()).tolist()
+        for name, column in zip(values, of_pairs[1:], strict=True):
+            self._metrics["train"]["weights/mean" if name == "weights" else name] += column
         # Processes average their gradients: undo that, the divisor already counts the pairs of all of them.
         loss: Tensor = losses.sum() / num_items_in_batch * self.accelerator.num_processes
         return loss

@@ -27,6 +27,7 @@ class Runner:
     folder: Path
     """For failpoints and logs; one a runner."""
     environment: dict[str, str] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
     lost: list[dict[str, int]] = field(default_factory=list)
     """For each kill, the units of work that were done and not saved, by point."""
     endings: list[int] = field(default_factory=list)
@@ -56,7 +57,7 @@ class Runner:
         """Start the command in a process group of its own."""
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
-                [OPTUNE, "run", str(self.config), "--store", self.store],
+                [OPTUNE, "run", str(self.config), *self.overrides, "--store", self.store],
                 env=os.environ | {"OPTUNE_FAILPOINTS": str(self.folder), "OMP_NUM_THREADS": "1"} | self.environment,
                 stdout=log,
                 stderr=log,

@@ -111,6 +111,13 @@ class S3Proxy:
             self._plan.append(planned)
         return planned
 
+    def reset(self) -> None:
+        """As new."""
+        self.heal()
+        with self._lock:
+            self._remembered.clear()
+            self.requests.clear()
+
     def heal(self) -> None:
         """Drop the plan and let go of what is held back."""
         with self._lock:

@@ -6,6 +6,7 @@ listed here but taken from the trace of the uninterrupted run, so that a new one
 
 from __future__ import annotations
 
+import signal
 import statistics
 import time
 from collections import Counter, defaultdict
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from deployments.local.orchestrator import Server
 from optune_core.storage import ArtifactStore, open_objects
 from optune_core.storage.lease import read_lease
 from tests.faults.driver import WORK, Runner
@@ -36,6 +38,8 @@ class Uninterrupted:
     facts: dict[str, Any]
     points: list[str]
     """All distinct points in the order in which they were first passed."""
+    steps: int
+    """Optimizer steps."""
     seconds: dict[str, float]
     """Stage seconds of one unit of work, by its point."""
 
@@ -49,7 +53,11 @@ def uninterrupted(tiny: Path, api: dict[str, str], tmp_path_factory: pytest.Temp
     assert_sound(runner.store, "kills")
     units = Counter(runner.passed())
     return Uninterrupted(
-        config, run_facts(runner.store, "kills"), list(dict.fromkeys(runner.passed())), _seconds(runner.store, units)
+        config,
+        run_facts(runner.store, "kills"),
+        points=list(dict.fromkeys(runner.passed())),
+        steps=units["policy.step"],
+        seconds=_seconds(runner.store, units),
     )
 
 
@@ -150,6 +158,7 @@ def test_sigterm_to_the_flow_process_ends_it_in_its_grace_and_lets_the_lease_go(
     uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path, tally: defaultdict[str, float], point: str
 ) -> None:
     runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
+    runner.overrides = ("training.checkpoint_every=1h",)  # no checkpoint but the one that SIGTERM asks for
     process = runner.start()
     while point not in runner.passed():
         assert process.poll() is None, runner.log()
@@ -162,11 +171,36 @@ def test_sigterm_to_the_flow_process_ends_it_in_its_grace_and_lets_the_lease_go(
     lease = read_lease(open_objects(runner.store), "kills")
     assert lease is not None
     assert (lease.state, lease.holder) == ("interrupted", None)
-    if point == "policy.step":
-        assert list((Path(runner.store) / "artifacts" / "checkpoint").glob("*/manifest.json"))
     runner.finish(most_starts=1)
     assert run_facts(runner.store, "kills") == uninterrupted.facts
+    assert runner.passed().count("policy.step") == uninterrupted.steps, "a step was done twice"
     tally["SIGTERM: worst seconds to the end"] = max(tally["SIGTERM: worst seconds to the end"], took)
+
+
+def test_prefects_server_may_die_and_come_back_empty(
+    uninterrupted: Uninterrupted, tmp_path: Path, tally: defaultdict[str, float]
+) -> None:
+    """kill −9 of the server in iteration 1, and a new one with an empty database: the run goes on, or starts again."""
+    server = Server(tmp_path / "server", tmp_path / "home", port=None)
+    database = f"sqlite+aiosqlite:///{tmp_path}/prefect.db"
+    server.start(database)
+    try:
+        api = {"PREFECT_API_URL": server.api_url}
+        runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
+        process = runner.start()
+        while "create.after/iterations" not in runner.passed():
+            assert process.poll() is None, runner.log()
+            time.sleep(0.01)
+        server.daemon.stop(signal.SIGKILL)
+        (tmp_path / "prefect.db").unlink()
+        server.start(database)
+        if process.wait(timeout=300) != 0:
+            runner.finish(most_starts=1)
+    finally:
+        server.daemon.stop()
+    assert_sound(runner.store, "kills")
+    assert run_facts(runner.store, "kills") == uninterrupted.facts
+    tally["Prefect servers killed"] += 1
 
 
 def test_a_full_disk_stops_with_its_name_and_the_run_goes_on_when_there_is_room(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -35,7 +37,7 @@ from optune_core.schemas import REFERENCE, REPLAY, read_table, write_table
 from optune_core.stages import policy as stage
 from optune_core.storage import ArtifactStore, Manifest, Ref, Work, open_objects
 from optune_core.training import callbacks, reference
-from optune_core.training.checkpoints import FILES, RANDOM, STATE, WEIGHTS, check
+from optune_core.training.checkpoints import FILES, RANDOM, STATE, WEIGHTS, check, restore_random, write
 from optune_core.training.recovery import Checkpoints
 from tests.integration.test_training import dataset, losses, train
 
@@ -82,6 +84,23 @@ def test_training_resumed_equals_an_uninterrupted_one(
     assert {path.name for path in checkpoint.iterdir()} == FILES
     if lora:
         assert all("lora_" in name for name in resumed.trained)
+
+
+def test_random_generators_go_on_from_where_they_were(tmp_path: Path) -> None:
+    def draw() -> list[float]:
+        return [torch.rand(1).item(), torch.randn(1).item(), random.gauss(0, 1), np.random.rand(), np.random.randn()]
+
+    model = torch.nn.Linear(2, 1)
+    optimizer = torch.optim.RMSprop(model.parameters())
+    model(torch.ones(2)).backward()
+    optimizer.step()
+    draw()  # an odd number of Gaussians: the generators keep the second of a pair
+    trained = {name: parameter.shape for name, parameter in model.named_parameters()}
+    write(tmp_path / "checkpoint", model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer), trained)
+    expected = draw()
+    assert draw() != expected
+    restore_random(tmp_path / "checkpoint")
+    assert draw() == expected
 
 
 @pytest.mark.slow
@@ -673,10 +692,30 @@ def test_a_process_that_is_told_to_end_ends_in_time_with_a_checkpoint(
 
 
 @pytest.mark.slow
+def test_killed_at_every_point_of_training_the_result_is_the_same(
+    tiny: Path, store: ArtifactStore, uninterrupted: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = ["reference.shard", "policy.forward", "policy.step"]
+    points += [f"checkpoint.{what}" for what in ("written", "committed", "pruned")]
+    folder = tmp_path / "points"
+    folder.mkdir()
+    monkeypatch.setenv("OPTUNE_FAILPOINTS", str(folder))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    spec = prepare(store, tiny)
+    for point in points:
+        (folder / "plan").write_text(f"kill {point}\n")
+        assert child(spec, store, tmp_path / "child").wait() == -signal.SIGKILL, point
+    assert child(spec, store, tmp_path / "child").wait() == 0
+    made = store.find(stage.works(store, spec)[0])
+    assert made is not None
+    assert (made.ref, made.metrics) == (uninterrupted.ref, uninterrupted.metrics)
+
+
+@pytest.mark.slow
 def test_two_processes_agree_resume_and_equal_an_uninterrupted_run_of_theirs(
     tiny: Path, store: ArtifactStore, tmp_path: Path
 ) -> None:
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     whole = ArtifactStore(open_objects(str(tmp_path / "whole")))
     spec = prepare(whole, tiny, checkpoint_every="1h")
     process = child(spec, whole, tmp_path / "first", *launcher)
@@ -757,7 +796,7 @@ for (name, one), (_, other) in zip(model.named_parameters(), again.named_paramet
 def test_a_sharded_model_is_written_whole_and_restored_exactly(tiny: Path, tmp_path: Path) -> None:
     script, folder = tmp_path / "sharded.py", tmp_path / "checkpoint"
     script.write_text(SHARDED)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run(
         [*launcher, str(script), str(tiny / "policy"), str(folder)],
         check=True,

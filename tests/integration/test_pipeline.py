@@ -207,7 +207,7 @@ def test_lora_publishes_merged_weights(tiny: Path, prefect_server: None, tmp_pat
     import torch
     from transformers import AutoModelForCausalLM
 
-    lora = {"lora": {"r": 4, "alpha": 8}, "learning_rate": 1e-2, "checkpoint_steps": 1}
+    lora = {"lora": {"r": 4, "alpha": 8}, "learning_rate": 1e-2, "checkpoint_every": "0s"}
     store = str(tmp_path / "store")
     summary = run(write_config(tiny, name="lora", iterations=1, training=lora), store)
     assert summary["iterations"][0]["first_loss"] == pytest.approx(
