@@ -7,7 +7,7 @@ automation (automations.yaml) queues them for another worker.
 
 Start it so on machines that may be taken away, and have their notice (30 s and more on every cloud) end it:
 `docker stop --time 30`; under systemd `KillMode=mixed` and `TimeoutStopSec=30`, since by default systemd signals
-Prefect's own process as well. On Kubernetes the signal reaches the flow run itself.
+Prefect's own process as well, which then kills. As the one command of a container it is what Kubernetes signals.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from optune_core.reports.render import change_text
 from optune_core.reports.summary import held_out_change, summarise
 from optune_core.schemas import REPLAY, read_table
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
-from optune_core.storage.lease import read_lease
+from optune_core.storage.lease import is_gone, read_lease
 from optune_core.storage.ledger import list_runs
 
 _CONSOLE = Console(width=max(100, Console().width))
@@ -171,12 +171,15 @@ def _progress(ledger: Ledger) -> dict[str, Any]:
         "wanted": config["iterations"] if config else None,
         "state": lease.state if lease else None,
         "where": lease.where if lease and lease.holder else None,
+        "dead": lease is not None and lease.holder is not None and is_gone(lease),
         "message": lease.message if lease else "",
     }
 
 
 def _state(row: dict[str, Any]) -> str:
     """How the last start of a run stands: `working` names who holds the lease, an end its reason."""
+    if row["dead"]:
+        return f"interrupted (killed: {row['where']})"
     detail = row["where"] or row["message"]
     return f"{row['state'] or 'unknown'}{f' ({detail})' if detail else ''}"
 

@@ -110,7 +110,7 @@ def _render(problem: Any) -> str:
     location = ".".join(written) or "(whole file)"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        return f"{location}: unknown key (value {problem['input']!r}): check its spelling and its section"
+        return redact(f"{location}: unknown key (value {problem['input']!r}): check its spelling and its section")
     if problem["type"] == "missing":
         return f"{location}: required, but not given"
     if isinstance(problem["input"], dict):

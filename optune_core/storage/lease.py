@@ -84,23 +84,31 @@ class Lease:
         self._record = record
         self._on_lost = on_lost
         self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self._ended = False
+        self._wake = threading.Event()
         self._progressed = False
         self._thread = threading.Thread(target=self._beat, name=f"lease of {run}", daemon=True)
         self._thread.start()
 
     def progressed(self) -> None:
-        """Something was committed in this start."""
-        self._progressed = True
+        """Something was committed in this start: it is not fruitless, which is recorded at once."""
+        if not self._progressed:
+            self._progressed = True
+            self._wake.set()
 
     def release(self, state: State, message: str = "") -> None:
         """End the start. A lease that was lost meanwhile is left to its new holder."""
-        self._ended.set()
+        self._ended = True
+        self._wake.set()
         self._thread.join()
         self._move(state=state, message=message, holder=None, process=None)
 
     def _beat(self) -> None:
-        while not self._ended.wait(BEAT_SECONDS):
+        while True:
+            self._wake.wait(BEAT_SECONDS)
+            self._wake.clear()
+            if self._ended:
+                return
             try:
                 if not self._move():
                     self._on_lost()
@@ -148,7 +156,7 @@ def take(
     """
     body = objects.read(_path(run))
     before = _parse(body)
-    if before is not None and before.holder is not None and not _is_gone(before):
+    if before is not None and before.holder is not None and not is_gone(before):
         say(f"run {run!r} was last worked on by {before.where}: seeing for {TTL_SECONDS:.0f} s whether it still is")
         body = _watch(objects, run, before)
         before = _parse(body)
@@ -256,7 +264,7 @@ def _path(run: str) -> str:
         raise StoreError(f"run {error}") from error
 
 
-def _is_gone(record: LeaseRecord) -> bool:
+def is_gone(record: LeaseRecord) -> bool:
     """Whether the holder was a process of this machine, and has ended."""
     here = _process_identity(os.getpid())
     if record.process is None or here is None:

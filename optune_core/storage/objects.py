@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 from optune_core.errors import DiskFull, StoreError, TransientError
 from optune_core.failpoints import reach
+from optune_core.storage.durable import beside, link, make_folder, sync_folder, write
 
 T = TypeVar("T")
 
@@ -150,17 +151,17 @@ class LocalObjects:
 
     def require(self) -> None:
         with self._errors(""):
-            _make_folder(self.root)
+            make_folder(self.root)
 
     def create(self, path: str, body: bytes) -> bytes:
         target, kind = self._file(path), _kind(path)
         reach(f"create.before/{kind}")
-        with self._errors(path), _beside(target, lambda temporary: _write(temporary, body)) as temporary:
+        with self._errors(path), beside(target, lambda temporary: write(temporary, body)) as temporary:
             reach(f"create.written/{kind}")
-            while not _link(temporary, target):
+            while not link(temporary, target):
                 if (standing := self.read(path)) is not None:  # else it was deleted meanwhile
                     return standing
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         reach(f"create.after/{kind}")
         return body
 
@@ -168,17 +169,17 @@ class LocalObjects:
         target, kind = self._file(path), _kind(path)
         reach(f"swap.before/{kind}")
         with self._errors(path):
-            _make_folder(self.root)
+            make_folder(self.root)
             with (self.root / ".lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when its holder dies
                 if self.read(path) != expected:
                     return False
-                with _beside(target, lambda temporary: _write(temporary, body)) as temporary:
+                with beside(target, lambda temporary: write(temporary, body)) as temporary:
                     if expected is not None:
                         os.replace(temporary, target)
-                    elif not _link(temporary, target):  # `create` takes no lock
+                    elif not link(temporary, target):  # `create` takes no lock
                         return False
-                    _sync_folder(target.parent)
+                    sync_folder(target.parent)
         reach(f"swap.after/{kind}")
         return True
 
@@ -207,10 +208,10 @@ class LocalObjects:
             with temporary.open("rb") as copied:
                 os.fsync(copied.fileno())
 
-        with self._errors(path), _beside(target, copy) as temporary:
+        with self._errors(path), beside(target, copy) as temporary:
             reach(f"upload.written/{kind}")
             temporary.replace(target)
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         reach(f"upload.after/{kind}")
 
     def download(self, path: str, file: Path) -> None:
@@ -230,7 +231,7 @@ class LocalObjects:
 
     def now(self) -> float:
         # A network disk has a clock of its own, and that one stamps the files.
-        with self._errors(""), _beside(self.root / "clock", lambda temporary: _write(temporary, b"")) as temporary:
+        with self._errors(""), beside(self.root / "clock", lambda temporary: write(temporary, b"")) as temporary:
             return temporary.stat().st_mtime
 
     def delete(self, path: str) -> None:
@@ -270,7 +271,7 @@ class S3Objects:
     _PAUSE_SECONDS = 0.3
     """Before the second try; doubled before each later one. A burst of errors longer than that fails the task,
     which is tried again after longer pauses."""
-    _TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 1}}  # noqa: RUF012
+    _TIMEOUTS = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 1}}  # noqa: RUF012
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -479,53 +480,3 @@ def _code(error: BaseException | None) -> str | None:
             return code
         error = error.__cause__
     return None
-
-
-@contextlib.contextmanager
-def _beside(target: Path, write: Callable[[Path], None]) -> Iterator[Path]:
-    """A temporary file beside the target, written by `write`; gone afterwards, whatever happens."""
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        for last in (False, False, True):
-            _make_folder(target.parent)
-            try:
-                write(temporary)
-                break
-            except FileNotFoundError:  # a collector of garbage saw the folder while it was empty
-                if last:
-                    raise
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _link(temporary: Path, target: Path) -> bool:
-    """Give the target its content, unless something stands there."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return False
-    return True
-
-
-def _write(file: Path, body: bytes) -> None:
-    with file.open("xb") as opened:
-        opened.write(body)
-        opened.flush()
-        os.fsync(opened.fileno())
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and its parents so that they survive a power loss: each is synced into its own parent."""
-    if not folder.is_dir():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

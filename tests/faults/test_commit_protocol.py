@@ -185,8 +185,10 @@ class Watch:
     objects: Objects
     stood: list[bytes] = field(default_factory=list)
     """Bodies of the manifest in order, without repetitions."""
-    harmed: set[bytes] = field(default_factory=set)
-    """Manifests that were torn, or whose data was damaged."""
+    torn: set[bytes] = field(default_factory=set)
+    """What is left of manifests that were cut short."""
+    damaged: set[bytes] = field(default_factory=set)
+    """Manifests whose data was."""
     discarding: bool = False
 
     def look(self, runners: list[Runner]) -> None:
@@ -195,17 +197,20 @@ class Watch:
         if body is None:
             assert before is None or self.discarding, "a commit vanished"
         elif body != before:
-            assert before is None or before in self.harmed or self.discarding, "a commit was replaced that was whole"
-            assert body not in self.stood, "a commit that had been replaced stands again"
+            if body not in self.torn:  # else the disk did it
+                harmed = before in self.torn | self.damaged
+                assert before is None or harmed or self.discarding, "a commit was replaced that was whole"
+                # Its own maker may put a manifest back that was torn.
+                assert body not in self.stood or before in self.torn, "a commit that had been replaced stands again"
             self.stood.append(body)
-        if body is not None and body not in self.harmed:
+        if body is not None and body not in self.torn | self.damaged:
             for path, (size, sha) in Manifest.from_bytes(body).files.items():
                 data = read_data(self.objects, body, path)
                 assert data is not None, "a commit stands without its data"
                 assert (len(data), hashlib.sha256(data).hexdigest()) == (size, sha), "a commit stands with other data"
         told = {manifest.to_bytes() for runner in runners for manifest in runner.told}
         assert told <= set(self.stood), "a runner was told of a commit that never stood"
-        if not self.harmed and not self.discarding:
+        if not (self.torn or self.damaged or self.discarding):
             assert len(told) <= 1, "two runners were told of different commits"
         for runner in runners:
             if runner.error is not None:
@@ -214,14 +219,14 @@ class Watch:
     def harm(self, how: str) -> None:
         """A disk that lied: what stands is torn, or its data is."""
         body = self.objects.read(MANIFEST)
-        if body is None or body in self.harmed:
+        if body is None or body in self.torn | self.damaged:
             return
-        self.harmed.add(body)
         if how == "manifest":
             torn = body[: len(body) // 2]
-            self.harmed.add(torn)
+            self.torn.add(torn)
             overwrite(self.objects, MANIFEST, torn)
         else:
+            self.damaged.add(body)
             overwrite(self.objects, f"{BASE}/{Manifest.from_bytes(body).attempt}/{FILES[0]}", b"torn")
 
 
@@ -330,11 +335,11 @@ def play_commits(
         fresh = ArtifactStore(objects, cache=folder / "fresh")
         try:
             found = fresh.find(WORK)
-            assert found is not None or watch.stood[-1] in watch.harmed
+            assert found is not None or watch.stood[-1] in watch.torn | watch.damaged
             if found is not None:
                 fresh.fetch(found.ref)
         except CorruptArtifact:
-            assert watch.stood[-1] in watch.harmed
+            assert watch.stood[-1] in watch.damaged
     return watch
 
 

@@ -10,19 +10,27 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import UUID, uuid4
 
 import asyncpg
 import psutil
 import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.objects import State
+from prefect.logging import disable_run_logger
+from prefect.states import Crashed, Failed, Pending, Running, Scheduled
 
 from deployments.local.processes import environment
 from deployments.local.stack import REPOSITORY, Stack
+from flows.iterate import optune
 from optune_core.storage import Ledger, interrupted, lease, open_objects
 from optune_core.storage.lease import LeaseRecord, read_lease, take
-from tests.faults.oracle import assert_sound, run_facts
-from tests.faults.test_kills import SMALL
+from tasks.resume import flow_runs_at_work, relaunch
+from tests.faults.oracle import assert_sound
 from tests.tiny import write_config
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
@@ -30,7 +38,7 @@ stack_test = pytest.mark.stack
 T = TypeVar("T")
 
 
-def until(find: Callable[[], T], seconds: float = 240.0) -> T:
+def until(find: Callable[[], T], seconds: float = 400.0) -> T:
     """The first true answer."""
     deadline = time.monotonic() + seconds
     while not (found := find()):
@@ -79,9 +87,9 @@ class Run:
     flow_run: str
 
     @classmethod
-    def start(cls, stack: Stack, config: Path, store: str, name: str) -> Run:
-        asked = {"config": str(config), "store": store, "run": name, "train_deployment": None}
-        return cls(stack, store, name, create(stack, "optune/iterate", asked))
+    def start(cls, stack: Stack, config: Path, store: str, name: str, iterations: int = 1) -> Run:
+        asked = {"config": str(config), "overrides": [f"iterations={iterations}"], "store": store, "run": name}
+        return cls(stack, store, name, create(stack, "optune/iterate", asked | {"train_deployment": None}))
 
     def process(self) -> psutil.Process | None:
         """The flow's process."""
@@ -94,24 +102,16 @@ class Run:
                 continue
         return None
 
-    def child(self) -> psutil.Process | None:
-        """The process of the stage at work."""
+    def child(self, stage: str) -> psutil.Process | None:
+        """The process of a stage, while it is at work."""
         process = self.process()
         for child in process.children() if process else []:
             try:
-                if "optune_core.worker" in child.cmdline():
+                if child.cmdline()[2:4] == ["optune_core.worker", stage]:
                     return child
             except psutil.Error:
                 continue
         return None
-
-    def in_the_middle(self) -> psutil.Process:
-        """Wait for a stage of iteration 1; returns the flow's process."""
-        until(lambda: Ledger(open_objects(self.store), self.name).iteration(0))
-        until(self.child)
-        process = self.process()
-        assert process is not None
-        return process
 
     def lease(self) -> LeaseRecord:
         record = read_lease(open_objects(self.store), self.name)
@@ -122,24 +122,31 @@ class Run:
         history = self.stack.server.call("GET", f"/flow_run_states/?flow_run_id={self.flow_run}")
         return [state["name"] for state in sorted(history, key=lambda state: state["timestamp"])]
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> list[Any]:
         """Wait until the run has finished; returns what must be equal for equal runs."""
         until(lambda: self.lease().state == "finished")
         assert_sound(self.store, self.name)
-        return run_facts(self.store, self.name)
+        records = Ledger(open_objects(self.store), self.name).iterations()
+        return [{name: value for name, value in record.items() if name != "timing"} for record in records]
 
 
 @pytest.fixture(scope="module")
 def config(tiny: Path) -> Path:
-    return write_config(tiny, name="ways-back", **SMALL)
+    """The least that has every stage: each is a process that takes seconds to start."""
+    return write_config(
+        tiny,
+        name="ways-back",
+        prompts={"sample": 8, "held_out": 0},
+        generation={"shard_size": 4, "max_tokens": 6},
+        training={"checkpoint_every": "0s"},
+        whole={"evaluation": {}},
+    )
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(stack: Stack, config: Path) -> dict[str, Any]:
-    run = Run.start(stack, config, "s3://optune/uninterrupted", "uninterrupted")
-    facts = until(lambda: _is_over(stack, run.flow_run)) and run.finish()
-    assert run.lease().starts == 1
-    return facts
+def uninterrupted(stack: Stack, config: Path) -> Run:
+    """Two iterations, at work beside the first test. A run with fewer of them has the same first ones."""
+    return Run.start(stack, config, "s3://optune/uninterrupted", "uninterrupted", iterations=2)
 
 
 def _is_over(stack: Stack, flow_run: str) -> bool:
@@ -156,11 +163,15 @@ def flow_runs(stack: Stack, store: str) -> list[dict[str, Any]]:
 
 @stack_test
 def test_a_killed_flow_is_brought_back_by_the_automation(
-    stack: Stack, config: Path, uninterrupted: dict[str, Any], tally: defaultdict[str, float]
+    stack: Stack, config: Path, uninterrupted: Run, tally: defaultdict[str, float]
 ) -> None:
-    run = Run.start(stack, config, "s3://optune/automation", "automation")
-    run.in_the_middle().kill()
-    assert run.finish() == uninterrupted
+    run = Run.start(stack, config, "s3://optune/automation", "automation", iterations=2)
+    until(lambda: Ledger(open_objects(run.store), run.name).iteration(0))
+    flow = until(run.process)
+    until(lambda: run.child("responses"))
+    flow.kill()
+    assert run.finish() == uninterrupted.finish()
+    assert uninterrupted.lease().starts == 1
     until(lambda: _is_over(stack, run.flow_run))
     assert [name for name in run.states() if name in ("Crashed", "AwaitingRetry")] == ["Crashed", "AwaitingRetry"]
     assert run.lease().starts == 2
@@ -169,16 +180,17 @@ def test_a_killed_flow_is_brought_back_by_the_automation(
 
 @stack_test
 def test_runs_lost_with_their_worker_are_brought_back_by_resume(
-    stack: Stack, config: Path, uninterrupted: dict[str, Any], tally: defaultdict[str, float]
+    stack: Stack, config: Path, uninterrupted: Run, tally: defaultdict[str, float]
 ) -> None:
     """Two at once. The automation would come back to them only when their heartbeats are missed, in 90 s."""
     store = "s3://optune/resume"
     runs = [Run.start(stack, config, store, name) for name in ("one", "two")]
-    flows = [run.in_the_middle() for run in runs]
+    for run in runs:
+        until(lambda run=run: run.child("responses"))
     worker = stack.workers[0]
     guard = worker.daemon.running()
     assert guard is not None
-    for process in [guard, *guard.children(), *flows]:
+    for process in [guard, *guard.children(recursive=True)]:
         process.kill()
     worker.daemon.start(worker.command, stack.run_settings())
 
@@ -186,7 +198,8 @@ def test_runs_lost_with_their_worker_are_brought_back_by_resume(
     until(lambda: _is_over(stack, resumer))
     assert [run.states()[:5].count("AwaitingRetry") for run in runs] == [1, 1]
     again = create(stack, "resume/interrupted", {"store": store})
-    assert [run.finish() for run in runs] == [uninterrupted, uninterrupted]
+    expected = uninterrupted.finish()[:1]
+    assert [run.finish() for run in runs] == [expected, expected]
     until(lambda: _is_over(stack, again))
     assert [run.lease().starts for run in runs] == [2, 2]
     assert len(flow_runs(stack, store)) == 2
@@ -195,11 +208,11 @@ def test_runs_lost_with_their_worker_are_brought_back_by_resume(
 
 @stack_test
 def test_a_run_is_brought_back_when_only_the_store_remembers_it(
-    stack: Stack, config: Path, uninterrupted: dict[str, Any], tally: defaultdict[str, float]
+    stack: Stack, config: Path, uninterrupted: Run, tally: defaultdict[str, float]
 ) -> None:
     store = "s3://optune/wiped"
     run = Run.start(stack, config, store, "wiped")
-    run.in_the_middle()
+    until(lambda: run.child("responses"))
     stack.server.daemon.stop()
     asyncio.run(empty_the_database(stack))
     up(stack)
@@ -210,7 +223,7 @@ def test_a_run_is_brought_back_when_only_the_store_remembers_it(
     settings = environment(stack.run_settings())
     resumers = [subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, env=settings) for _ in range(2)]
     assert [resumer.wait(120) for resumer in resumers] == [0, 0]
-    assert run.finish() == uninterrupted
+    assert run.finish() == uninterrupted.finish()[:1]
     assert [flow_run["name"] for flow_run in flow_runs(stack, store)] == ["wiped"]
     tally["ways back: resume from the store alone"] += 1
 
@@ -223,12 +236,11 @@ async def empty_the_database(stack: Stack) -> None:
 
 @stack_test
 def test_a_worker_that_is_told_to_end_leaves_nothing_behind_and_its_run_goes_on(
-    stack: Stack, config: Path, uninterrupted: dict[str, Any], tally: defaultdict[str, float]
+    stack: Stack, config: Path, uninterrupted: Run, tally: defaultdict[str, float]
 ) -> None:
     run = Run.start(stack, config, "s3://optune/told", "told")
-    stage = until(run.child)
-    stage.terminate()  # the stage alone: its task tries again
-    run.in_the_middle()
+    until(lambda: run.child("responses")).terminate()  # the stage alone: its task tries again
+    until(lambda: run.child("policy"))
     assert run.lease().starts == 1
 
     worker = stack.workers[0]
@@ -244,7 +256,7 @@ def test_a_worker_that_is_told_to_end_leaves_nothing_behind_and_its_run_goes_on(
     until(lambda: run.states()[-1] == "AwaitingRetry", 30)
 
     worker.daemon.start(worker.command, stack.run_settings())
-    assert run.finish() == uninterrupted
+    assert run.finish() == uninterrupted.finish()[:1]
     assert run.lease().starts == 2
     tally["ways back: SIGTERM"] += 1
 
@@ -276,3 +288,87 @@ def test_a_run_is_lost_if_it_was_interrupted_and_nobody_is_at_it(
     assert interrupted.unmoved(objects, seen) == (["other"] if lost else [])
     alive.release("finished")
     assert interrupted.unmoved(objects, seen) == (["other"] if lost else [])
+
+
+@pytest.fixture
+def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
+    with disable_run_logger(), get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def launch(client: SyncPrefectClient) -> Callable[[str, bool, State], str]:
+    """Make a flow run of `optune` for a run, of a deployment or of a shell, in a state."""
+    flow = client.create_flow_from_name("optune")
+    target = client.create_deployment(flow, name="iterate", parameters={"train_deployment": "train/gpu"})
+
+    def make(run: str, deployed: bool, state: State) -> str:
+        parameters = {"store": STORE, "run": run}
+        if deployed:
+            made = client.create_flow_run_from_deployment(target, name=run, parameters=parameters)
+        else:
+            made = client.create_flow_run(optune, name=run, parameters=parameters)
+        client.set_flow_run_state(made.id, state, force=True)
+        return str(made.id)
+
+    return make
+
+
+STORE = "s3://somewhere/store"
+
+
+def known(client: SyncPrefectClient, run: str) -> dict[str, str]:
+    """Flow runs of that name, and their states' names."""
+    named = FlowRunFilter(name=FlowRunFilterName(any_=[run]))
+    return {str(found.id): str(found.state_name) for found in client.read_flow_runs(flow_run_filter=named)}
+
+
+@pytest.mark.parametrize(
+    ("deployed", "state", "expected"),
+    [
+        (True, Running(), ["AwaitingRetry"]),
+        (True, Pending(), None),
+        (True, Scheduled(), None),
+        (True, Crashed(), ["Crashed", "Scheduled"]),
+        (True, Failed(), ["Failed", "Scheduled"]),
+        (False, Running(), ["Running", "Scheduled"]),
+    ],
+    ids=lambda value: value.name if isinstance(value, State) else "",
+)
+def test_a_lost_run_is_started_again_once_unless_prefect_is_about_to(
+    client: SyncPrefectClient, launch: Callable[..., str], deployed: bool, state: State, expected: list[str] | None
+) -> None:
+    run = f"lost-{uuid4().hex[:8]}"
+    launch(run, deployed, state)
+    before = flow_runs_at_work(STORE, [run])
+    assert relaunch.fn(STORE, run, 1, "optune/iterate", before.get(run)) == (expected is not None)
+    if expected is None:
+        assert list(known(client, run).values()) == [state.name]
+        return
+    assert sorted(known(client, run).values()) == expected
+    assert not relaunch.fn(STORE, run, 1, "optune/iterate", before.get(run)), "it has moved"
+    assert sorted(known(client, run).values()) == expected
+
+
+def test_a_flow_run_that_no_worker_brings_to_running_is_queued_again(
+    client: SyncPrefectClient, launch: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = f"lost-{uuid4().hex[:8]}"
+    made = launch(run, True, Pending())
+    before = flow_runs_at_work(STORE, [run])
+    monkeypatch.setattr("tasks.resume._PENDING", timedelta(0))
+    assert relaunch.fn(STORE, run, 1, "optune/iterate", before[run])
+    assert known(client, run) == {made: "AwaitingRetry"}
+
+
+def test_flow_runs_that_never_take_the_lease_are_not_created_for_ever(
+    client: SyncPrefectClient, launch: Callable[..., str]
+) -> None:
+    run = f"lost-{uuid4().hex[:8]}"
+    launched = []
+    while relaunch.fn(STORE, run, 3, "optune/iterate", None):
+        (new,) = known(client, run).keys() - launched
+        client.set_flow_run_state(UUID(new), Crashed(), force=True)
+        launched.append(new)
+    assert len(launched) == 5
+    assert relaunch.fn(STORE, run, 4, "optune/iterate", None), "started by hand since, it is another case"

@@ -15,9 +15,10 @@ import pytest
 import s3fs
 import yaml
 from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.events.schemas.automations import AutomationCore
 
 from deployments.local.orchestrator import POOLS
-from deployments.local.stack import REPOSITORY, Stack
+from deployments.local.stack import AUTOMATIONS, REPOSITORY, Stack
 
 FLOW = """
 import os
@@ -40,6 +41,9 @@ deployments:
     concurrency_limit: {limit: 1, collision_strategy: ENQUEUE}
     work_pool: {name: gpu-pool}
 """
+
+
+AUTOMATION_NAMES = [wanted["name"] for wanted in yaml.safe_load(AUTOMATIONS.read_text())["automations"]]
 
 
 @pytest.fixture
@@ -84,6 +88,12 @@ def up(stack: Stack) -> str:
 def pids(stack: Stack) -> dict[str, int]:
     running = {daemon.name: daemon.running() for daemon in stack.daemons()}
     return {name: process.pid for name, process in running.items() if process}
+
+
+def automations(stack: Stack) -> list[dict[str, str]]:
+    return [
+        {name: found[name] for name in ("id", "name")} for found in stack.server.call("POST", "/automations/filter", {})
+    ]
 
 
 def run_deployment(stack: Stack, word: str, timeout: float = 60) -> str:
@@ -132,10 +142,15 @@ def test_up_run_a_flow_lose_a_part_up_again_down(stack: Stack) -> None:
     assert run_deployment(stack, "hello") == "Completed"
     assert stored(stack) == b"hello"
 
+    created = automations(stack)
+    assert {found["name"] for found in created} == set(AUTOMATION_NAMES)
+    assert len(created) == len(AUTOMATION_NAMES)
+
     before = pids(stack)
     assert len(before) == 5
     os.kill(before["SeaweedFS"], signal.SIGKILL)
     up(stack)
+    assert automations(stack) == created
     after = pids(stack)
     assert {name for name in before if before[name] != after[name]} == {"SeaweedFS"}
     assert stored(stack) == b"hello"
@@ -154,6 +169,19 @@ def test_the_deployments_are_valid_and_their_pools_exist() -> None:
     file = yaml.safe_load((REPOSITORY / "deployments/prefect.yaml").read_text())
     deployments = PrefectYamlModel.model_validate(file).deployments
     assert {deployment.work_pool.name for deployment in deployments} <= set(POOLS)
+
+
+def test_every_deployment_sends_the_heartbeats_that_the_automation_waits_for() -> None:
+    file = yaml.safe_load((REPOSITORY / "deployments/prefect.yaml").read_text())
+    heartbeats = {
+        int(deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+        for deployment in file["deployments"]
+    }
+    automations = [
+        AutomationCore.model_validate(wanted) for wanted in yaml.safe_load(AUTOMATIONS.read_text())["automations"]
+    ]
+    (window,) = (a.trigger.within.total_seconds() for a in automations if a.trigger.posture == "Proactive")
+    assert window >= 3 * max(heartbeats)
 
 
 @pytest.mark.stack

@@ -328,6 +328,32 @@ def test_a_holder_that_moves_just_before_the_take_over_keeps_its_lease(
     assert record(objects).holder == "them"
 
 
+def test_a_holder_that_moves_right_after_the_watchers_last_look_keeps_its_lease(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = put(objects)
+    clock = 0.0
+    read = objects.read
+
+    def pause(seconds: float) -> None:
+        nonlocal clock
+        clock += TTL
+
+    def moves_after_the_look(path: str) -> bytes | None:
+        body = read(path)
+        if clock >= TTL:
+            objects.read = read  # type: ignore[method-assign]
+            assert objects.swap(PATH, held.to_bytes(), replace(held, beat=held.beat + 1).to_bytes())
+        return body
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    monkeypatch.setattr(time, "sleep", pause)
+    monkeypatch.setattr(objects, "read", moves_after_the_look)
+    with pytest.raises(RunBusy, match="elsewhere, process 7"):
+        take(objects, "run", {})
+    assert record(objects).holder == "them"
+
+
 def test_a_paused_holder_is_overtaken_told_so_and_leaves_the_new_lease_alone(
     objects: LocalObjects, runner: Runner
 ) -> None:
