@@ -81,19 +81,21 @@ class Server:
         return {str(found["name"]) for found in self.call("POST", "/deployments/filter", {"limit": 200})}
 
     def ensure_automations(self, file: Path) -> None:
-        """Create the automations of a file, or replace those of the same name that differ.
+        """Have exactly the automations of a file, of those that this made.
 
         One that is as it should be is left alone: replaced, it would forget the flow runs that it waits for.
         """
-        for wanted in yaml.safe_load(file.read_text())["automations"]:
-            body = wanted | {"tags": [hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]]}
-            query = {"automations": {"name": {"any_": [wanted["name"]]}}}
-            standing = self.call("POST", "/automations/filter", query)
-            if [found["tags"] for found in standing] == [body["tags"]]:
+        automations = yaml.safe_load(file.read_text())["automations"]
+        wanted = {hashlib.sha256(json.dumps(each).encode()).hexdigest()[:12]: each for each in automations}
+        for standing in self.call("POST", "/automations/filter", {}):
+            if "optune" not in standing["tags"]:
                 continue
-            for found in standing:
-                self.call("DELETE", f"/automations/{found['id']}")
-            self.call("POST", "/automations/", body)
+            if wanted.keys().isdisjoint(standing["tags"]):
+                self.call("DELETE", f"/automations/{standing['id']}")
+            for tag in standing["tags"]:
+                wanted.pop(tag, None)
+        for tag, automation in wanted.items():
+            self.call("POST", "/automations/", automation | {"tags": ["optune", tag]})
 
     def crash_orphans(self, pool: str, worker: str) -> int:
         """Set Crashed the runs that ended unseen with `worker`: as Running they hold the pool's slots.

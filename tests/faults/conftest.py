@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.whole import Uninterrupted, run_whole
+
 _COUNTS: defaultdict[str, float] = defaultdict(float)
 
 
@@ -25,6 +27,11 @@ def api(prefect_server: None) -> dict[str, str]:
     from prefect.settings import PREFECT_API_URL
 
     return {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tiny: Path, api: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    return run_whole(tiny, tmp_path_factory.mktemp("uninterrupted"), api)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -7,47 +7,32 @@ import signal
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.faults.driver import Runner
 from tests.faults.oracle import assert_sound, run_facts
-from tests.faults.test_kills import SMALL
+from tests.faults.whole import SMALL, Uninterrupted
 from tests.tiny import write_config
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 
-@pytest.fixture(scope="module")
-def config(tiny: Path) -> Path:
-    return write_config(tiny, name="runners", **SMALL)
-
-
-@pytest.fixture(scope="module")
-def facts(config: Path, api: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("runners")
-    runner = Runner(config, str(folder / "store"), folder / "failpoints", api)
-    runner.finish(most_starts=1)
-    return run_facts(runner.store, "runners")
-
-
 @pytest.mark.parametrize("runners", [2, pytest.param(8, marks=pytest.mark.long)])
 def test_one_of_several_runners_works_and_the_others_say_so(
-    config: Path,
+    uninterrupted: Uninterrupted,
     api: dict[str, str],
-    facts: dict[str, Any],
     tmp_path: Path,
     tally: defaultdict[str, float],
     runners: int,
 ) -> None:
-    several = [Runner(config, str(tmp_path / "store"), tmp_path / str(i), api) for i in range(runners)]
+    several = [Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / str(i), api) for i in range(runners)]
     statuses = [process.wait(timeout=900) for process in [runner.start() for runner in several]]
     assert sorted(statuses) == [0] + [2] * (runners - 1)
     for runner, status in zip(several, statuses, strict=True):
         assert (status == 0) == ("is being worked on" not in runner.log())
-    assert_sound(several[0].store, "runners")
-    assert run_facts(several[0].store, "runners") == facts
+    assert_sound(several[0].store, "kills")
+    assert run_facts(several[0].store, "kills") == uninterrupted.facts
     tally["races of runners"] += 1
 
 
@@ -69,24 +54,24 @@ def test_runs_that_race_for_the_same_artifacts_all_end_with_the_same(
 
 
 def test_a_runner_that_was_paused_past_its_lease_is_overtaken_and_gives_way(
-    config: Path, api: dict[str, str], facts: dict[str, Any], tmp_path: Path, tally: defaultdict[str, float]
+    uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path, tally: defaultdict[str, float]
 ) -> None:
     lease = {"OPTUNE_LEASE_SECONDS": "4"}
-    paused = Runner(config, str(tmp_path / "store"), tmp_path / "paused", api | lease)
+    paused = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "paused", api | lease)
     process = paused.start()
     while "create.after/responses" not in paused.passed():
         assert process.poll() is None, paused.log()
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGSTOP)
     try:
-        other = Runner(config, paused.store, tmp_path / "other", api | lease)
+        other = Runner(uninterrupted.config, paused.store, tmp_path / "other", api | lease)
         other.finish(most_starts=1)
-        before = run_facts(paused.store, "runners")
+        before = run_facts(paused.store, "kills")
     finally:
         os.killpg(process.pid, signal.SIGCONT)
     assert process.wait(timeout=60) != 0
     assert "taken over by another process" in (paused.folder / "log").read_text()
-    assert before == facts
-    assert run_facts(paused.store, "runners") == facts
-    assert_sound(paused.store, "runners")
+    assert before == uninterrupted.facts
+    assert run_facts(paused.store, "kills") == uninterrupted.facts
+    assert_sound(paused.store, "kills")
     tally["races of runners"] += 1

@@ -24,7 +24,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import disable_run_logger
 from prefect.states import Crashed, Failed, Pending, Running, Scheduled
 
-from deployments.local.processes import environment
+from deployments.local.processes import environment, wait_gone
 from deployments.local.stack import REPOSITORY, Stack
 from flows.iterate import optune
 from optune_core.storage import Ledger, interrupted, lease, open_objects
@@ -251,7 +251,7 @@ def test_a_worker_that_is_told_to_end_leaves_nothing_behind_and_its_run_goes_on(
     guard.terminate()
     until(lambda: worker.daemon.running() is None, 30)
     assert time.monotonic() - told < 30
-    assert [process for process in family[1:] if process.is_running()] == []
+    assert wait_gone(family, 0) == []
     assert (run.lease().state, run.lease().holder) == ("interrupted", None)
     until(lambda: run.states()[-1] == "AwaitingRetry", 30)
 

@@ -180,7 +180,9 @@ def test_every_deployment_sends_the_heartbeats_that_the_automation_waits_for() -
     automations = [
         AutomationCore.model_validate(wanted) for wanted in yaml.safe_load(AUTOMATIONS.read_text())["automations"]
     ]
-    (window,) = (a.trigger.within.total_seconds() for a in automations if a.trigger.posture == "Proactive")
+    (window,) = (
+        a.trigger.within.total_seconds() for a in automations if "prefect.flow-run.heartbeat" in a.trigger.after
+    )
     assert window >= 3 * max(heartbeats)
 
 
