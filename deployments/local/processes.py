@@ -185,14 +185,16 @@ def signal_all(processes: Iterable[psutil.Process], what: signal.Signals) -> Non
 
 
 def _gone(process: psutil.Process) -> bool:
-    """Has it ended? A zombie has; one of our own children is reaped on the way."""
+    """Has it ended? A zombie has, once its last thread let go of its ports; one of our own is reaped on the way."""
     child = _children.get(process.pid)
     if child is not None and child.poll() is not None:
         del _children[process.pid]
         return True
     try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+        return not process.is_running() or (
+            process.status() == psutil.STATUS_ZOMBIE and len(os.listdir(f"/proc/{process.pid}/task")) == 1
+        )
+    except (psutil.NoSuchProcess, FileNotFoundError):
         return True
 
 

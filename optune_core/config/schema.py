@@ -173,7 +173,6 @@ Reward = Annotated[ClassifierReward | FunctionReward | TrainedReward, Field(disc
 class Lora(Section):
     r: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     target_modules: str | list[str] = "all-linear"
 
 

@@ -259,7 +259,6 @@ def _trainer(
         adapter = LoraConfig(
             r=config.lora.r,
             lora_alpha=config.lora.alpha,
-            lora_dropout=config.lora.dropout,
             target_modules=config.lora.target_modules,
             task_type="CAUSAL_LM",
         )

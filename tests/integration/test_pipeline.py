@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -141,32 +135,6 @@ def test_a_finished_run_can_be_extended_and_repeats_nothing(
     run(tiny / "tiny.yaml", reference_run, overrides=["iterations=3"])
     assert records(reference_run, "tiny")[:2] == before
     assert len(records(reference_run, "tiny")) == 3
-
-
-def test_killed_run_continues_and_equals_an_uninterrupted_one(
-    reference_run: str, tiny: Path, tmp_path: Path, prefect_home: Path
-) -> None:
-    """kill −9 while iteration 1 generates, then the same command: nothing committed is made again."""
-    store = str(tmp_path / "store")
-    command = [str(Path(sys.executable).with_name("optune")), "run", str(tiny / "tiny.yaml"), "--store", store]
-    environment = os.environ | {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_API_URL": ""}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as process:
-        responses = Path(store) / "artifacts" / "responses"
-        deadline = time.monotonic() + 300
-        # Iteration 0 commits 3 shards of training prompts and 2 of held-out ones; the next is iteration 1's first.
-        while len(list(responses.glob("*/manifest.json"))) < 6:
-            assert time.monotonic() < deadline, "no shard of iteration 1 was committed"
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # Prefect's temporary server outlives its flow
-    manifests = {path: path.read_bytes() for path in Path(store).rglob("manifest.json")}
-    assert len(records(store, "tiny")) == 1
-    subprocess.run(command, env=environment, check=True, timeout=300, stdout=subprocess.DEVNULL)
-    assert {path: path.read_bytes() for path in manifests} == manifests
-    assert facts(store, "tiny") == facts(reference_run, "tiny")[:2]
 
 
 def test_drift_is_refused_with_the_fields_that_differ(reference_run: str, tiny: Path, prefect_server: None) -> None:
