@@ -18,7 +18,8 @@ from tests.tiny import write_config
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 
-@pytest.mark.parametrize("runners", [2, pytest.param(8, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("runners", [2, 8])
 def test_one_of_several_runners_works_and_the_others_say_so(
     uninterrupted: Uninterrupted,
     api: dict[str, str],

@@ -178,6 +178,7 @@ def test_a_killed_flow_is_brought_back_by_the_automation(
     tally["ways back: automation"] += 1
 
 
+@pytest.mark.long
 @stack_test
 def test_runs_lost_with_their_worker_are_brought_back_by_resume(
     stack: Stack, config: Path, uninterrupted: Run, tally: defaultdict[str, float]
