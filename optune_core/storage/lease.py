@@ -98,10 +98,13 @@ class Lease:
 
     def release(self, state: State, message: str = "") -> None:
         """End the start. A lease that was lost meanwhile is left to its new holder."""
+        self._stop_beating()
+        self._move(state=state, message=message, holder=None, process=None)
+
+    def _stop_beating(self) -> None:
         self._ended = True
         self._wake.set()
         self._thread.join()
-        self._move(state=state, message=message, holder=None, process=None)
 
     def _beat(self) -> None:
         while True:

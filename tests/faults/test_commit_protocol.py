@@ -512,8 +512,7 @@ def play_leases(objects: Objects, folder: Path, schedule: list[Turn], count: int
             play(runners, schedule, lambda: record.look(runners))
         finally:
             for lease in record.leases:
-                lease._ended.set()
-                lease._thread.join()
+                lease._stop_beating()
     believers = [lease for lease in record.leases if lease._record.holder is not None]
     holding = [lease for lease in believers if lease_of(objects, lease)._move()]
     assert len(holding) <= 1, "two believe that they hold the lease, and are confirmed in it"
