@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from optune_core.errors import CorruptArtifact
@@ -20,6 +21,8 @@ from optune_core.storage.artifacts import ArtifactStore, Manifest, Ref
 from optune_core.storage.lease import read_lease
 from optune_core.storage.ledger import Ledger, list_runs
 from optune_core.storage.objects import Entry
+
+_READERS = 16
 
 Artifact = tuple[str, str]
 """(stage, key)."""
@@ -90,14 +93,17 @@ def delete_garbage(store: ArtifactStore, garbage: Garbage) -> None:
 
 
 def _manifests(store: ArtifactStore, groups: dict[Artifact, list[Entry]]) -> Iterator[tuple[Artifact, Manifest]]:
-    for (stage, key), objects in groups.items():
-        if any(_is_manifest(entry) for entry in objects):
-            try:
-                manifest = store.committed(stage, key)
-            except CorruptArtifact:
-                continue
+    def read(artifact: Artifact) -> Manifest | None:
+        try:
+            return store.committed(*artifact)
+        except CorruptArtifact:
+            return None
+
+    artifacts = [artifact for artifact, objects in groups.items() if any(map(_is_manifest, objects))]
+    with ThreadPoolExecutor(_READERS) as readers:
+        for artifact, manifest in zip(artifacts, readers.map(read, artifacts), strict=True):
             if manifest is not None:
-                yield (stage, key), manifest
+                yield artifact, manifest
 
 
 def _needed(store: ArtifactStore, manifests: dict[Artifact, Manifest]) -> set[Artifact]:
@@ -108,7 +114,7 @@ def _needed(store: ArtifactStore, manifests: dict[Artifact, Manifest]) -> set[Ar
     for run in runs:
         ledger = Ledger(store.objects, run)
         inputs = _artifacts(ledger.inputs())
-        if not inputs and run in unfinished:
+        if not inputs and _in_preparation(store, run):
             return set(manifests)
         records = ledger.iterations()
         recorded |= inputs | _artifacts([records, *(ledger.evaluation(t) for t in range(len(records) + 1))])
@@ -133,6 +139,11 @@ def _needed(store: ArtifactStore, manifests: dict[Artifact, Manifest]) -> set[Ar
 
 def _is_manifest(entry: Entry) -> bool:
     return entry.path.count("/") == 3 and entry.path.endswith("/manifest.json")  # an attempt's file may be called so
+
+
+def _in_preparation(store: ArtifactStore, run: str) -> bool:
+    lease = read_lease(store.objects, run)
+    return lease is not None and lease.state in ("working", "interrupted")
 
 
 def _unfinished(store: ArtifactStore) -> set[str]:

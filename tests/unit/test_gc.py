@@ -168,9 +168,10 @@ def test_while_a_run_is_in_preparation_everything_committed_is_kept(world: World
     assert world.collect() == {left}
 
 
-def test_a_run_that_ended_in_preparation_and_is_finished_holds_nothing(world: World) -> None:
+@pytest.mark.parametrize("state", ["finished", "failed", "stopped"])
+def test_a_run_that_ended_in_preparation_holds_nothing(world: World, state: State) -> None:
     one = world.make("one")
-    world.run("run", "finished", inputs=None)
+    world.run("run", state, inputs=None)
     assert world.collect() == world.of(one)
 
 
