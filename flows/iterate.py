@@ -19,7 +19,7 @@ from optune_core.storage.lease import stop
 from tasks.context import RunContext
 from tasks.lease import working_on
 from tasks.logs import quiet_known_errors
-from tasks.prepare import check_store
+from tasks.prepare import check_drift, check_store
 from tasks.report import publish_run, reached_iterations, start_run
 from tasks.stage import open_store
 
@@ -61,6 +61,7 @@ def optune(
     store = store_url(store)
     settings, run = requested(config, overrides or [], store, run)
     check_store(store)
+    check_drift(store, run, settings)  # before the lease, which remembers the configuration
     with working_on(open_store(store).objects, run, settings, unasked=flow_run.run_count > 1):
         for repairs in count():
             try:

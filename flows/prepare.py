@@ -7,7 +7,7 @@ from optune_core.config import OptuneConfig
 from optune_core.rewards import RewardRef
 from optune_core.storage import Ref
 from tasks.context import RunContext
-from tasks.prepare import check_drift, classifier_ref, draw_prompts, function_ref, import_model
+from tasks.prepare import classifier_ref, draw_prompts, function_ref, import_model
 from tasks.stage import open_store
 
 
@@ -18,7 +18,6 @@ def prepare(settings: OptuneConfig, store: str, run: str, train_deployment: str 
         OptuneError: the first of the problems with the run's inputs.
     """
     gold = function_ref(settings.evaluation.gold) if settings.evaluation.gold else None
-    check_drift(store, run, settings)
     (policy,) = import_model(store, settings.policy, "policy")
     (prompts,) = draw_prompts(store, settings, policy)
     counts = open_store(store).manifest(prompts).metrics

@@ -165,21 +165,21 @@ def print_history(store_url: str, run: str | None, prompt_id: str) -> None:
 def _progress(ledger: Ledger) -> dict[str, Any]:
     lease = read_lease(ledger.objects, ledger.run)
     config = lease.config if lease else ledger.config()
-    return {
+    status: dict[str, Any] = {
         "run": ledger.run,
         "committed": len(ledger.iterations()),
         "wanted": config["iterations"] if config else None,
         "state": lease.state if lease else None,
         "where": lease.where if lease and lease.holder else None,
-        "dead": lease is not None and lease.holder is not None and is_gone(lease),
         "message": lease.message if lease else "",
     }
+    if lease is not None and lease.holder is not None and is_gone(lease):
+        status |= {"state": "interrupted", "where": None, "message": f"killed: {lease.where}"}
+    return status
 
 
 def _state(row: dict[str, Any]) -> str:
     """How the last start of a run stands: `working` names who holds the lease, an end its reason."""
-    if row["dead"]:
-        return f"interrupted (killed: {row['where']})"
     detail = row["where"] or row["message"]
     return f"{row['state'] or 'unknown'}{f' ({detail})' if detail else ''}"
 

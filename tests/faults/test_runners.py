@@ -37,7 +37,8 @@ def test_one_of_several_runners_works_and_the_others_say_so(
     tally["races of runners"] += 1
 
 
-@pytest.mark.parametrize("runners", [2, pytest.param(8, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("runners", [2, 8])
 def test_runs_that_race_for_the_same_artifacts_all_end_with_the_same(
     tiny: Path, api: dict[str, str], tmp_path: Path, tally: defaultdict[str, float], runners: int
 ) -> None:

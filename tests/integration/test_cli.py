@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from optune_core.errors import OptuneError
+from optune_core.errors import ConfigDrift, OptuneError
+from optune_core.storage import Ledger, open_objects
+from optune_core.storage.lease import hold, read_lease
 from tests.tiny import write_config
 
 pytestmark = pytest.mark.slow
+
+HOLD = """
+import sys, time
+from optune_core.storage import open_objects
+from optune_core.storage.lease import read_lease, take
+objects = open_objects(sys.argv[1])
+lease = take(objects, "shown", read_lease(objects, "shown").config)
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +48,55 @@ def call(*arguments: str) -> str:
 
 
 def test_status_of_all_runs_and_of_one(store: str) -> None:
-    assert json.loads(call("status", "--json", "--store", store)) == [{"run": "shown", "committed": 1, "wanted": 1}]
+    (line,) = json.loads(call("status", "--json", "--store", store))
+    assert (line["run"], line["committed"], line["wanted"], line["state"]) == ("shown", 1, 1, "finished")
     status = json.loads(call("status", "shown", "--json", "--store", store))
     assert status["iterations"][0]["prompts"] == 12
     assert status["overall"].keys() == {"proxy", "gold"}
     assert status["policy"]["stage"] == "policy"
+
+
+def test_a_killed_run_is_said_to_be_interrupted(store: str) -> None:
+    """Its lease was never released, and its holder was a process of this machine."""
+    objects = open_objects(store)
+    finished = read_lease(objects, "shown")
+    assert finished is not None
+    held = Popen([sys.executable, "-c", HOLD, store], stdout=PIPE, text=True)
+    assert held.stdout is not None and held.stdout.readline() == "held\n"
+    assert json.loads(call("status", "--json", "--store", store))[0]["state"] == "working"
+    held.kill()
+    held.wait()
+    (line,) = json.loads(call("status", "--json", "--store", store))
+    assert line["state"] == "interrupted"
+    assert f"process {held.pid}" in line["message"]
+    with hold(objects, "shown", finished.config):
+        pass
+
+
+def test_a_new_run_shares_everything_that_is_unchanged(store: str, tiny: Path) -> None:
+    config = str(tiny / "shown.yaml")
+    with pytest.raises(ConfigDrift, match="--new-run"):
+        call("run", config, "training.beta1=0.2", "--store", store)
+    refused = read_lease(open_objects(store), "shown")
+    assert refused is not None and refused.state == "finished", "the run that it was not is as it was"
+    call("run", config, "training.beta1=0.2", "--new-run", "--store", store)
+    before, after = (Ledger(open_objects(store), run).iteration(0) for run in ("shown", "shown-2"))
+    assert before is not None and after is not None
+    assert before["artifacts"]["replay"] == after["artifacts"]["replay"]
+    assert before["artifacts"]["policy"] != after["artifacts"]["policy"]
+    call("run", "--run", "shown-2", "--store", store)  # as it was last started, without its file
+    lease = read_lease(open_objects(store), "shown-2")
+    assert lease is not None and lease.config["training"]["beta1"] == 0.2
+    shutil.rmtree(Path(store) / "runs" / "shown-2")
+
+
+def test_collecting_garbage_keeps_what_a_run_shows(store: str) -> None:
+    dry = call("gc", "--dry-run", "--grace", "0", "--store", store)
+    assert "would be deleted" in dry
+    assert "artifacts/policy" in dry, "that of the run deleted above"
+    assert "deleted" in call("gc", "--grace", "0", "--store", store)
+    assert "0 objects, 0 bytes" in call("gc", "--dry-run", "--grace", "0", "--store", store)
+    call("status", "shown", "--store", store)
 
 
 def test_show_an_artifact_by_a_prefix_of_its_key(store: str) -> None:
