@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from optune_core.errors import CorruptArtifact
 from optune_core.storage.artifacts import ArtifactStore, Manifest, Ref
-from optune_core.storage.lease import read_lease
+from optune_core.storage.lease import LeaseRecord, read_lease
 from optune_core.storage.ledger import Ledger, list_runs
 from optune_core.storage.objects import Entry
 
@@ -57,7 +57,9 @@ def find_garbage(store: ArtifactStore, grace_seconds: float) -> Garbage:
         _, stage, key, *_ = entry.path.split("/")
         groups[stage, key].append(entry)
     manifests = dict(_manifests(store, groups))
-    needed = _needed(store, manifests)
+    leases = {run: read_lease(store.objects, run) for run in list_runs(store.objects)}
+    unfinished = {run for run, lease in leases.items() if lease is None or lease.state != "finished"}
+    needed = _needed(store, manifests, leases, unfinished)
     garbage = Garbage()
 
     def sort(entry: Entry, needed: bool) -> None:
@@ -75,9 +77,8 @@ def find_garbage(store: ArtifactStore, grace_seconds: float) -> Garbage:
             name = entry.path.split("/")[3]
             committed = manifest is not None and (name == "manifest.json" or name.startswith(manifest.attempt))
             sort(entry, committed and (fresh or artifact in needed))
-    unfinished = bool(_unfinished(store))
     for entry in store.objects.walk("checkpoints"):
-        sort(entry, unfinished and ("policy", entry.path.split("/")[1]) not in manifests)
+        sort(entry, bool(unfinished) and ("policy", entry.path.split("/")[1]) not in manifests)
     for place in ("scratch", "probe"):
         for entry in store.objects.walk(place):
             sort(entry, False)
@@ -106,15 +107,18 @@ def _manifests(store: ArtifactStore, groups: dict[Artifact, list[Entry]]) -> Ite
                 yield artifact, manifest
 
 
-def _needed(store: ArtifactStore, manifests: dict[Artifact, Manifest]) -> set[Artifact]:
-    runs = list_runs(store.objects)
-    unfinished = _unfinished(store)
+def _needed(
+    store: ArtifactStore,
+    manifests: dict[Artifact, Manifest],
+    leases: Mapping[str, LeaseRecord | None],
+    unfinished: set[str],
+) -> set[Artifact]:
     recorded: set[Artifact] = set()
     last_states: set[Artifact] = set()
-    for run in runs:
+    for run, lease in leases.items():
         ledger = Ledger(store.objects, run)
         inputs = _artifacts(ledger.inputs())
-        if not inputs and _in_preparation(store, run):
+        if not inputs and lease is not None and lease.is_open:  # in preparation
             return set(manifests)
         records = ledger.iterations()
         recorded |= inputs | _artifacts([records, *(ledger.evaluation(t) for t in range(len(records) + 1))])
@@ -139,16 +143,6 @@ def _needed(store: ArtifactStore, manifests: dict[Artifact, Manifest]) -> set[Ar
 
 def _is_manifest(entry: Entry) -> bool:
     return entry.path.count("/") == 3 and entry.path.endswith("/manifest.json")  # an attempt's file may be called so
-
-
-def _in_preparation(store: ArtifactStore, run: str) -> bool:
-    lease = read_lease(store.objects, run)
-    return lease is not None and lease.state in ("working", "interrupted")
-
-
-def _unfinished(store: ArtifactStore) -> set[str]:
-    leases = {run: read_lease(store.objects, run) for run in list_runs(store.objects)}
-    return {run for run, lease in leases.items() if lease is None or lease.state != "finished"}
 
 
 def _closure(start: set[Artifact], edges: Mapping[Artifact, set[Artifact]]) -> set[Artifact]:

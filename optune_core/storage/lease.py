@@ -58,6 +58,11 @@ class LeaseRecord:
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved configuration of the last start, target iterations included."""
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the last start neither came to its end nor was given up."""
+        return self.state in ("working", "interrupted")
+
     def to_bytes(self) -> bytes:
         return canonical_json(asdict(self))
 
@@ -72,7 +77,7 @@ def read_lease(objects: Objects, run: str) -> LeaseRecord | None:
 
 def is_resumable(record: LeaseRecord | None) -> bool:
     """Whether the run was interrupted and may be started again unasked, if nobody works on it."""
-    return record is not None and record.state in ("interrupted", "working") and record.fruitless < MAX_FRUITLESS
+    return record is not None and record.is_open and record.fruitless < MAX_FRUITLESS
 
 
 class Lease:
@@ -214,7 +219,7 @@ def hold(
 def stop(objects: Objects, run: str) -> None:
     """Note that the user cancelled a run whose process is gone: it is not to be resumed."""
     while (body := objects.read(_path(run))) is not None and (record := _parse(body)) is not None:
-        if record.state not in ("working", "interrupted"):
+        if not record.is_open:
             return
         stopped = replace(record, state="stopped", holder=None, process=None, message="cancelled", beat=record.beat + 1)
         if objects.swap(_path(run), body, stopped.to_bytes()):

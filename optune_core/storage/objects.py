@@ -293,18 +293,16 @@ class S3Objects:
         reach(f"create.before/{_kind(path)}")
 
         def attempt() -> bytes:
-            failure: Exception | None = None
             try:
                 self._fs.pipe_file(self._key(path), body, mode="create")
                 return body
             except Exception as error:
                 self._raise_if_final(error, path)
-                failure = error
-            # Refused, or unknown: an answer may have been lost on the way. What stands there decides.
-            standing, _ = self._read_with_tag(path)
-            if standing is None:
-                raise failure
-            return standing
+                # Refused, or unknown: an answer may have been lost on the way. What stands there decides.
+                standing, _ = self._read_with_tag(path)
+                if standing is None:
+                    raise
+                return standing
 
         standing = self._try(path, attempt)
         reach(f"create.after/{_kind(path)}")
@@ -423,8 +421,6 @@ class S3Objects:
         for attempt in range(self._TRIES):
             try:
                 return call()
-            except TransientError as error:  # of a try within this one
-                failure: Exception = error
             except Exception as error:
                 self._raise_if_final(error, path)
                 failure = error
