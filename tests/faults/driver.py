@@ -64,6 +64,14 @@ class Runner:
                 start_new_session=True,
             )
 
+    def start_until(self, point: str) -> subprocess.Popen[bytes]:
+        """Start the command; returns as soon as it has passed the point, while it goes on."""
+        process = self.start()
+        while point not in self.passed():
+            assert process.poll() is None, self.log()
+            time.sleep(0.01)
+        return process
+
     def finish(self, *, most_starts: int) -> None:
         """Start until the command succeeds and nothing is left of the plan."""
         for _ in range(most_starts):

@@ -135,10 +135,7 @@ def test_sigterm_to_the_flow_process_ends_it_in_its_grace_and_lets_the_lease_go(
 ) -> None:
     runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
     runner.overrides = ("training.checkpoint_every=1h",)  # no checkpoint but the one that SIGTERM asks for
-    process = runner.start()
-    while point not in runner.passed():
-        assert process.poll() is None, runner.log()
-        time.sleep(0.01)
+    process = runner.start_until(point)
     asked = time.monotonic()
     process.terminate()
     assert process.wait(timeout=40) != 0
@@ -165,10 +162,7 @@ def test_prefects_server_may_die_and_come_back(
     try:
         api = {"PREFECT_API_URL": server.api_url}
         runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
-        process = runner.start()
-        while "create.after/iterations" not in runner.passed():
-            assert process.poll() is None, runner.log()
-            time.sleep(0.01)
+        process = runner.start_until("create.after/iterations")
         server.daemon.stop(signal.SIGKILL)
         if wiped:
             for file in tmp_path.glob("prefect.db*"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -60,10 +59,7 @@ def test_a_runner_that_was_paused_past_its_lease_is_overtaken_and_gives_way(
 ) -> None:
     lease = {"OPTUNE_LEASE_SECONDS": "4"}
     paused = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "paused", api | lease)
-    process = paused.start()
-    while "create.after/responses" not in paused.passed():
-        assert process.poll() is None, paused.log()
-        time.sleep(0.01)
+    process = paused.start_until("create.after/responses")
     os.killpg(process.pid, signal.SIGSTOP)
     try:
         other = Runner(uninterrupted.config, paused.store, tmp_path / "other", api | lease)
