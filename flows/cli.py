@@ -151,6 +151,46 @@ def status(
 
 
 @app.command()
+def plan(
+    config: Annotated[str, typer.Argument(help="YAML file of the experiment.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of it.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="a100-80gb, h100 or cpu. Default: a100-80gb; with --run: to be named.")
+    ] = None,
+    devices: Annotated[int, typer.Option(help="Devices that share training.", min=1)] = 1,
+    engines: Annotated[
+        int, typer.Option(help="Engines, and reward models, side by side. A run of ours has one.", min=1)
+    ] = 1,
+    prompts: Annotated[int | None, typer.Option(help="Default: prompts.sample.", min=1)] = None,
+    prompt_tokens: Annotated[
+        float | None, typer.Option(help="Mean. Default: of --run, else the maximum (an upper bound).")
+    ] = None,
+    response_tokens: Annotated[
+        float | None, typer.Option(help="Mean. Default: of --run, else the maximum (an upper bound).")
+    ] = None,
+    parameters: Annotated[
+        float | None, typer.Option(help="Weights of the policy, such as 7.2e9. Default: its model's.", min=1.0)
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Run whose measured times replace the device's assumed rates.")
+    ] = None,
+    run_devices: Annotated[int, typer.Option(help="Devices that shared that run's training.", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for programs.")] = False,
+) -> None:
+    """Predict the time of each stage, and what selective regeneration saves, before anything is started."""
+    from optune_core.cli.plan import Request, make_plan, plan_json, print_plan
+    from optune_core.config import load_config
+
+    request = Request(device, devices, engines, prompts, prompt_tokens, response_tokens, parameters, run, run_devices)
+    made = make_plan(load_config(config, overrides or []), store, request)
+    if as_json:
+        typer.echo(json.dumps(plan_json(made), indent=2))
+    else:
+        print_plan(made)
+
+
+@app.command()
 def show(
     what: Annotated[
         str, typer.Argument(help="STAGE/KEY of an artifact (a prefix of the key will do), or a prompt id.")

@@ -75,6 +75,16 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     return float(sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / (var_x * var_y) ** 0.5)
 
 
+def speedup_bound(share: float, rho: float) -> float:
+    """1 / (1 - g·(1 - ρ)), the most that regenerating ρ of the prompts can speed up an iteration.
+
+    Args:
+        share: g, the share of generation and scoring in the time of an iteration at ρ = 1.
+        rho: ρ.
+    """
+    return 1.0 / (1.0 - share * (1.0 - rho))
+
+
 def reward_per_prompt(scores: pa.Table) -> dict[str, float]:
     """Mean reward of each prompt's scored responses (schema SCORES); prompts without any are left out."""
     rewards: dict[str, list[float]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from optune_core.reports.statistics import paired_difference, reward_per_prompt
+from optune_core.reports.statistics import paired_difference, reward_per_prompt, speedup_bound
 from optune_core.schemas import SCORES
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ledger
@@ -44,10 +44,9 @@ def savings(record: Row) -> Row:
     everywhere = sampled * prompts / selected
     rest = seconds["start engine"] + seconds["train"]
     share = everywhere / (everywhere + rest + seconds["rank and merge"])
-    rho = selected / prompts
     return {
         "speedup": (everywhere + rest) / (sampled + rest) if sampled + rest else None,
-        "bound": 1.0 / (1.0 - share * (1.0 - rho)),
+        "bound": speedup_bound(share, selected / prompts),
         "seconds_saved": everywhere - sampled,
     }
 

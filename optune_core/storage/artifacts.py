@@ -8,6 +8,7 @@ gives way to the next commit of the same work.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -275,6 +276,21 @@ class ArtifactStore:
             raise
         self._verified[(ref.stage, ref.key)] = folder
         return folder
+
+    def read(self, ref: Ref, file: str) -> bytes:
+        """One small file of an artifact, verified, without fetching the others.
+
+        Raises:
+            CorruptArtifact: it is not what was committed, or gone.
+            StoreError: nothing is committed there, or it has no such file.
+        """
+        manifest = self.manifest(ref)
+        if file not in manifest.files:
+            raise StoreError(f"artifact {ref.stage}/{ref.key} has no file {file!r}: it has {', '.join(manifest.files)}")
+        body = self.objects.read(f"{self._base(ref.stage, ref.key)}/{manifest.attempt}/{file}")
+        if body is None or hashlib.sha256(body).hexdigest() != manifest.files[file][1]:
+            raise CorruptArtifact(f"file {file} of artifact {ref.stage}/{ref.key} is not what was committed")
+        return body
 
     def _is_damaged(self, manifest: Manifest) -> bool:
         return self.objects.read(self._mark(manifest)) is not None

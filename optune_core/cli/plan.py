@@ -1,0 +1,172 @@
+"""What `optune plan` shows: the seconds that a run will take, by stage, and what selective regeneration saves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from optune_core.config import OptuneConfig
+from optune_core.errors import ConfigError
+from optune_core.plan import STAGES, Device, Projection, StageFit, Workload, fit_device, named_device, project
+from optune_core.plan.fit import Measured, measured_iterations
+from optune_core.plan.projection import workload_of
+from optune_core.storage import ArtifactStore, open_objects
+
+_CONSOLE = Console(width=max(100, Console().width))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command is asked; None: not given."""
+
+    device: str | None
+    devices: int
+    engines: int
+    prompts: int | None
+    prompt_tokens: float | None
+    response_tokens: float | None
+    parameters: float | None
+    run: str | None
+    run_devices: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    config: OptuneConfig
+    work: Workload
+    device: Device
+    projection: Projection
+    run: str | None
+    fits: Mapping[str, StageFit]
+    """By stage; empty without a run."""
+
+
+def make_plan(config: OptuneConfig, store_url: str, request: Request) -> Plan:
+    """Predict a run, with a device's profile or with the rates that a run showed.
+
+    Raises:
+        ConfigError: something that the prediction needs is unknown or impossible; all problems of the kind at once.
+        OptuneError: the device or the run is unknown, the run has no committed iteration, the policy does not fit.
+    """
+    if request.run is not None and request.device is None:
+        raise ConfigError(
+            [f"--run {request.run} needs --device: which kind of device (the closest, at least) it was made on"],
+            source="plan",
+        )
+    device = named_device(request.device or "a100-80gb")
+    measured: list[Measured] = []
+    fits: dict[str, StageFit] = {}
+    if request.run is not None:
+        store = ArtifactStore(open_objects(store_url))
+        measured = measured_iterations(store, request.run, devices=request.run_devices, engines=1)
+        device, fits = fit_device(device, measured)
+    work = workload_of(
+        config,
+        devices=request.devices,
+        engines=request.engines,
+        prompts=request.prompts,
+        prompt_tokens=_or_measured(request.prompt_tokens, measured, "prompt_tokens", config.prompts.max_tokens),
+        response_tokens=_or_measured(
+            request.response_tokens, measured, "response_tokens", config.generation.max_tokens
+        ),
+        parameters=request.parameters,
+    )
+    return Plan(config, work, device, project(config, work, device), request.run, fits)
+
+
+def _or_measured(given: float | None, measured: list[Measured], length: str, maximum: int) -> float | None:
+    """The mean length that is given; else the run's, as far as the configuration allows it; None without a run."""
+    if given is not None or not measured:
+        return given
+    lengths: list[float] = [getattr(each.work, length) for each in measured]
+    return min(sum(lengths) / len(lengths), float(maximum))
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """One object for programs; seconds, and shares from 0 to 1."""
+    projection, work = plan.projection, plan.work
+    return {
+        "config": plan.config.name,
+        "device": plan.device.name,
+        "devices": work.devices,
+        "engines": work.engines,
+        "policy": asdict(work.policy),
+        "prompts": work.prompts,
+        "samples": work.samples,
+        "prompt_tokens": work.prompt_tokens,
+        "response_tokens": work.response_tokens,
+        "rho": projection.rho,
+        "iterations": projection.iterations,
+        "first": projection.first,
+        "later": projection.later,
+        "full": projection.full,
+        "seconds": projection.seconds,
+        "seconds_full": projection.seconds_full,
+        "regeneration_share": projection.regeneration_share,
+        "iteration_speedup": projection.iteration_speedup,
+        "run_speedup": projection.run_speedup,
+        "bound": projection.bound,
+        "run": plan.run,
+        "fit": {stage: asdict(fit) for stage, fit in plan.fits.items()},
+    }
+
+
+def print_plan(plan: Plan) -> None:
+    """Tables and totals."""
+    projection, work = plan.projection, plan.work
+    _CONSOLE.print(_table(plan))
+    lines = [
+        f"run of {projection.iterations} iterations: {duration(projection.seconds)}; "
+        f"with every prompt regenerated: {duration(projection.seconds_full)}",
+        f"speed-up at ρ = {projection.rho:g}: {projection.iteration_speedup:.2f}× an iteration "
+        f"(bound {projection.bound:.2f}×, g = {100 * projection.regeneration_share:.1f} %), "
+        f"{projection.run_speedup:.2f}× the run, whose iteration 0 is always full",
+        f"assumed: {work.prompts:,} prompts × {work.samples} responses, mean {work.prompt_tokens:.0f} + "
+        f"{work.response_tokens:.0f} tokens, {work.policy.parameters / 1e9:.3g}e9 weights, training on "
+        f"{work.devices} × {plan.device.name}, {work.engines} engine{'s' if work.engines > 1 else ''}",
+    ]
+    if not plan.fits:
+        lines.append("rates: published peaks and assumed utilisations, not measured; --run fits them to a run")
+    for line in lines:
+        _CONSOLE.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _table(plan: Plan) -> Table:
+    projection = plan.projection
+    table = Table(
+        title=f"Plan of {plan.config.name}: predicted seconds"
+        + (f", rates of run {plan.run}" if plan.run is not None else ""),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("stage", no_wrap=True)
+    names = ["iteration 0", "share", "later, each", "share"]
+    for name in [*names, "measured / profile", "left-out error"] if plan.fits else names:
+        table.add_column(name, justify="right", no_wrap=True)
+    first, later = sum(projection.first.values()), sum(projection.later.values())
+    for stage in STAGES:
+        row = [f"{projection.first[stage]:,.0f}", _percent(projection.first[stage] / first)]
+        row += [f"{projection.later[stage]:,.0f}", _percent(projection.later[stage] / later)]
+        if fit := plan.fits.get(stage):
+            row += [f"{fit.factor:.2f}", "–" if fit.error is None else _percent(fit.error)]
+        table.add_row(stage, *row)
+    table.add_section()
+    table.add_row("iteration", f"{first:,.0f}", "", f"{later:,.0f}", "")
+    return table
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits it: s, min or h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,184 @@
+"""Seconds of each stage of an iteration. Pure functions; every formula stands in a docstring, with its units.
+
+Lengths enter as means. Attention, quadratic in them, is therefore a little under-estimated. What the ledger does not
+time is not predicted either: held-out evaluation, the start of processes, transfers to S3.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from optune_core.config.schema import Training, TransformersEngine, VllmEngine
+from optune_core.errors import OptuneError
+from optune_core.plan.devices import Device
+from optune_core.plan.shape import ModelShape
+
+STAGES = ("start engine", "generate", "score", "rank and merge", "train")
+"""As in the timing of a committed iteration."""
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_OPTIMIZER_BYTES = {"rmsprop": 20, "adamw_torch": 28}
+"""Bytes moved a weight and optimizer step, all in float32: weight and each moment read and written, gradient read."""
+_MASTER, _PUBLISHED = 4, 2
+
+
+@dataclass(frozen=True)
+class Workload:
+    """An iteration's work, but for how many prompts are regenerated."""
+
+    policy: ModelShape
+    reward: ModelShape | None
+    """None: a function, which costs nothing."""
+    prompts: int
+    samples: int
+    prompt_tokens: float
+    """Mean, as the two below."""
+    response_tokens: float
+    """Of fresh responses."""
+    pair_response_tokens: float
+    """Of the responses in the replay set's pairs."""
+    max_prompt_tokens: int
+    max_response_tokens: int
+    shard_size: int
+    """Prompts."""
+    engine: VllmEngine | TransformersEngine
+    training: Training
+    devices: int
+    """That share training, each with all weights or a part of them."""
+    engines: int = 1
+    """Engines, and reward models, side by side; each vLLM spans `engine.tensor_parallel_size` devices."""
+    layout: Literal["packed", "padded"] = "packed"
+    """`packed`: each pair is prompt, chosen, rejected, without padding, with logits at the responses. `padded`: two
+    sequences a pair, both with the prompt, padded to the maxima, with all logits; a reference pass in every epoch."""
+
+
+def stage_seconds(work: Workload, device: Device, selected: int) -> dict[str, float]:
+    """Seconds by stage of an iteration that regenerates `selected` prompts and trains on all of them.
+
+    Raises:
+        OptuneError: the policy does not fit in the engine's memory.
+    """
+    seconds = {
+        "start engine": _start(work, device) if selected else 0.0,
+        "generate": _generate(work, device, selected) if selected else 0.0,
+        "score": _score(work, device, selected),
+        "rank and merge": work.prompts * device.row_seconds,
+        "train": _train(work, device),
+    }
+    return {stage: device.factors.get(stage, 1.0) * value for stage, value in seconds.items()}
+
+
+def _start(work: Workload, device: Device) -> float:
+    """start_seconds + weights [bytes] / storage [bytes/s]."""
+    return device.start_seconds + _weight_bytes(work) / device.storage
+
+
+def _generate(work: Workload, device: Device, selected: int) -> float:
+    """Prefill, then as many decoding steps as the batches take; n prompts and S = n·K sequences an engine.
+
+    prefill = n · forward(prompt) / prefill [FLOP/s]; K samples share the cached prompt.
+    decoding = max(reading, products) + attention + steps · step_seconds + sampled tokens · token_seconds:
+        reading = steps · weights [bytes] / bandwidth [bytes/s];
+        products = S · forward(response) / decode [FLOP/s];
+        attention = sampled tokens · mean context · KV bytes a token / bandwidth [bytes/s].
+    The weights are read once a step, whoever shares it: this is why a small batch takes as long as a larger one, up
+    to where the products take longer.
+    """
+    tensor_parallel = work.engine.tensor_parallel_size if isinstance(work.engine, VllmEngine) else 1
+    prompts = selected / work.engines
+    sequences = prompts * work.samples
+    policy, p = work.policy, work.prompt_tokens
+    kv = policy.kv_bytes(_BYTES[work.engine.dtype])
+    if isinstance(work.engine, VllmEngine):
+        steps = _steps(work, running_batch(work, device), sequences)
+        prefilled, r, tokens = prompts, work.response_tokens, sequences * work.response_tokens
+        overhead = steps * device.step_seconds + tokens * device.token_seconds
+    else:
+        # Batches that nobody joins: all rows run until the longest response of the batch ends, near the maximum.
+        steps = max(1.0, sequences / work.engine.batch_size) * work.max_response_tokens
+        prefilled, r, tokens = sequences, work.max_response_tokens, sequences * work.max_response_tokens
+        overhead = steps * device.eager_step_seconds
+    prefill = prefilled * policy.forward_flops(p, _causal(p), 1) / device.prefill
+    reading = steps * _weight_bytes(work) / device.bandwidth
+    products = sequences * policy.forward_flops(r, 0, r) / device.decode
+    attention = tokens * (p + r / 2) * kv / device.bandwidth
+    return (prefill + max(reading, products) + attention) / tensor_parallel + overhead
+
+
+def running_batch(work: Workload, device: Device) -> float:
+    """Sequences that vLLM decodes at once: `max_num_seqs`, or as many as the key-value cache holds.
+
+    Raises:
+        OptuneError: the weights leave no room for a single sequence.
+    """
+    assert isinstance(work.engine, VllmEngine)
+    engine, weights = work.engine, _weight_bytes(work)
+    if device.memory is None:
+        cache = engine.cpu_kv_cache_gib * 2.0**30
+    else:
+        cache = device.memory * engine.gpu_memory_utilization * engine.tensor_parallel_size - weights
+    fitting = cache / (work.policy.kv_bytes(_BYTES[engine.dtype]) * (work.prompt_tokens + work.response_tokens))
+    if fitting < 1:
+        raise OptuneError(
+            f"the policy's {weights / 1e9:.1f} GB of weights leave {max(0.0, cache) / 1e9:.1f} GB of "
+            f"{engine.tensor_parallel_size} × {device.name} for a key-value cache, too little for one sequence: "
+            "raise generation.engine.tensor_parallel_size"
+        )
+    return min(float(engine.max_num_seqs), fitting)
+
+
+def _steps(work: Workload, batch: float, sequences: float) -> float:
+    """Decoding steps of an engine. A shard of s sequences takes response · max(1, s / batch) steps with a full batch,
+    and maximum − response more until its longest response ends; the next shard waits for that."""
+    shard = min(sequences, float(work.shard_size * work.samples))
+    longest = max(work.max_response_tokens, work.response_tokens)
+    steps = work.response_tokens * max(1.0, shard / batch) + longest - work.response_tokens
+    return steps * sequences / shard
+
+
+def _score(work: Workload, device: Device, selected: int) -> float:
+    """S sequences · forward(prompt + response) / scoring [FLOP/s], without logits. Loading the model is not timed."""
+    if work.reward is None:
+        return 0.0
+    tokens = work.prompt_tokens + work.response_tokens
+    flops = selected * work.samples * work.reward.forward_flops(tokens, _causal(tokens), 0)
+    return flops / (work.engines * device.scoring)
+
+
+def _train(work: Workload, device: Device) -> float:
+    """pairs · forward(pair) · passes / (devices · training [FLOP/s]) + optimizer steps + reading and writing weights.
+
+    passes: 1 for the reference and 3 an epoch (a backward pass costs two forward ones), 1 more with gradient
+    checkpointing, 1 less with LoRA, whose frozen weights need no gradient.
+    an optimizer step = weights · 20 bytes (RMSprop; AdamW 28) / bandwidth [bytes/s], on every device all of them: less
+    where FSDP divides them.
+    weights = 2 loads of float32 (reference, training), a save in float32 and one in bfloat16 / storage [bytes/s].
+    """
+    training, policy = work.training, work.policy
+    epoch = 3 + int(training.gradient_checkpointing) - int(training.lora is not None)
+    references = training.epochs if work.layout == "padded" else 1
+    flops = work.prompts * pair_flops(work) * (references + training.epochs * epoch)
+    updates = math.ceil(work.prompts / training.batch_size) * training.epochs
+    update = 0.0 if training.lora else policy.parameters * _OPTIMIZER_BYTES[training.optimizer] / device.bandwidth
+    files = policy.parameters * (2 * _MASTER + _MASTER + _PUBLISHED) / device.storage
+    return flops / (work.devices * device.training) + updates * update + files
+
+
+def pair_flops(work: Workload) -> float:
+    """FLOPs of one forward pass over a pair, in the layout of the workload."""
+    if work.layout == "padded":
+        whole = work.max_prompt_tokens + work.max_response_tokens
+        return 2 * work.policy.forward_flops(whole, _causal(whole), whole)
+    p, r = work.prompt_tokens, work.pair_response_tokens
+    return work.policy.forward_flops(p + 2 * r, _causal(p) + 2 * (r * p + _causal(r)), 2 * r)
+
+
+def _causal(tokens: float) -> float:
+    """Positions attended to by the tokens of a sequence, each to those before it: tokens² / 2."""
+    return tokens * tokens / 2
+
+
+def _weight_bytes(work: Workload) -> float:
+    return work.policy.parameters * _BYTES[work.engine.dtype]

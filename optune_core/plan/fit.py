@@ -1,0 +1,134 @@
+"""A device's effective rates from the iterations of a run.
+
+One run has one model and one shape of batches, so a stage's time tells one number: how much slower the device is than
+its profile says. That factor is what is fitted, for each stage by itself; what it hides (say, whether memory or
+arithmetic is slower) is taken from the profile, and matters the more the less alike the two models are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from optune_core.config import OptuneConfig, parse_config
+from optune_core.errors import OptuneError
+from optune_core.plan.cost import STAGES, Workload, stage_seconds
+from optune_core.plan.devices import Device
+from optune_core.plan.shape import ModelShape
+from optune_core.storage import ArtifactStore, Ledger, Ref
+from optune_core.storage.ledger import list_runs
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An iteration that was run."""
+
+    work: Workload
+    selected: int
+    seconds: dict[str, float]
+    """By stage."""
+
+
+@dataclass(frozen=True)
+class StageFit:
+    factor: float
+    """Measured over predicted seconds; 1 where the run had no such work."""
+    error: float | None
+    """Largest relative error when each iteration is predicted from the others; None with fewer than two."""
+
+
+def fit_device(device: Device, iterations: Sequence[Measured]) -> tuple[Device, dict[str, StageFit]]:
+    """A device with the factors that these iterations show, and how well they predict each other, by stage."""
+    predicted = [stage_seconds(each.work, replace(device, factors={}), each.selected) for each in iterations]
+    fits = {}
+    for stage in STAGES:
+        pairs = [
+            (seconds[stage], each.seconds[stage])
+            for seconds, each in zip(predicted, iterations, strict=True)
+            if seconds[stage] > 0 and each.seconds[stage] > 0
+        ]
+        fits[stage] = StageFit(_factor(pairs), _left_out_error(pairs))
+    return replace(device, factors={stage: fit.factor for stage, fit in fits.items()}), fits
+
+
+def _factor(pairs: Sequence[tuple[float, float]]) -> float:
+    """The f ≥ 0 that minimises Σ (measured − f · predicted)²: Σ measured · predicted / Σ predicted²."""
+    if not pairs:
+        return 1.0
+    return sum(predicted * measured for predicted, measured in pairs) / sum(predicted**2 for predicted, _ in pairs)
+
+
+def _left_out_error(pairs: Sequence[tuple[float, float]]) -> float | None:
+    if len(pairs) < 2:
+        return None
+    return max(
+        abs(_factor([*pairs[:index], *pairs[index + 1 :]]) * predicted / measured - 1)
+        for index, (predicted, measured) in enumerate(pairs)
+    )
+
+
+def measured_iterations(store: ArtifactStore, run: str, *, devices: int, engines: int) -> list[Measured]:
+    """The committed iterations of a run, with the lengths that they had.
+
+    Args:
+        devices, engines: that the run was made on, which the ledger does not say.
+
+    Raises:
+        OptuneError: there is no such run, or it has committed no iteration.
+        ModelError: the cost model does not know its kind of model.
+    """
+    ledger = Ledger(store.objects, run)
+    body, records = ledger.config(), ledger.iterations()
+    if body is None:
+        known = ", ".join(list_runs(store.objects)) or "none"
+        raise OptuneError(f"store {store.objects.url!r} has no run {run!r}; its runs: {known}")
+    if not records:
+        raise OptuneError(
+            f"run {run!r} has committed no iteration, so there is nothing to fit: wait for its first "
+            "(`optune status` shows it), or leave out --run"
+        )
+    config = parse_config(body, source=f"run {run!r}")
+    inputs = ledger.inputs()
+    policy = _shape(store, inputs["policy"], "model/config.json")
+    reward = inputs["reward"]["model"] if inputs["reward"] else None
+    scorer = _shape(store, reward, "model/config.json") if reward else None
+    return [_measured(config, policy, scorer, record, devices, engines) for record in records]
+
+
+def _shape(store: ArtifactStore, reference: dict[str, str], file: str) -> ModelShape:
+    ref = Ref.from_json(reference)
+    return ModelShape.from_config(json.loads(store.read(ref, file)), f"artifact {ref.stage}/{ref.key}")
+
+
+def _measured(
+    config: OptuneConfig,
+    policy: ModelShape,
+    reward: ModelShape | None,
+    record: dict[str, Any],
+    devices: int,
+    engines: int,
+) -> Measured:
+    metrics = record["metrics"]
+    replay, selected = metrics["replay"], metrics["selection"]["selected"]
+    pair_responses = replay["tokens/chosen"] + replay["tokens/rejected"]
+    prompt_tokens = metrics["policy"]["tokens"] / config.training.epochs / metrics["policy"]["pairs"] - pair_responses
+    fresh = metrics["generated_tokens"] / (selected * config.generation.samples) if selected else pair_responses / 2
+    work = Workload(
+        policy=policy,
+        reward=reward,
+        prompts=metrics["policy"]["pairs"],
+        samples=config.generation.samples,
+        prompt_tokens=prompt_tokens,
+        response_tokens=fresh,
+        pair_response_tokens=pair_responses / 2,
+        max_prompt_tokens=config.prompts.max_tokens,
+        max_response_tokens=config.generation.max_tokens,
+        shard_size=config.generation.shard_size,
+        engine=config.generation.engine,
+        training=config.training,
+        devices=devices,
+        engines=engines,
+    )
+    return Measured(work, selected, record["timing"])
