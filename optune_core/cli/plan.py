@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from optune_core.config import OptuneConfig
+from optune_core.config.schema import FunctionReward
 from optune_core.errors import ConfigError
 from optune_core.plan import STAGES, Device, Projection, StageFit, Workload, fit_device, named_device, project
 from optune_core.plan.fit import Measured, measured_iterations
 from optune_core.plan.projection import workload_of
+from optune_core.plan.shape import known_shape
 from optune_core.storage import ArtifactStore, open_objects
 
 _CONSOLE = Console(width=max(100, Console().width))
@@ -130,6 +132,9 @@ def print_plan(plan: Plan) -> None:
         f"{work.response_tokens:.0f} tokens, {work.policy.parameters / 1e9:.3g}e9 weights, training on "
         f"{work.devices} × {plan.device.name}, {work.engines} engine{'s' if work.engines > 1 else ''}",
     ]
+    reward = plan.config.reward
+    if not isinstance(reward, FunctionReward) and known_shape(reward.model) is None:
+        lines.append(f"reward model {reward.model}: size unknown, taken to be the policy's")
     if not plan.fits:
         lines.append("rates: published peaks and assumed utilisations, not measured; --run fits them to a run")
     for line in lines:

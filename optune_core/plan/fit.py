@@ -2,8 +2,8 @@
 
 One run has one model and one shape of batches, so a stage's time tells one number: how much slower the device is than
 its profile says. That factor is what is fitted, for each stage by itself; what it hides (say, whether memory or
-arithmetic is slower) is taken from the profile, and matters the more the less alike the two models are. An iteration that was interrupted is timed from its
-last start, and so fits too well.
+arithmetic is slower) is taken from the profile, and matters the more the less alike the two models are. An iteration
+that was interrupted is timed from its last start, and so looks faster than it was.
 """
 
 from __future__ import annotations

@@ -381,6 +381,8 @@ def test_plan_with_a_profile() -> None:
     assert f"{plan['later']['train']:,.0f}" in table
     assert f"{plan['iteration_speedup']:.2f}× an iteration" in table
     assert "not measured" in table
+    assert "size unknown" not in table
+    assert "reward model some/model: size unknown" in call(ZEPHYR, "reward.model=some/model", *LENGTHS)
 
 
 def test_overrides_and_lengths_count() -> None:
