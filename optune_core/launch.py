@@ -128,7 +128,7 @@ def _run_child(
     if status == -9 and _oom_kills() > kills:
         raise OutOfMemory(
             f"the machine ran out of memory in stage {stage!r}, and its kernel ended the process. Give it more, or "
-            "lower generation.engine.cpu_kv_cache_gib, training.micro_batch_size or reward.batch_size"
+            "lower generation.engine.cpu_kv_cache_gib, training.micro_batch_tokens or reward.batch_size"
         )
     reason = f"signal {-status}" if status < 0 else f"exit status {status}"
     raise TransientError(f"the process of stage {stage!r} ended with {reason}\n" + "\n".join(tail))

@@ -64,7 +64,7 @@ def _translate(error: Exception) -> tuple[str, str]:
     if name == "OutOfMemoryError":
         return "OutOfMemory", (
             f"the device has too little memory ({error}). Lower generation.engine.gpu_memory_utilization or "
-            "max_num_seqs, reward.batch_size or training.micro_batch_size, whichever stage this is"
+            "max_num_seqs, reward.batch_size or training.micro_batch_tokens, whichever stage this is"
         )
     if name in ("EngineDeadError", "EngineGenerateError"):
         return "TransientError", f"vLLM's engine died: {text}"

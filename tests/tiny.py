@@ -84,7 +84,7 @@ def write_config(folder: Path, whole: dict[str, Any] | None = None, **changes: A
             "beta1": 0.1,
             "beta2": 1.0,
             "batch_size": 4,
-            "micro_batch_size": 2,
+            "micro_batch_tokens": 512,
             "learning_rate": 1e-4,
             "precision": "float32",
         },

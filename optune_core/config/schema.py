@@ -6,7 +6,7 @@ Where the paper gives a value it is quoted beside the field; the others are comm
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -199,8 +199,9 @@ class Training(Section):
     """Passes over the replay set an iteration. Not given by the paper."""
     batch_size: int = Field(default=128, ge=1)
     """Pairs an optimizer step, over all devices (paper: 128)."""
-    micro_batch_size: int = Field(default=8, ge=1)
-    """Pairs a forward pass on one device."""
+    micro_batch_tokens: int = Field(default=8192, ge=1)
+    """Tokens that share a forward and backward pass on one device: pairs are packed until they are as many, without
+    padding, and with each prompt once. Changes no result but roundings, so it may be changed in a run."""
     optimizer: Literal["rmsprop", "adamw_torch"] = "rmsprop"
     """Paper: RMSprop."""
     learning_rate: float = Field(default=5e-7, gt=0.0)
@@ -212,6 +213,9 @@ class Training(Section):
     max_grad_norm: float = Field(default=1.0, gt=0.0)
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Autocast type of the forward pass; the master weights are float32 in either case."""
+    min_reward_gap: float | None = None
+    """Train on no pair whose reward margin is below it. Beyond the paper, whose Eq. 6 gives such a pair the weight ½,
+    not 0. Default: train on all."""
     gradient_checkpointing: bool = False
     checkpoint_every: Duration = "5m"
     """Most time that a kill may cost: a checkpoint (weights and optimizer, in float32) is committed at the first
@@ -220,18 +224,12 @@ class Training(Section):
     accelerate_config: str | None = None
     """File for `accelerate launch --config_file` (DDP, FSDP). Default: one process a device."""
 
+    HOW: ClassVar = ("micro_batch_tokens", "gradient_checkpointing", "checkpoint_every", "accelerate_config")
+    """Fields that say how to compute, not what: no part of an artifact's key, and free to change in a run."""
+
     @property
     def checkpoint_seconds(self) -> int:
         return int(self.checkpoint_every[:-1]) * _SECONDS[self.checkpoint_every[-1]]
-
-    @model_validator(mode="after")
-    def _whole_micro_batches(self) -> Training:
-        if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size={self.batch_size} is not a multiple of micro_batch_size={self.micro_batch_size}: "
-                "choose a micro-batch that divides the batch"
-            )
-        return self
 
 
 class Evaluation(Section):

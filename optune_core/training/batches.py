@@ -1,122 +1,78 @@
-"""Which pairs are computed together, and how they are laid out.
+"""Which pairs share an optimizer step, and which of them share a forward pass: the plan of a training.
 
-Micro-batches are composed once an iteration, by length, and kept: the reference pass and every epoch compute a pair
-in the same company and shape. Where policy and reference agree they agree to the last bit, so the first loss of an
-iteration is mean(R)·ln 2 exactly. What is shuffled is the order of the micro-batches. Where memory does not suffice
-for a micro-batch it is computed in consecutive parts, which changes neither its composition nor its padding.
+A step holds `batch_size` pairs, drawn without replacement in an order that (seed, epoch) decides, as a plain trainer
+would draw them. Inside a step pairs are laid out in packs: no padding, about as many tokens in each, so that processes
+which train together finish together. How a step is packed changes nothing but roundings.
+
+The reference pass computes the packs of the first epoch. Where policy and reference agree they then agree to the last
+bit, and the first loss of an iteration is mean(R)·ln 2 exactly.
 """
 
 from __future__ import annotations
 
+import heapq
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-from torch.utils.data import Sampler
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Tokens of one pair."""
+class Pack:
+    """Pairs that share a forward pass."""
 
-    prompt: int
-    chosen: int
-    rejected: int
+    rows: tuple[int, ...]
+    counted: bool = True
+    """False: another process of this step has these pairs; computed here only because all processes have to take
+    part in every exchange of gradients."""
 
 
-def compose_micro_batches(lengths: Sequence[Lengths], size: int) -> list[list[int]]:
-    """Row numbers in groups of `size`, like lengths together; only the last group may be smaller.
+Step = tuple[tuple[Pack, ...], ...]
+"""The packs of every process; every process has as many."""
+
+
+def plan_steps(
+    tokens: Sequence[int], *, batch_size: int, micro_batch_tokens: int, processes: int, seed: int, epoch: int
+) -> list[Step]:
+    """All optimizer steps of an epoch; every pair is counted in exactly one of them.
 
     Args:
-        lengths: one a row, in the order of the data set.
-        size: pairs a micro-batch.
+        tokens: of each pair, as they are computed.
+        batch_size: pairs a step; the last step may have fewer.
+        micro_batch_tokens: tokens a pack may hold. A pair that is longer has a pack to itself.
+        processes: that share a step.
+        seed, epoch: decide the order of the pairs.
     """
-    order = sorted(
-        range(len(lengths)),
-        key=lambda row: (max(lengths[row].chosen, lengths[row].rejected), lengths[row].prompt, row),
-        reverse=True,
-    )
-    return [order[first : first + size] for first in range(0, len(order), size)]
+    order = list(range(len(tokens)))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return [
+        _packed(order[first : first + batch_size], tokens, micro_batch_tokens, processes)
+        for first in range(0, len(order), batch_size)
+    ]
 
 
-def in_parts(batch: dict[str, Tensor], pairs: int) -> list[dict[str, Tensor]]:
-    """A batch of `PairCollator` as consecutive parts of that many pairs, the last one perhaps smaller."""
-    total = len(batch["input_ids"]) // 2
-    if total <= pairs:
-        return [batch]
-
-    def rows(value: Tensor, first: int) -> Tensor:
-        last = min(first + pairs, total)
-        if len(value) == total:
-            return value[first:last]
-        return torch.cat([value[first:last], value[total + first : total + last]])
-
-    return [{name: rows(value, first) for name, value in batch.items()} for first in range(0, total, pairs)]
-
-
-class MicroBatchSampler(Sampler[int]):
-    """Yields rows so that consecutive `size` of them are a micro-batch, in an order that (seed, epoch) decides.
-
-    A smaller last micro-batch stays last, so that it does not shift the others.
-    """
-
-    def __init__(self, micro_batches: list[list[int]], seed: int) -> None:
-        self._micro_batches = micro_batches
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate before each epoch, on resumption too."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return sum(len(group) for group in self._micro_batches)
-
-    def __iter__(self) -> Iterator[int]:
-        full = [group for group in self._micro_batches if len(group) == len(self._micro_batches[0])]
-        rest = self._micro_batches[len(full) :]
-        random.Random(f"{self._seed}/{self._epoch}").shuffle(full)
-        for group in full + rest:
-            yield from group
+def _packed(rows: Sequence[int], tokens: Sequence[int], micro_batch_tokens: int, processes: int) -> Step:
+    """Pairs of one step in as few rounds of packs as the budget allows, one pack a process and round."""
+    total = sum(tokens[row] for row in rows)
+    rounds = max(1, -(-total // (micro_batch_tokens * processes)))
+    most = -(-len(rows) // processes)
+    while True:
+        packs = _balanced(rows, tokens, min(rounds * processes, len(rows)))
+        if rounds >= most or all(len(p) == 1 or sum(tokens[row] for row in p) <= micro_batch_tokens for p in packs):
+            break
+        rounds += 1
+    counted = [Pack(tuple(pack)) for pack in packs]
+    shortest = min(rows, key=lambda row: tokens[row])
+    counted += [Pack((shortest,), counted=False)] * (-len(counted) % processes)
+    return tuple(tuple(counted[process::processes]) for process in range(processes))
 
 
-class PairCollator:
-    """Pairs as one batch of 2B sequences, chosen first: prompts padded on the left, responses on the right.
-
-    So all responses start at one column, and logits are needed from there on only.
-    """
-
-    def __init__(self, pad_token_id: int) -> None:
-        self._pad = pad_token_id
-
-    def __call__(self, rows: list[dict[str, object]]) -> dict[str, Tensor]:
-        """
-        Args:
-            rows: B rows with prompt_ids, chosen_ids, rejected_ids (lists of int) and any of the float columns below.
-
-        Returns:
-            input_ids and attention_mask, int64, shape (2B, P + L); response_mask, bool, shape (2B, L);
-            and, float32 of shape (B,), ref_chosen_logps, ref_rejected_logps, chosen_rewards, rejected_rewards.
-        """
-        prompts = [torch.tensor(row["prompt_ids"]) for row in rows] * 2
-        responses = [torch.tensor(row[side]) for side in ("chosen_ids", "rejected_ids") for row in rows]
-        width = max(len(prompt) for prompt in prompts)
-        length = max(len(response) for response in responses)
-        input_ids = torch.full((len(prompts), width + length), self._pad)
-        attention_mask = torch.zeros_like(input_ids)
-        for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            begin, end = width - len(prompt), width + len(response)
-            input_ids[index, begin:width] = prompt
-            input_ids[index, width:end] = response
-            attention_mask[index, begin:end] = 1
-        batch = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "response_mask": attention_mask[:, width:].bool(),
-        }
-        for name in ("ref_chosen_logps", "ref_rejected_logps", "chosen_rewards", "rejected_rewards"):
-            if name in rows[0]:
-                batch[name] = torch.tensor([row[name] for row in rows], dtype=torch.float32)
-        return batch
+def _balanced(rows: Sequence[int], tokens: Sequence[int], count: int) -> list[list[int]]:
+    """Rows in `count` groups of about as many tokens, the largest group first: each row, longest first, to the group
+    with the fewest tokens so far."""
+    groups: list[list[int]] = [[] for _ in range(count)]
+    loads = [(0, number) for number in range(count)]
+    for row in sorted(rows, key=lambda row: (-tokens[row], row)):
+        load, number = heapq.heappop(loads)
+        groups[number].append(row)
+        heapq.heappush(loads, (load + tokens[row], number))
+    return [groups[number] for _, number in sorted(loads, key=lambda each: (-each[0], each[1]))]

@@ -1,76 +1,144 @@
-"""log π(y|x): one function for the policy and for the reference, so that both take the same numerical path."""
+"""log π(y|x): one function for the policy and for the reference, so that both take the same numerical path.
+
+It becomes the model's own forward pass, so that whatever wraps the model (DDP, FSDP, an adapter, autocast) wraps all
+of the computation, the projection to the vocabulary included.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
+import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from optune_core.training.batches import PairCollator, in_parts
+from optune_core.training.attention import KERNELS
+from optune_core.training.layout import Pairs, Row
+
+PLAIN = "plain"
+"""No kernel: each sequence by itself in the model's own forward pass."""
+_LOGITS_AT_ONCE = 1 << 24
+"""Float32 logits that exist at a time: 64 MiB."""
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+"""Relative difference from the model's own forward pass that roundings explain."""
+
+_log = logging.getLogger(__name__)
 
 
-def response_logps(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    """log π(y|x) of every sequence of a batch, summed over its response tokens.
+def choose_kernel(model: Any, precision: torch.dtype) -> str:
+    """The first kernel of `attention.KERNELS` that computes this model right on its device, or `plain`.
 
-    The vocabulary is only expanded at the columns that predict a response token.
+    Not every architecture can be packed: some do not pass our arguments on to their attention, have layers that are
+    no attention, or change their logits afterwards. So it is tried out, on two pairs in which all masking matters.
 
     Args:
-        model: a causal language model that takes `logits_to_keep`.
-        batch: input_ids, attention_mask of shape (S, P + L), response_mask of shape (S, L).
+        model: a causal language model of transformers with its weights, not wrapped. Left as it is.
+        precision: autocast type of the forward pass; float32 for none.
+    """
+    device, implementation = next(model.parameters()).device, model.config._attn_implementation
+    row = _trial(model.config.get_text_config().vocab_size).to(device)
+    training = model.training
+    model.eval()
+    with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        expected = _plain(model.forward, row)
+        chosen = next((name for name in KERNELS if _is_right(model, name, row, expected, _TOLERANCE[precision])), PLAIN)
+    model.set_attn_implementation(implementation)
+    model.train(training)
+    if chosen == PLAIN:
+        _log.warning("%s cannot be packed: it is trained one sequence at a time, slowly", type(model).__name__)
+    return chosen
+
+
+def compute_inside(model: Any, kernel: str) -> None:
+    """Make `model(packed=row)` return what `row_logps` promises, by that kernel."""
+    if kernel == PLAIN:
+        own = model.forward
+        model.forward = MethodType(lambda self, packed, **ignored: _plain(own, packed), model)
+    else:
+        model.set_attn_implementation(f"optune_{kernel}")
+        model.forward = MethodType(_packed, model)
+
+
+def row_logps(model: Any, row: Row) -> tuple[Tensor, Tensor]:
+    """log π(y_w|x) and log π(y_l|x), summed over response tokens.
+
+    Args:
+        model: after `compute_inside`, wrapped or not.
+        row: P pairs, on the model's device.
 
     Returns:
-        float32, shape (S,).
+        Two tensors, float32, shape (P,): chosen and rejected.
     """
-    mask = batch["response_mask"]
-    length = mask.shape[1]
-    positions = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        position_ids=positions,
-        logits_to_keep=length + 1,
-        use_cache=False,
-    ).logits[:, :-1]
-    targets = batch["input_ids"][:, -length:]
-    # Row by row: float32 logits of one sequence at a time, which is also the faster way on a CPU.
-    token_logps = torch.stack(
-        [-F.cross_entropy(row.float(), target, reduction="none") for row, target in zip(logits, targets, strict=True)]
-    )
-    return (token_logps * mask).sum(dim=1)
+    chosen, rejected = model(packed=row).chunk(2)
+    return chosen, rejected
 
 
-@torch.no_grad()
-def reference_logps(
-    model: Any,
-    rows: list[dict[str, object]],
-    micro_batches: list[list[int]],
-    collator: PairCollator,
-    precision: torch.dtype,
-    pairs_at_once: int,
-    done: Callable[[int], None],
-) -> dict[int, tuple[float, float]]:
-    """(chosen, rejected) log π_ref(y|x) by row number, computed in the given micro-batches, in their order.
+def token_logps(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
+    """log-probability of each target. Logits exist for some tokens at a time, and are computed again backwards.
 
     Args:
-        model: the reference, float32 weights, on its device.
-        rows: as `PairCollator` takes them.
-        micro_batches: row numbers.
-        precision: autocast type of the forward pass; float32 for none.
-        pairs_at_once: pairs of a micro-batch that share a forward pass.
-        done: told how many rows are computed.
+        head: the projection to the vocabulary.
+        hidden: (R, H).
+        targets: int64, (R,).
+
+    Returns:
+        float32, (R,).
     """
-    device = next(model.parameters()).device
-    logps: dict[int, tuple[float, float]] = {}
-    for group in micro_batches:
-        batch = {name: value.to(device) for name, value in collator([rows[row] for row in group]).items()}
-        pairs: list[tuple[float, float]] = []
-        for part in in_parts(batch, pairs_at_once):
-            with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-                chosen, rejected = response_logps(model, part).chunk(2)
-            pairs += zip(chosen.tolist(), rejected.tolist(), strict=True)
-        logps |= zip(group, pairs, strict=True)
-        done(len(logps))
-    return logps
+
+    def some(hidden: Tensor, targets: Tensor) -> Tensor:
+        return -F.cross_entropy(head(hidden).float(), targets, reduction="none")
+
+    size = max(1, _LOGITS_AT_ONCE // head.out_features)
+    parts = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+    if not torch.is_grad_enabled() or len(targets) <= size:
+        return torch.cat([some(*part) for part in parts])
+    return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])
+
+
+def _packed(model: Any, packed: Row, **ignored: Any) -> Tensor:
+    """float32, (2P,): chosen, then rejected."""
+    hidden = model.base_model(
+        input_ids=packed.input_ids, position_ids=packed.position_ids, packed=packed, use_cache=False
+    ).last_hidden_state[0]
+    of_tokens = token_logps(model.get_output_embeddings(), hidden[packed.predictors], packed.targets)
+    # One sequence after the other: a sum whose order no device changes.
+    return torch.stack([part.sum() for part in torch.split(of_tokens, list(packed.lengths))])
+
+
+def _plain(forward: Callable[..., Any], packed: Row) -> Tensor:
+    """The same by a model's own forward pass, one sequence at a time."""
+    sequences: list[list[Tensor]] = [[], []]
+    for span in packed.spans:
+        prompt = packed.input_ids[:, span.start : span.start + span.prompt]
+        for side, (first, length) in enumerate(
+            ((span.start + span.prompt, span.chosen), (span.branch, span.rejected)),
+        ):
+            response = packed.input_ids[:, first : first + length]
+            output = forward(input_ids=torch.cat([prompt, response], dim=1), logits_to_keep=length + 1, use_cache=False)
+            sequences[side].append(-F.cross_entropy(output.logits[0, :-1].float(), response[0], reduction="sum"))
+    return torch.stack(sequences[0] + sequences[1])
+
+
+def _is_right(model: Any, kernel: str, row: Row, expected: Tensor, tolerance: float) -> bool:
+    try:
+        model.set_attn_implementation(f"optune_{kernel}")
+        found = _packed(model, row)
+    except Exception as error:  # whatever a kernel or an architecture objects to
+        _log.info("attention kernel %r cannot compute %s: %s", kernel, type(model).__name__, error)
+        return False
+    return torch.allclose(found, expected, rtol=tolerance)
+
+
+def _trial(vocabulary: int) -> Row:
+    """Two pairs of tokens from all over the vocabulary."""
+    prompts, chosen, rejected = (
+        [[(7919 * i + 104729 * (length + 1)) % vocabulary for i in range(length)] for length in lengths]
+        for lengths in ((24, 17), (19, 30), (25, 12))
+    )
+    columns = {"prompt_token_ids": prompts, "chosen_token_ids": chosen, "rejected_token_ids": rejected}
+    return Pairs(pa.table({name: pa.array(ids, pa.list_(pa.int32())) for name, ids in columns.items()})).row([0, 1])

@@ -1,35 +1,174 @@
-"""The reference pass in shards: each is committed when it is done, so that a kill repeats one of them at most."""
+"""The reference pass: log π_ref(y|x) of every pair, once, in shards that are committed when they are done."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
+from typing import Any
 
 import pyarrow as pa
+import torch
+from accelerate import PartialState
+from torch import Tensor
 
+from optune_core import preemption
 from optune_core.errors import ConservationError
-from optune_core.schemas import REFERENCE
+from optune_core.failpoints import reach
+from optune_core.progress import Progress
+from optune_core.schemas import REFERENCE, read_table, write_table
+from optune_core.stages.policy import Spec
+from optune_core.storage import ArtifactStore, Ref, Work
+from optune_core.training.batches import Pack, Step
+from optune_core.training.layout import Pairs
+from optune_core.training.logps import compute_inside, row_logps
+from optune_core.training.weights import load_master, whole_on_every_process, without_dropout
 
+VERSION = 3
 SHARD_PAIRS = 512
+FILE = "reference.parquet"
+"""Of a shard; and in the artifact of a policy that was trained against π_0, of all of its pairs."""
+
+Logps = dict[int, tuple[float, float]]
+"""(chosen, rejected) by row number."""
 
 
-def reference_shards(rows: int, micro_batch_size: int) -> int:
-    """How many shards a data set has."""
-    return -(-rows // _rows_a_shard(micro_batch_size))
+class ReferencePass:
+    """The reference log-probabilities that a training needs.
+
+    Where the reference is π_0, the pairs that stood in D_{t-1} already are not computed again: π_t's artifact carries
+    theirs.
+
+    Args:
+        replay: schema REPLAY, the rows that are trained on.
+        pairs: the same rows.
+        kernel: by which models compute.
+        state: this process among those that train.
+    """
+
+    def __init__(
+        self, store: ArtifactStore, spec: Spec, replay: pa.Table, pairs: Pairs, kernel: str, state: PartialState
+    ) -> None:
+        self._store, self._spec, self._replay, self._pairs = store, spec, replay, pairs
+        self._kernel, self._state = kernel, state
+        self._prompt_ids: list[str] = replay["prompt_id"].to_pylist()
+
+    def work(self, shard: int) -> Work:
+        """A shard: these pairs under the reference, in this precision and in this company."""
+        spec = self._spec
+        params = {
+            "precision": spec.training.precision,
+            "min_reward_gap": spec.training.min_reward_gap,
+            "batch_size": spec.training.batch_size,
+            "tokens_at_once": spec.tokens_at_once,
+            "kernel": self._kernel,
+            "processes": self._state.num_processes,
+            "seed": spec.seed,
+            "iteration": spec.iteration,
+            "shard_pairs": SHARD_PAIRS,
+            "shard": shard,
+        }
+        parents = {"policy": Ref.from_json(spec.policy), "replay": Ref.from_json(spec.replay)}
+        if spec.training.reference == "initial":
+            parents["reference"] = Ref.from_json(spec.initial)
+        return Work("reference", VERSION, params, parents)
+
+    def __call__(self, policy: Any, steps: Sequence[Step], progress: Progress) -> Tensor:
+        """Every process makes its share of the shards, and reads all of them.
+
+        Args:
+            policy: π_t after `logps.compute_inside`, on this process's device.
+            steps: of the first epoch.
+
+        Returns:
+            float32, (2, pairs): chosen and rejected.
+        """
+        store, state = self._store, self._state
+        known = self._carried()
+        shards = shards_of(steps, self._spec.training.batch_size, known)
+        mine = range(state.process_index, len(shards), state.num_processes)
+        missing = [shard for shard in mine if store.find(self.work(shard)) is None]
+        reference = self._load(policy) if missing else None
+        total = _rows(shards[shard] for shard in mine)
+        done = total - _rows(shards[shard] for shard in missing)
+        for shard in missing:
+            logps: Logps = {}
+            for pack in shards[shard]:
+                logps |= self._compute(reference, pack)
+                progress("reference", done + len(logps), total)
+            done += len(logps)
+            with store.scratch() as scratch:
+                write_table(shard_table(self._prompt_ids, logps), REFERENCE, scratch / FILE)
+                store.commit(self.work(shard), scratch, metrics={"pairs": len(logps)})
+            reach("reference.shard")
+            if preemption.requested():
+                preemption.leave()
+        state.wait_for_everyone()
+        found = [store.find(self.work(shard)) for shard in range(len(shards))]
+        tables = [read_table(store.fetch(each.ref) / FILE, REFERENCE) for each in found if each is not None]
+        logps_of_rows = assemble([*tables, shard_table(self._prompt_ids, known)], self._prompt_ids)
+        return torch.tensor(logps_of_rows).T.contiguous()
+
+    def _carried(self) -> Logps:
+        """Of the pairs that are older than this iteration, where π_t's artifact has them."""
+        spec = self._spec
+        if spec.training.reference != "initial" or spec.iteration == 0:
+            return {}
+        table = read_table(self._store.fetch(Ref.from_json(spec.policy)) / FILE, REFERENCE)
+        before = dict(zip(table["prompt_id"].to_pylist(), _columns(table), strict=True))
+        ages = self._replay["generated_at"].to_pylist()
+        return {
+            row: before[prompt_id]
+            for row, (prompt_id, made) in enumerate(zip(self._prompt_ids, ages, strict=True))
+            if made < spec.iteration and prompt_id in before
+        }
+
+    def _load(self, policy: Any) -> Any:
+        spec = self._spec
+        if spec.training.reference == "previous" or spec.initial == spec.policy:
+            return policy.eval()
+        with whole_on_every_process():
+            model = load_master(self._store.fetch(Ref.from_json(spec.initial)))
+        model = without_dropout(model).to(self._state.device).eval()
+        compute_inside(model, self._kernel)
+        return model
+
+    def _compute(self, model: Any, pack: Pack) -> Logps:
+        return reference_logps(
+            model, self._state.device, self._pairs, pack, getattr(torch, self._spec.training.precision)
+        )
 
 
-def shard_of(micro_batches: list[list[int]], micro_batch_size: int, shard: int) -> list[list[int]]:
-    """The micro-batches of a shard: whole ones, in their order, of about SHARD_PAIRS pairs together."""
-    count = _rows_a_shard(micro_batch_size) // micro_batch_size
-    return micro_batches[shard * count : (shard + 1) * count]
+@torch.no_grad()
+def reference_logps(
+    model: Callable[..., Tensor], device: torch.device, pairs: Pairs, pack: Pack, precision: torch.dtype
+) -> Logps:
+    """log π_ref(y|x) of a pack, computed as training computes it.
+
+    Args:
+        model: the reference after `logps.compute_inside`, float32 weights, on `device`.
+        precision: autocast type of the forward pass; float32 for none.
+    """
+    with torch.autocast(device.type, precision, enabled=precision != torch.float32):
+        chosen, rejected = row_logps(model, pairs.row(pack.rows).to(device))
+    return dict(zip(pack.rows, zip(chosen.tolist(), rejected.tolist(), strict=True), strict=True))
 
 
-def shard_table(prompt_ids: Sequence[str], logps: dict[int, tuple[float, float]]) -> pa.Table:
-    """A shard as schema REFERENCE, in the order in which it was computed.
+def shards_of(steps: Sequence[Step], batch_size: int, known: Container[int] = ()) -> list[list[Pack]]:
+    """The packs of an epoch, without the rows that are known, in shards of whole steps of about SHARD_PAIRS pairs."""
+    count = max(1, SHARD_PAIRS // batch_size)
+    shards = []
+    for first in range(0, len(steps), count):
+        packs = [pack for step in steps[first : first + count] for process in step for pack in process if pack.counted]
+        missing = [Pack(tuple(row for row in pack.rows if row not in known)) for pack in packs]
+        shards.append([pack for pack in missing if pack.rows])
+    return shards
+
+
+def shard_table(prompt_ids: Sequence[str], logps: Logps) -> pa.Table:
+    """As schema REFERENCE, in the order in which it was computed.
 
     Args:
         prompt_ids: of all rows.
-        logps: (chosen, rejected) by row number.
     """
     return pa.table(
         [
@@ -55,10 +194,14 @@ def assemble(shards: Sequence[pa.Table], prompt_ids: Sequence[str]) -> list[tupl
             f"the reference pass has {len(ids)} pairs and the data set {len(prompt_ids)}, and they do not match one to "
             f"one: prompt {wrong[0]!r} is {found[wrong[0]]} times in the first and {expected[wrong[0]]} in the second"
         )
-    columns = [whole[name].to_pylist() for name in ("reference_chosen_logps", "reference_rejected_logps")]
-    of = dict(zip(ids, zip(*columns, strict=True), strict=True))
+    of = dict(zip(ids, _columns(whole), strict=True))
     return [of[prompt_id] for prompt_id in prompt_ids]
 
 
-def _rows_a_shard(micro_batch_size: int) -> int:
-    return max(1, SHARD_PAIRS // micro_batch_size) * micro_batch_size
+def _columns(table: pa.Table) -> list[tuple[float, float]]:
+    columns = [table[name].to_pylist() for name in ("reference_chosen_logps", "reference_rejected_logps")]
+    return list(zip(*columns, strict=True))
+
+
+def _rows(shards: Any) -> int:
+    return sum(len(pack.rows) for packs in shards for pack in packs)

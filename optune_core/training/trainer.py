@@ -1,61 +1,126 @@
-"""TRL's DPO trainer with Eq. 6 as its loss, on token ids and reference log-probabilities that are already there."""
+"""transformers' trainer with Eq. 6 as its loss, on packed pairs whose reference log-probabilities are already there."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from accelerate.utils import gather_object
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import DPOConfig, DPOTrainer
 
 from optune_core.config.schema import Training
 from optune_core.errors import ConfigError, NonFiniteLoss
 from optune_core.failpoints import reach
 from optune_core.losses import wdpo_losses
 from optune_core.training import checkpoints
-from optune_core.training.batches import MicroBatchSampler, in_parts
-from optune_core.training.logps import response_logps
+from optune_core.training.batches import Step
+from optune_core.training.layout import Pairs, Row
+from optune_core.training.logps import row_logps
 
 
-class WeightedDPOTrainer(DPOTrainer):  # type: ignore[misc]
-    """DPO training on rows of token ids, reference log-probabilities and rewards.
+@dataclass(frozen=True)
+class PairData:
+    """All that training knows of N pairs."""
 
-    Schedules, distribution and metrics are TRL's and transformers'. Replaced are: data preparation (the stored token
-    ids are the truth), the reference pass (done before, stored), the loss (Eq. 6, mean over all pairs of an optimizer
-    step, however they fall into micro-batches and their parts), the order of the data (see `batches`), and what a
-    checkpoint is (see `checkpoints`).
+    pairs: Pairs
+    reference_logps: Tensor
+    """float32, (2, N): chosen and rejected."""
+    rewards: Tensor
+    """float32, (2, N): the reward model's, chosen and rejected."""
+
+
+@dataclass(frozen=True)
+class PackData:
+    """A pack as it is computed: P pairs."""
+
+    row: Row
+    reference_logps: Tensor
+    """(2, P)."""
+    rewards: Tensor
+    """(2, P)."""
+    counted: bool
+
+
+@dataclass(frozen=True)
+class StepData:
+    """What one process computes of an optimizer step."""
+
+    packs: list[PackData]
+    pairs: int
+    """Of the whole step, over all processes."""
+
+
+class StepDataset(Dataset[StepData]):
+    """Optimizer steps in their order, as one process sees them."""
+
+    def __init__(self, steps: Sequence[Step], data: PairData, process: int) -> None:
+        self._steps, self._data, self._process = steps, data, process
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, number: int) -> StepData:
+        step = self._steps[number]
+        packs = []
+        for pack in step[self._process]:
+            rows = list(pack.rows)
+            row, reference = self._data.pairs.row(rows), self._data.reference_logps[:, rows]
+            packs.append(PackData(row, reference, self._data.rewards[:, rows], pack.counted))
+        return StepData(packs, sum(len(pack.rows) for process in step for pack in process if pack.counted))
+
+
+class WeightedDPOTrainer(Trainer):  # type: ignore[misc]
+    """Weighted DPO on packed pairs.
+
+    Optimizer, schedule, distribution and the log are transformers'. What is ours: a step is planned beforehand (see
+    `batches`), its loss is Eq. 6's mean over all of its pairs however they are packed and over however many
+    processes, and a checkpoint holds no pickle (see `checkpoints`). The metrics have the names that TRL gives them.
 
     Args:
-        micro_batches: row numbers.
-        pairs_at_once: pairs of a micro-batch that share a forward and backward pass.
+        model: after `logps.compute_inside`; perhaps with an adapter.
+        steps: of all epochs, in order.
+        epochs: that they are.
     """
 
     def __init__(
-        self, *, micro_batches: list[list[int]], pairs_at_once: int, beta1: float, beta2: float, **kwargs: Any
+        self,
+        *,
+        model: Any,
+        args: TrainingArguments,
+        steps: Sequence[Step],
+        data: PairData,
+        epochs: int,
+        beta1: float,
+        beta2: float,
+        callbacks: list[Any],
     ) -> None:
-        self._sampler_groups = micro_batches
-        self._pairs_at_once = pairs_at_once
         self._beta1, self._beta2 = beta1, beta2
-        super().__init__(**kwargs)
+        self._steps_an_epoch = len(steps) // epochs
+        self._of_pairs: dict[str, list[float]] = defaultdict(list)
+        super().__init__(
+            model=model, args=args, train_dataset=StepDataset(steps, data, args.process_index), callbacks=callbacks
+        )
         if self.is_deepspeed_enabled:
             raise ConfigError(
                 ["training.accelerate_config selects DeepSpeed, whose checkpoints are pickles: use DDP or FSDP"]
             )
-        if self.is_fsdp_enabled and kwargs.get("peft_config") is not None:
+        if self.is_fsdp_enabled and hasattr(model, "peft_config"):
             raise ConfigError(
                 [
                     "training.accelerate_config selects FSDP, but training.lora is merged into whole weights at the "
                     "end: use DDP with it, or leave it out"
                 ]
             )
-        # compute_loss divides by the pairs of the whole step itself.
-        self.loss_is_scaled_for_ga = True
         # Before anything is wrapped or sharded, so under the names that any wrapping is undone to.
         self.trained = {name: p.shape for name, p in self.model.named_parameters() if p.requires_grad}
 
@@ -63,66 +128,60 @@ class WeightedDPOTrainer(DPOTrainer):  # type: ignore[misc]
         """The weights of a sharded model, on the first process; None where the model is whole on every process."""
         return checkpoints.whole_weights(self.model, self.trained) if self.is_fsdp_enabled else None
 
-    def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
-        return dataset
+    def get_train_dataloader(self) -> DataLoader[StepData]:
+        # Not handed to accelerate: the plan has dealt every step out to the processes.
+        return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda steps: steps[0])
 
-    def _precompute_ref_logps(self, dataset: Dataset, *args: Any) -> Dataset:
-        return dataset
+    def _get_num_items_in_batch(self, batch_samples: list[StepData], device: torch.device) -> None:
+        """A step knows."""
 
-    def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = list(self.train_dataset.column_names)
+    def floating_point_ops(self, inputs: StepData) -> int:
+        return 0
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> MicroBatchSampler:
-        return MicroBatchSampler(self._sampler_groups, self.args.seed)
-
-    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Tensor]], device: torch.device) -> Tensor:
-        pairs = torch.tensor(sum(len(batch["chosen_rewards"]) for batch in batch_samples), device=device)
-        total: Tensor = self.accelerator.gather(pairs).sum()
-        return total
-
-    def training_step(self, model: Any, inputs: dict[str, Tensor], num_items_in_batch: Any = None) -> Tensor:
-        parts = in_parts(inputs, self._pairs_at_once)
-        losses = []
-        for number, part in enumerate(parts, start=1):
-            # Gradients are exchanged between processes once a step, with the last part of the last micro-batch.
-            exchange = number == len(parts) or not self.accelerator.sync_gradients
+    def training_step(self, model: Any, inputs: StepData, num_items_in_batch: None = None) -> Tensor:
+        """Forward and backward passes of a step, pack by pack; returns its loss, this process's part."""
+        model.train()
+        losses, of_pairs = [], []
+        for number, pack in enumerate(inputs.packs, start=1):
+            # Gradients are exchanged between processes once a step, with the last pack.
+            exchange = number == len(inputs.packs)
             with contextlib.nullcontext() if exchange else self.accelerator.no_sync(model):
-                losses.append(super().training_step(model, part, num_items_in_batch))
+                reach("policy.forward")
+                values, metrics = self._wdpo(model, pack)
+                # Processes average their gradients: undo that, the divisor already counts the pairs of all of them.
+                loss = values.sum() * (pack.counted * self.accelerator.num_processes / inputs.pairs)
+                self.accelerator.backward(loss)
+            losses.append(loss.detach())
+            if pack.counted:
+                of_pairs += torch.stack([values.detach(), *metrics.values()], dim=1).tolist()
+        self._keep(gather_object(of_pairs), list(metrics))
         return torch.stack(losses).sum()
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Tensor:
-        reach("policy.forward")
-        chosen_logps, rejected_logps = response_logps(model, inputs).chunk(2)
-        losses, values = wdpo_losses(
-            chosen_logps,
-            rejected_logps,
-            inputs["ref_chosen_logps"],
-            inputs["ref_rejected_logps"],
-            inputs["chosen_rewards"],
-            inputs["rejected_rewards"],
-            self._beta1,
-            self._beta2,
-        )
-        # One value a pair and process, so that the mean that is logged is that over pairs, however they are computed.
-        of_pairs = self.accelerator.gather(torch.stack([losses.detach(), *values.values()], dim=1)).T.tolist()
-        if not all(map(math.isfinite, of_pairs[0])):
+    def _wdpo(self, model: Any, pack: PackData) -> tuple[Tensor, dict[str, Tensor]]:
+        """Eq. 6 of each pair."""
+        device = self.args.device
+        reference, rewards = pack.reference_logps.to(device), pack.rewards.to(device)
+        policy = row_logps(model, pack.row.to(device))
+        return wdpo_losses(*policy, reference[0], reference[1], rewards[0], rewards[1], self._beta1, self._beta2)
+
+    def _keep(self, of_pairs: list[list[float]], names: list[str]) -> None:
+        """Remember the values of a step's pairs until they are logged."""
+        losses, *columns = zip(*of_pairs, strict=True)
+        if not all(map(math.isfinite, losses)):
             raise NonFiniteLoss(
-                f"loss of a pair is not finite at step {self.state.global_step}: {of_pairs[0]}. "
+                f"loss of a pair is not finite at step {self.state.global_step}: {list(losses)}. "
                 "The weights of the last step are untouched; lower training.learning_rate or training.beta1"
             )
-        for name, column in zip(values, of_pairs[1:], strict=True):
-            self._metrics["train"]["weights/mean" if name == "weights" else name] += column
-        # Processes average their gradients: undo that, the divisor already counts the pairs of all of them.
-        loss: Tensor = losses.sum() / num_items_in_batch * self.accelerator.num_processes
-        return loss
+        for name, column in zip(names, columns, strict=True):
+            self._of_pairs["weights/mean" if name == "weights" else name] += column
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if weights := self._metrics["train"].get("weights/mean"):
-            effective = sum(weights) ** 2 / sum(weight**2 for weight in weights)
-            self._metrics["train"]["weights/effective_sample_size"] = [effective]
+        logs |= {name: sum(values) / len(values) for name, values in self._of_pairs.items()}
+        if weights := self._of_pairs["weights/mean"]:
+            logs["weights/effective_sample_size"] = sum(weights) ** 2 / sum(weight**2 for weight in weights)
+        self._of_pairs.clear()
         super().log(logs, start_time)
+        self.state.log_history[-1]["epoch"] = self.state.global_step / self._steps_an_epoch
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         # Called between clipping and the optimizer's step.
@@ -159,29 +218,32 @@ class WeightedDPOTrainer(DPOTrainer):  # type: ignore[misc]
         return getattr(self.optimizer, "optimizer", self.optimizer)
 
 
-def trainer_arguments(config: Training, *, output_dir: str, seed: int, devices: int) -> DPOConfig:
-    """The configuration in TRL's terms.
+def with_adapter(model: Any, config: Training, seed: int) -> Any:
+    """The model with a fresh adapter, where `training.lora` asks for one."""
+    if config.lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
 
-    Args:
-        devices: processes that share an optimizer step.
+    set_seed(seed)
+    lora = LoraConfig(
+        r=config.lora.r,
+        lora_alpha=config.lora.alpha,
+        target_modules=config.lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(model, lora)
+    if config.gradient_checkpointing:
+        adapted.enable_input_require_grads()
+    return adapted
 
-    Raises:
-        ConfigError: the batch cannot be shared evenly among the devices.
-    """
-    per_step = config.micro_batch_size * devices
-    if config.batch_size % per_step:
-        raise ConfigError(
-            [
-                f"training.batch_size={config.batch_size} is not a multiple of "
-                f"micro_batch_size={config.micro_batch_size} × {devices} devices = {per_step}: change one of them"
-            ]
-        )
-    return DPOConfig(
+
+def trainer_arguments(config: Training, *, output_dir: str, seed: int) -> TrainingArguments:
+    """The configuration in transformers' terms. What the plan of the steps decides (batch size, epochs) is not in it:
+    to the trainer one item is one step, and all epochs are one."""
+    return TrainingArguments(
         output_dir=output_dir,
-        beta=config.beta1,
-        num_train_epochs=config.epochs,
-        per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=config.batch_size // per_step,
+        num_train_epochs=1,
+        per_device_train_batch_size=1,
         optim=config.optimizer,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule,
@@ -190,8 +252,6 @@ def trainer_arguments(config: Training, *, output_dir: str, seed: int, devices: 
         bf16=config.precision == "bfloat16",
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=config.gradient_checkpointing,
-        precompute_ref_log_probs=True,  # TRL then keeps no reference model; ours are in the rows
-        max_length=None,
         seed=seed,
         data_seed=seed,
         logging_steps=1,

@@ -26,6 +26,14 @@ def load_master(policy: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder if folder.is_dir() else policy / "model", dtype=torch.float32)
 
 
+def without_dropout(model: Any) -> Any:
+    """The model itself, with no dropout: policy and reference are compared, and have to be the same function."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
 @contextmanager
 def whole_on_every_process() -> Iterator[None]:
     """Inside, a model is loaded with its weights by every process.

@@ -189,8 +189,8 @@ def test_a_full_disk_and_a_device_without_memory_are_named_and_overcome(
     runner.finish(most_starts=1)
     assert_sound(runner.store, "kills")
     policies = manifests(runner.store, "policy")
-    # The training that ran out of memory went on with halves of its micro-batches of 2, the other as configured.
-    assert sorted(m.metrics["micro_batch_size"] for m in policies) == [1, 2]
+    # The training that ran out of memory went on with half the tokens at once, the other as configured.
+    assert sorted(m.metrics["tokens_at_once"] for m in policies) == [256, 512]
     whole = [value[2] for name, value in uninterrupted.facts["artifacts"].items() if name.startswith("policy/")]
     assert sorted(m.metrics["pairs"] for m in policies) == sorted(metrics["pairs"] for metrics in whole)
 

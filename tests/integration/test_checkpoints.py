@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
 
 from optune_core import preemption
@@ -27,6 +28,7 @@ from optune_core.config.schema import Training
 from optune_core.errors import (
     ConservationError,
     CorruptArtifact,
+    DataError,
     NonFiniteLoss,
     OutOfMemory,
     Preempted,
@@ -36,8 +38,9 @@ from optune_core.errors import (
 from optune_core.schemas import REFERENCE, REPLAY, read_table, write_table
 from optune_core.stages import policy as stage
 from optune_core.storage import ArtifactStore, Manifest, Ref, Work, open_objects
-from optune_core.training import callbacks, reference
+from optune_core.training import callbacks, policy, reference
 from optune_core.training.checkpoints import FILES, RANDOM, STATE, WEIGHTS, check, restore_random, write
+from optune_core.training.layout import Pairs
 from optune_core.training.recovery import Checkpoints
 from tests.integration.test_training import dataset, losses, train
 
@@ -404,7 +407,7 @@ def prepare(store: ArtifactStore, tiny: Path, **training: Any) -> stage.Spec:
     with store.scratch() as folder:
         write_table(replay_table(), REPLAY, folder / "replay.parquet")
         replay = store.commit(Work("replay", 0, {}), folder).ref.to_json()
-    options = {"beta1": 0.1, "beta2": 1.0, "batch_size": 4, "micro_batch_size": 2, "precision": "float32"}
+    options = {"beta1": 0.1, "beta2": 1.0, "batch_size": 4, "micro_batch_tokens": 1, "precision": "float32"}
     options |= {"learning_rate": 1e-3, "epochs": 2, "checkpoint_every": "0s"} | training
     return stage.Spec(training=Training(**options), seed=1, iteration=0, policy=policy, initial=policy, replay=replay)
 
@@ -431,7 +434,7 @@ def at_point(monkeypatch: pytest.MonkeyPatch, point: str, pass_number: int, acti
         if name == point and passed.count(point) == pass_number:
             action()
 
-    for module in (callbacks, recovery, trainer, stage):
+    for module in (callbacks, recovery, trainer, reference):
         monkeypatch.setattr(module, "reach", reach)
     return passed
 
@@ -469,7 +472,7 @@ def test_a_finished_training_leaves_no_checkpoint(
     assert passed.count("checkpoint.committed") == passed.count("checkpoint.written") == 5  # of 6 steps
     assert passed.count("checkpoint.pruned") == 3
     assert passed.count("policy.step") == 6
-    assert passed.count("policy.forward") == 12
+    assert passed.count("policy.forward") == 24  # a pair each
     checkpoints = checkpoints_of(store, spec)
     assert standing(store, checkpoints) == []
     assert head(store, stage.works(store, spec)[0]) is None
@@ -489,7 +492,7 @@ def test_sigterm_saves_and_leaves_and_the_result_is_the_same(
 ) -> None:
     spec = prepare(store, tiny, checkpoint_every=every)
     with monkeypatch.context() as patch:
-        at_point(patch, "policy.forward", 5, end)  # within the third step
+        at_point(patch, "policy.forward", 10, end)  # within the third step
         with pytest.raises(Preempted):
             run(store, spec)
     preemption._requested.clear()
@@ -506,7 +509,7 @@ def test_sigterm_saves_and_leaves_and_the_result_is_the_same(
 def test_sigterm_in_the_last_step_finishes(
     tiny: Path, store: ArtifactStore, uninterrupted: Manifest, monkeypatch: pytest.MonkeyPatch, taken_over: None
 ) -> None:
-    at_point(monkeypatch, "policy.forward", 12, end)
+    at_point(monkeypatch, "policy.forward", 24, end)
     assert run(store, prepare(store, tiny)).ref == uninterrupted.ref
 
 
@@ -541,21 +544,19 @@ def test_damaged_checkpoints_cost_time_and_nothing_else(
 def test_a_non_finite_gradient_leaves_the_last_checkpoint(
     tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from optune_core.training import weights
-
-    load = weights.load_master
+    load = policy.load_master
     spec, backwards = prepare(store, tiny), []
 
     def explode(gradient: torch.Tensor) -> torch.Tensor:
         backwards.append(1)
-        return gradient * torch.inf if len(backwards) == 5 else gradient
+        return gradient * torch.inf if len(backwards) == 10 else gradient
 
     def loaded(policy: Path) -> Any:
         model = load(policy)
         model.model.norm.weight.register_hook(explode)
         return model
 
-    monkeypatch.setattr(weights, "load_master", loaded)
+    monkeypatch.setattr(policy, "load_master", loaded)
     with pytest.raises(NonFiniteLoss, match=r"norm of the gradient is (inf|nan) at step 2"):
         run(store, spec)
     assert head(store, stage.works(store, spec)[0]) == [2, 1]
@@ -566,15 +567,16 @@ def test_a_non_finite_gradient_leaves_the_last_checkpoint(
 
 
 def shards_of(store: ArtifactStore, spec: stage.Spec) -> list[Manifest]:
-    count = reference.reference_shards(PAIRS, spec.training.micro_batch_size)
-    return [found for shard in range(count) if (found := store.find(stage.reference_work(spec, shard)))]
+    table = replay_table()
+    passing = reference.ReferencePass(store, spec, table, Pairs(table), "sdpa", PartialState(cpu=True))
+    return [found for shard in range(PAIRS) if (found := store.find(passing.work(shard)))]
 
 
 @pytest.mark.slow
 def test_the_reference_pass_is_committed_by_shard(
     tiny: Path, store: ArtifactStore, uninterrupted: Manifest, monkeypatch: pytest.MonkeyPatch, taken_over: None
 ) -> None:
-    monkeypatch.setattr(reference, "SHARD_PAIRS", 5)  # whole micro-batches of 2: shards of 4
+    monkeypatch.setattr(reference, "SHARD_PAIRS", 5)  # whole steps of 4: shards of 4
     spec = prepare(store, tiny)
     with monkeypatch.context() as patch:
         at_point(patch, "reference.shard", 2, end)
@@ -586,7 +588,7 @@ def test_the_reference_pass_is_committed_by_shard(
     progress: list[tuple[str, int, int]] = []
     stage.run(store, spec, lambda *said: progress.append(said))
     assert passed.count("reference.shard") == 1
-    assert [said for said in progress if said[0] == "reference"] == [("reference", 10, 12), ("reference", 12, 12)]
+    assert [said[1:] for said in progress if said[0] == "reference"] == [(9, 12), (10, 12), (11, 12), (12, 12)]
     tables = [read_table(store.fetch(shard.ref) / "reference.parquet", REFERENCE) for shard in shards_of(store, spec)]
     assert sorted(pa.concat_tables(tables)["prompt_id"].to_pylist()) == replay_table()["prompt_id"].to_pylist()
     assert run(store, spec).ref == uninterrupted.ref
@@ -602,51 +604,87 @@ def test_assembly_wants_every_pair_exactly_once() -> None:
             reference.assemble(wrong, ids)
 
 
-def test_shards_are_whole_micro_batches_and_all_of_them() -> None:
-    for rows in (1, 511, 512, 513, 2000):
-        for size in (1, 3, 8, 600):
-            groups = [list(range(first, min(first + size, rows))) for first in range(0, rows, size)]
-            shards = [
-                reference.shard_of(groups, size, shard) for shard in range(reference.reference_shards(rows, size))
-            ]
-            assert [group for shard in shards for group in shard] == groups
-            assert all(0 < sum(map(len, shard)) <= max(reference.SHARD_PAIRS, size) for shard in shards)
+@pytest.mark.slow
+def test_where_the_reference_is_the_initial_policy_unchanged_pairs_are_not_computed_again(
+    tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(store, tiny, reference="initial")
+    policy_1 = run(store, first)
+    fresh = pa.array([1 if row % 3 == 0 else 0 for row in range(PAIRS)], pa.int32())
+    table = replay_table()
+    changed = table.set_column(table.column_names.index("generated_at"), "generated_at", fresh)
+    with store.scratch() as folder:
+        write_table(changed, REPLAY, folder / "replay.parquet")
+        replay = store.commit(Work("replay", 0, {"iteration": 1}), folder).ref.to_json()
+    second = first.model_copy(update={"iteration": 1, "policy": policy_1.ref.to_json(), "replay": replay})
+    computed = []
+    real = reference.reference_logps
+
+    def counting(*args: Any) -> Any:
+        computed.append(args[3].rows)
+        return real(*args)
+
+    monkeypatch.setattr(reference, "reference_logps", counting)
+    policy_2 = run(store, second)
+    assert sorted(row for rows in computed for row in rows) == list(range(0, PAIRS, 3))
+    files = [store.fetch(made.ref) / reference.FILE for made in (policy_1, policy_2)]
+    one, two = [
+        dict(zip(t["prompt_id"].to_pylist(), t["reference_chosen_logps"].to_pylist(), strict=True))
+        for t in (read_table(file, REFERENCE) for file in files)
+    ]
+    assert one == pytest.approx(two, rel=1e-6)  # the pairs are the same here, and so is π_0
+    assert policy_1.metrics["first"]["rewards/margins"] == pytest.approx(0, abs=1e-6)
+    assert abs(policy_2.metrics["first"]["rewards/margins"]) > 1e-3
+
+
+# ---------------------------------------------------------------- which pairs
+
+
+def test_pairs_of_a_small_reward_gap_can_be_left_out(tiny: Path, store: ArtifactStore) -> None:
+    table = replay_table()
+    gaps = [row["chosen_rewards"] - row["rejected_rewards"] for row in dataset(PAIRS)]
+    config = Training(beta1=0.1, beta2=1.0)
+    assert policy.training_pairs(table, config).equals(table)
+    kept = policy.training_pairs(table, config.model_copy(update={"min_reward_gap": 0.8}))
+    assert kept["prompt_id"].to_pylist() == [f"p{row:02d}" for row, gap in enumerate(gaps) if gap >= 0.8]
+    assert 0 < kept.num_rows < PAIRS
+    with pytest.raises(DataError, match=r"min_reward_gap=9.0 leaves none of 12 pairs: the largest reward gap is 1\."):
+        policy.training_pairs(table, config.model_copy(update={"min_reward_gap": 9.0}))
 
 
 # ---------------------------------------------------------------- too little memory
 
 
-def test_smaller_halves_down_to_one_pair(tiny: Path, store: ArtifactStore) -> None:
-    spec: stage.Spec | None = prepare(store, tiny, micro_batch_size=6, batch_size=12)
+def test_smaller_halves_the_tokens_and_keeps_the_key(tiny: Path, store: ArtifactStore) -> None:
+    spec: stage.Spec | None = prepare(store, tiny, micro_batch_tokens=2000)
     sizes, keys = [], set()
     while spec is not None:
-        sizes.append(spec.pairs_at_once)
+        sizes.append(spec.tokens_at_once)
         keys.add(stage.works(store, spec)[0].key)
         spec = stage.smaller(spec)
-    assert sizes == [6, 3, 2, 1]
+    assert sizes == [2000, 1000, 500, 250]
     assert len(keys) == 1
 
 
 @pytest.mark.slow
-def test_out_of_memory_names_the_settings_and_fewer_pairs_go_on_from_the_checkpoint(
+def test_out_of_memory_names_the_settings_and_fewer_tokens_go_on_from_the_checkpoint(
     tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fill() -> None:
         raise torch.OutOfMemoryError("tried to allocate 20 GiB")
 
-    spec = prepare(store, tiny)
+    spec = prepare(store, tiny, micro_batch_tokens=1000)
     with monkeypatch.context() as patch:
-        at_point(patch, "policy.forward", 6, fill)
-        with pytest.raises(OutOfMemory, match=r"micro_batch_size=2 .*20 GiB.*gradient_checkpointing.*lora"):
+        at_point(patch, "policy.forward", 3, fill)
+        with pytest.raises(OutOfMemory, match=r"micro_batch_tokens=1000 .*20 GiB.*gradient_checkpointing.*lora"):
             run(store, spec)
-    reduced = stage.smaller(spec)
-    assert reduced is not None
+    reduced = spec.model_copy(update={"memory_parts": 40})
     passed = at_point(monkeypatch, "", 0, None)
     made = run(store, reduced)
-    assert made.metrics["micro_batch_size"] == 1
+    assert made.metrics["tokens_at_once"] == 25
     assert passed.count("policy.step") == 4  # from step 2
-    assert passed.count("policy.forward") == 16
-    assert passed.count("reference.shard") == 1  # its rows are computed in other company
+    assert passed.count("policy.forward") > 8
+    assert passed.count("reference.shard") == 1  # its pairs are computed in other company
 
 
 # ---------------------------------------------------------------- processes
@@ -811,6 +849,6 @@ def test_a_sharded_model_is_written_whole_and_restored_exactly(tiny: Path, tmp_p
 
 def test_refs_of_a_policy_do_not_depend_on_checkpoints_or_parts(tiny: Path, store: ArtifactStore) -> None:
     specs = [prepare(store, tiny, checkpoint_every=every) for every in ("0s", "5m")]
-    specs.append(specs[0].model_copy(update={"micro_batch_parts": 2}))
+    specs.append(specs[0].model_copy(update={"memory_parts": 2}))
     assert len({stage.works(store, spec)[0].key for spec in specs}) == 1
     assert isinstance(Ref.from_json(specs[0].policy), Ref)

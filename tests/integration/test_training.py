@@ -7,93 +7,230 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optune_core.training.batches import Lengths, MicroBatchSampler, PairCollator, compose_micro_batches, in_parts
-from optune_core.training.logps import reference_logps, response_logps
+from optune_core.training.batches import plan_steps
+from optune_core.training.layout import Pairs
+from optune_core.training.logps import KERNELS, PLAIN, choose_kernel, compute_inside, row_logps
+from optune_core.training.reference import reference_logps, shards_of
+
+
+def load(tiny: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny / "policy", dtype=torch.float32).eval()
 
 
 @pytest.fixture(scope="module")
 def model(tiny: Path) -> Any:
-    from transformers import AutoModelForCausalLM
+    """With its own forward pass."""
+    return load(tiny)
 
-    return AutoModelForCausalLM.from_pretrained(tiny / "policy", dtype=torch.float32).eval()
+
+@pytest.fixture(scope="module")
+def packed_model(tiny: Path) -> Any:
+    model = load(tiny)
+    compute_inside(model, "sdpa")
+    return model
 
 
 def plain_logps(model: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
     """One sequence at a time, no padding, all logits."""
     logits = model(input_ids=torch.tensor([prompt + response])).logits[0].double()
     logps = logits.log_softmax(-1)
-    return sum(logps[len(prompt) + i - 1, token] for i, token in enumerate(response))
+    return sum((logps[len(prompt) + i - 1, token] for i, token in enumerate(response)), logps.new_zeros(()))
 
 
-token_lists = st.lists(st.integers(3, 300), min_size=1, max_size=12)
+def pairs_of(triples: list[Any]) -> Pairs:
+    """Of (prompt, chosen, rejected) token ids."""
+    columns = zip(*triples, strict=True)
+    names = ("prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
+    return Pairs(
+        pa.table({name: pa.array(ids, pa.list_(pa.int32())) for name, ids in zip(names, columns, strict=True)})
+    )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(pairs=st.lists(st.tuples(token_lists, token_lists, token_lists), min_size=1, max_size=4))
-def test_logps_equal_those_of_one_sequence_at_a_time(model: Any, pairs: list[Any]) -> None:
-    rows = [{"prompt_ids": p, "chosen_ids": c, "rejected_ids": r} for p, c, r in pairs]
+tokens = st.integers(3, 300)
+
+
+def any_response(triples: list[Any]) -> bool:
+    """Whether there is anything to differentiate."""
+    return any(chosen or rejected for _, chosen, rejected in triples)
+
+
+prompts, responses = st.lists(tokens, min_size=1, max_size=20), st.lists(tokens, max_size=14)
+
+
+@settings(max_examples=60, deadline=None)
+@given(triples=st.lists(st.tuples(prompts, responses, responses), min_size=1, max_size=5))
+def test_packed_logps_equal_those_of_one_sequence_at_a_time(model: Any, packed_model: Any, triples: list[Any]) -> None:
     with torch.no_grad():
-        ours = response_logps(model, PairCollator(0)(rows)).double()
-        plain = [plain_logps(model, p, c) for p, c, _ in pairs] + [plain_logps(model, p, r) for p, _, r in pairs]
-    torch.testing.assert_close(ours, torch.stack(plain), rtol=1e-4, atol=1e-4)
+        chosen, rejected = row_logps(packed_model, pairs_of(triples).row(range(len(triples))))
+        torch.testing.assert_close(
+            chosen.double(), torch.stack([plain_logps(model, p, c) for p, c, _ in triples]), rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(
+            rejected.double(), torch.stack([plain_logps(model, p, r) for p, _, r in triples]), rtol=1e-4, atol=1e-4
+        )
 
 
-def test_gradient_equals_the_plain_one(model: Any) -> None:
-    prompt, chosen, rejected = [5, 6, 7], [8, 9, 10, 11], [12, 13]
-    rows = [{"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}]
+@settings(max_examples=10, deadline=None)
+@given(triples=st.lists(st.tuples(prompts, responses, responses), min_size=1, max_size=4).filter(any_response))
+def test_gradients_of_the_whole_loss_equal_the_plain_ones(model: Any, packed_model: Any, triples: list[Any]) -> None:
+    from optune_core.losses import wdpo_losses
+
+    count = len(triples)
+    rest = [torch.linspace(-9, 3, count), torch.linspace(1, -7, count), torch.ones(count), torch.arange(count) - 1.0]
+    plain = [torch.stack([plain_logps(model, t[0], t[side]) for t in triples]).float() for side in (1, 2)]
     gradients = []
-    for loss in (
-        lambda: response_logps(model, PairCollator(0)(rows)) @ torch.tensor([1.0, -2.0]),
-        lambda: (plain_logps(model, prompt, chosen) - 2 * plain_logps(model, prompt, rejected)).float(),
-    ):
-        model.zero_grad()
-        loss().backward()
-        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
-    model.zero_grad()
-    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-4)
+    for of, policy in ((packed_model, row_logps(packed_model, pairs_of(triples).row(range(count)))), (model, plain)):
+        losses, _ = wdpo_losses(*policy, *rest, beta1=0.5, beta2=1.0)
+        of.zero_grad()
+        losses.sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in of.named_parameters()})
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
-@given(
-    lengths=st.lists(st.tuples(*[st.integers(1, 50)] * 3), min_size=1, max_size=40),
-    size=st.integers(1, 8),
-    seed=st.integers(),
-)
-def test_every_pair_is_in_one_micro_batch_and_the_sampler_keeps_them_whole(
-    lengths: list[tuple[int, int, int]], size: int, seed: int
+def test_logits_in_chunks_change_nothing(packed_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optune_core.training import logps
+
+    row = pairs_of([([5, 6, 7], [8, 9, 10, 11], [12, 13]), ([14], [15] * 7, [])]).row([0, 1])
+    results = []
+    for at_once in (1 << 24, 320 * 2):  # 320 tokens in the vocabulary
+        monkeypatch.setattr(logps, "_LOGITS_AT_ONCE", at_once)
+        packed_model.zero_grad()
+        chosen, rejected = row_logps(packed_model, row)
+        (chosen - 2 * rejected).sum().backward()
+        results.append([chosen, rejected, *[p.grad.clone() for p in packed_model.parameters()]])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sliding_window_is_kept(tiny: Path) -> None:
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4}
+    shape |= {"vocab_size": 320, "num_key_value_heads": 2, "sliding_window": 6, "initializer_range": 0.2}
+    own, ours = (MistralForCausalLM(MistralConfig(**shape)).eval() for _ in range(2))
+    ours.load_state_dict(own.state_dict())
+    triples = [(list(range(3, 20)), list(range(30, 42)), list(range(50, 59))), ([7, 8], [9], [10, 11, 12])]
+    compute_inside(ours, "sdpa")
+    with torch.no_grad():
+        chosen, rejected = row_logps(ours, pairs_of(triples).row([0, 1]))
+        expected = [torch.stack([plain_logps(own, t[0], t[side]) for t in triples]).float() for side in (1, 2)]
+    torch.testing.assert_close([chosen, rejected], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_kernel_is_tried_out_and_a_model_that_cannot_be_packed_is_computed_plainly(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    groups = compose_micro_batches([Lengths(*each) for each in lengths], size)
-    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
-    sampler = MicroBatchSampler(groups, seed)
-    for epoch in range(2):
-        sampler.set_epoch(epoch)
-        order = list(sampler)
-        assert list(sampler) == order
-        batches = [order[first : first + size] for first in range(0, len(order), size)]
-        assert sorted(batches) == sorted(groups)
+    model = load(tiny)
+    assert choose_kernel(model, torch.float32) == "sdpa"
+    assert choose_kernel(model, torch.bfloat16) == "sdpa"
+    assert model.config._attn_implementation == "sdpa"  # transformers' own again
+
+    row = pairs_of([([5, 6, 7], [8, 9, 10, 11], [12, 13]), ([14], [15] * 7, [3])]).row([0, 1])
+    with torch.no_grad():
+        expected = [
+            torch.stack([plain_logps(model, [5, 6, 7], [8, 9, 10, 11]), plain_logps(model, [14], [15] * 7)]).float(),
+            torch.stack([plain_logps(model, [5, 6, 7], [12, 13]), plain_logps(model, [14], [3])]).float(),
+        ]
+        head = model.forward
+
+        def scaled(**kwargs: Any) -> Any:
+            output = head(**kwargs)
+            output.logits = output.logits * 0.5
+            return output
+
+        model.forward = scaled  # its logits, of which the packed way knows nothing
+        assert choose_kernel(model, torch.float32) == PLAIN
+        model.forward = head
+        compute_inside(model, PLAIN)
+        torch.testing.assert_close(list(row_logps(model, row)), expected, rtol=1e-4, atol=1e-4)
 
 
-@given(pairs=st.integers(1, 9), at_once=st.integers(1, 10))
-def test_parts_are_consecutive_pairs_with_both_their_sides(pairs: int, at_once: int) -> None:
-    sequences, each = torch.arange(2 * pairs), torch.arange(pairs)
-    parts = in_parts({"input_ids": sequences, "chosen_rewards": each}, at_once)
-    assert torch.equal(torch.cat([part["chosen_rewards"] for part in parts]), each)
-    for part in parts:
-        assert 1 <= len(part["chosen_rewards"]) <= at_once
-        assert torch.equal(part["input_ids"], torch.cat([part["chosen_rewards"], part["chosen_rewards"] + pairs]))
+def test_a_kernel_that_leaks_between_the_responses_is_not_chosen(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the trial is for: here the rejected response also sees the chosen one."""
+    import torch.nn.functional as F
+
+    def leaks(module: Any, query: Any, key: Any, value: Any, mask: Any, *, scaling: float, **kwargs: Any) -> Any:
+        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
+        return out.transpose(1, 2), None
+
+    from transformers import AttentionInterface
+
+    AttentionInterface.register("optune_sdpa", leaks)
+    try:
+        assert choose_kernel(load(tiny), torch.float32) == PLAIN
+    finally:
+        AttentionInterface.register("optune_sdpa", KERNELS["sdpa"])
 
 
-def test_the_order_changes_from_epoch_to_epoch() -> None:
-    sampler = MicroBatchSampler([[i] for i in range(50)], seed=0)
-    orders = []
-    for epoch in range(3):
-        sampler.set_epoch(epoch)
-        orders.append(tuple(sampler))
-    assert len(set(orders)) == 3
+lengths = st.lists(st.integers(1, 90), min_size=1, max_size=60)
+
+
+@settings(max_examples=200)
+@given(lengths, st.integers(1, 20), st.integers(1, 150), st.integers(1, 5), st.integers(0, 3))
+def test_a_plan_counts_every_pair_once_within_the_budget_and_deals_it_out_evenly(
+    lengths: list[int], batch_size: int, budget: int, processes: int, epoch: int
+) -> None:
+    steps = plan_steps(
+        lengths, batch_size=batch_size, micro_batch_tokens=budget, processes=processes, seed=1, epoch=epoch
+    )
+    counted = [[row for process in step for pack in process if pack.counted for row in pack.rows] for step in steps]
+    assert sorted(row for step in counted for row in step) == list(range(len(lengths)))
+    assert [len(step) for step in counted[:-1]] == [batch_size] * (len(steps) - 1)
+    for step in steps:
+        assert len(step) == processes
+        assert len({len(process) for process in step}) == 1
+        for pack in (pack for process in step for pack in process):
+            assert pack.rows
+            assert len(pack.rows) == 1 or sum(lengths[row] for row in pack.rows) <= budget
+
+
+@settings(max_examples=50)
+@given(lengths, st.integers(1, 20))
+def test_a_pair_is_in_the_same_step_whatever_the_budget_and_the_processes(lengths: list[int], batch_size: int) -> None:
+    def members(budget: int, processes: int) -> list[list[int]]:
+        steps = plan_steps(
+            lengths, batch_size=batch_size, micro_batch_tokens=budget, processes=processes, seed=1, epoch=0
+        )
+        return [sorted({row for process in step for pack in process for row in pack.rows}) for step in steps]
+
+    assert members(50, 1) == members(1000, 1) == members(50, 4)
+
+
+def test_processes_get_about_as_many_tokens() -> None:
+    generator = random.Random(0)
+    lengths = [generator.randrange(100, 1500) for _ in range(1280)]
+    for step in plan_steps(lengths, batch_size=128, micro_batch_tokens=8192, processes=8, seed=0, epoch=0):
+        loads = [sum(lengths[row] for pack in process for row in pack.rows) for process in step]
+        assert max(loads) < 1.02 * sum(loads) / len(loads)
+        assert len(step[0]) == -(-sum(loads) // (8 * 8192))  # in as few rounds as can be
+
+
+def test_the_order_changes_from_epoch_to_epoch_and_is_the_same_again() -> None:
+    def plan(epoch: int) -> Any:
+        return plan_steps([1] * 50, batch_size=5, micro_batch_tokens=9, processes=1, seed=0, epoch=epoch)
+
+    assert len({str(plan(epoch)) for epoch in range(3)}) == 3
+    assert plan(1) == plan(1)
+
+
+def test_shards_of_the_reference_pass_are_whole_steps_and_all_of_them() -> None:
+    for rows, batch_size in ((1, 4), (511, 3), (2000, 128), (2000, 600)):
+        steps = plan_steps([7] * rows, batch_size=batch_size, micro_batch_tokens=50, processes=2, seed=0, epoch=0)
+        shards = shards_of(steps, batch_size)
+        found = [row for shard in shards for pack in shard for row in pack.rows]
+        assert sorted(found) == list(range(rows))
+        assert all(sum(len(pack.rows) for pack in shard) <= max(512, batch_size) for shard in shards)
+        left = shards_of(steps, batch_size, known=range(0, rows, 2))
+        assert sorted(row for shard in left for pack in shard for row in pack.rows) == list(range(1, rows, 2))
 
 
 def dataset(pairs: int) -> list[dict[str, Any]]:
@@ -121,7 +258,7 @@ def train(
     *,
     resume: str | None = None,
     save_at: int | None = None,
-    pairs_at_once: int | None = None,
+    kernel: str = "sdpa",
     **changes: Any,
 ) -> Any:
     """Train on `rows`.
@@ -129,53 +266,58 @@ def train(
     Args:
         resume: checkpoint folder to go on from.
         save_at: step after which a checkpoint is written and training stops.
-        pairs_at_once: default: whole micro-batches.
         changes: fields of `Training`.
     """
-    from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import TrainerCallback
 
     from optune_core.config.schema import Training
-    from optune_core.training.trainer import WeightedDPOTrainer, trainer_arguments
+    from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_arguments, with_adapter
+    from optune_core.training.weights import without_dropout
 
     config = Training(
         **{
             "beta1": 0.1,
             "beta2": 1.0,
             "batch_size": 4,
-            "micro_batch_size": 2,
+            "micro_batch_tokens": 50,
             "learning_rate": 1e-4,
             "precision": "float32",
         }
         | changes
     )
-    model = AutoModelForCausalLM.from_pretrained(tiny / "policy", dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(tiny / "policy")
-    collator = PairCollator(tokenizer.pad_token_id)
-    lengths = [Lengths(len(r["prompt_ids"]), len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows]
-    groups = compose_micro_batches(lengths, config.micro_batch_size)
-    at_once = pairs_at_once or config.micro_batch_size
-    precision = getattr(torch, config.precision)
-    logps = reference_logps(model.eval(), rows, groups, collator, precision, at_once, lambda done: None)
-    rows = [
-        row | {"ref_chosen_logps": logps[number][0], "ref_rejected_logps": logps[number][1]}
-        for number, row in enumerate(rows)
+    model = without_dropout(load(tiny))
+    compute_inside(model, kernel)
+    pairs = pairs_of([(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows])
+    tokens = pairs.tokens(prompt_once=kernel != PLAIN).tolist()
+    steps = [
+        step
+        for epoch in range(config.epochs)
+        for step in plan_steps(
+            tokens,
+            batch_size=config.batch_size,
+            micro_batch_tokens=config.micro_batch_tokens,
+            processes=1,
+            seed=3,
+            epoch=epoch,
+        )
     ]
+    logps: dict[int, tuple[float, float]] = {}
+    for shard in shards_of(steps[: len(steps) // config.epochs], config.batch_size):
+        for pack in shard:
+            logps |= reference_logps(model, torch.device("cpu"), pairs, pack, getattr(torch, config.precision))
+    rewards = [[row[f"{side}_rewards"] for row in rows] for side in ("chosen", "rejected")]
+    data = PairData(pairs, torch.tensor([logps[row] for row in range(len(rows))]).T, torch.tensor(rewards))
 
     class SaveAndStop(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             control.should_save = control.should_training_stop = state.global_step == save_at
 
     trainer = WeightedDPOTrainer(
-        model=model,
-        args=trainer_arguments(config, output_dir=str(folder), seed=3, devices=1),
-        train_dataset=Dataset.from_list(rows),
-        data_collator=collator,
-        processing_class=tokenizer,
-        peft_config=LoraConfig(r=4, lora_dropout=0.2, target_modules="all-linear") if config.lora else None,
-        micro_batches=groups,
-        pairs_at_once=at_once,
+        model=with_adapter(model, config, seed=3),
+        args=trainer_arguments(config, output_dir=str(folder), seed=3),
+        steps=steps,
+        data=data,
+        epochs=config.epochs,
         beta1=config.beta1,
         beta2=config.beta2,
         callbacks=[SaveAndStop()] if save_at else [],
@@ -189,39 +331,69 @@ def losses(trainer: Any) -> list[float]:
 
 
 @pytest.mark.slow
-def test_loss_is_the_mean_over_all_pairs_of_a_step_however_they_are_split(tiny: Path, tmp_path: Path) -> None:
-    rows = dataset(3)  # micro-batches of 2 and 1: their plain mean would weigh the last pair twice
-    trajectories = [
-        losses(train(tiny, tmp_path / str(size), rows, micro_batch_size=size, epochs=3)) for size in (1, 2, 4)
+def test_packing_changes_nothing_but_memory(tiny: Path, tmp_path: Path) -> None:
+    """Neither the loss, however many pairs a pack has, nor its gradient; nor does computing without packing."""
+    rows = dataset(11)
+    options = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
+    trainers = [
+        train(tiny, tmp_path / f"{budget}{kernel}", rows, micro_batch_tokens=budget, kernel=kernel, **options)
+        for budget, kernel in ((1000, "sdpa"), (60, "sdpa"), (1, "sdpa"), (60, PLAIN))
     ]
-    assert len(trajectories[0]) == 3
-    assert trajectories[1] == pytest.approx(trajectories[0], rel=1e-5)
-    assert trajectories[2] == pytest.approx(trajectories[0], rel=1e-5)
+    assert len(losses(trainers[0])) == 4
+    for other in trainers[1:]:
+        assert losses(other) == pytest.approx(losses(trainers[0]), rel=1e-5)
+        torch.testing.assert_close(other.model.state_dict(), trainers[0].model.state_dict(), rtol=1e-3, atol=1e-5)
+        for mine, theirs in zip(other.state.log_history[:-1], trainers[0].state.log_history[:-1], strict=True):
+            for name in mine:
+                assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_training_equals_trl_at_beta2_zero(tiny: Path, tmp_path: Path) -> None:
+    """The field's own trainer on the same pairs in the same order: half its loss and gradient."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    class OnTokens(DPOTrainer):
+        def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
+            return dataset
+
+    rows = dataset(8)
+    ours = train(tiny, tmp_path / "ours", rows, beta2=0.0, batch_size=8)
+    theirs = OnTokens(
+        model=load(tiny),
+        args=DPOConfig(
+            output_dir=str(tmp_path / "trl"),
+            per_device_train_batch_size=8,
+            beta=0.1,
+            bf16=False,
+            logging_steps=1,
+            report_to=[],
+            use_cpu=True,
+            gradient_checkpointing=False,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=AutoTokenizer.from_pretrained(tiny / "policy"),
+    )
+    theirs.train()
+    mine, trl = ours.state.log_history[0], theirs.state.log_history[0]
+    assert mine["loss"] == pytest.approx(0.5 * trl["loss"], rel=1e-5)
+    assert mine["grad_norm"] == pytest.approx(0.5 * trl["grad_norm"], rel=1e-3)
+    for name in ("logps/chosen", "logps/rejected"):
+        assert mine[name] == pytest.approx(trl[name], rel=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("pairs_at_once", [4, 3, 1])
-def test_first_loss_is_exact_in_either_precision_and_in_any_parts(
-    tiny: Path, tmp_path: Path, precision: str, pairs_at_once: int
+@pytest.mark.parametrize("micro_batch_tokens", [1000, 50, 1])
+def test_first_loss_is_exact_in_either_precision_and_packing(
+    tiny: Path, tmp_path: Path, precision: str, micro_batch_tokens: int
 ) -> None:
-    options = {"precision": precision, "pairs_at_once": pairs_at_once, "micro_batch_size": 4}
+    options = {"precision": precision, "micro_batch_tokens": micro_batch_tokens}
     first = train(tiny, tmp_path, dataset(8), **options).state.log_history[0]
     assert first["loss"] == pytest.approx(first["weights/mean"] * torch.log(torch.tensor(2.0)).item(), abs=1e-6)
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.slow
-def test_parts_of_a_micro_batch_change_nothing_but_memory(tiny: Path, tmp_path: Path) -> None:
-    rows = dataset(11)
-    options = {"epochs": 2, "micro_batch_size": 4, "batch_size": 8, "learning_rate": 1e-3}
-    whole, parts = [train(tiny, tmp_path / str(at_once), rows, pairs_at_once=at_once, **options) for at_once in (4, 3)]
-    assert len(losses(whole)) == 4
-    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
-    torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict(), rtol=1e-3, atol=1e-5)
-    for mine, theirs in zip(parts.state.log_history, whole.state.log_history, strict=True):
-        for name in set(mine) - {"train_runtime", "train_samples_per_second", "train_steps_per_second"}:
-            assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
 
 
 @pytest.mark.slow

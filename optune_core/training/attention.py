@@ -1,0 +1,112 @@
+"""Attention over a `Row` of pairs: each pair for itself, and both of its responses on one prompt.
+
+Every pair falls into two causal sequences: prompt and chosen attend to themselves, and the rejected response attends
+to the prompt and itself. That is all the masking there is, so two kernels do: `varlen` gives flash attention all
+sequences of a row in one call (CUDA, half precision); `sdpa` computes them one by one (any device, any precision).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface
+
+from optune_core.training.layout import Row
+
+
+def sdpa(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    packed: Row,
+    sliding_window: int | None = None,
+    **ignored: Any,
+) -> tuple[Tensor, None]:
+    """One sequence after the other.
+
+    Args:
+        query: (1, heads, T, head size); key, value: (1, key heads, T, head size).
+        packed: what lies where in the T tokens.
+        sliding_window: tokens that a token sees, itself included.
+
+    Returns:
+        (1, T, heads, head size).
+    """
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        length = keys.shape[2]
+        causal = queries.shape[2] == length and (sliding_window is None or length <= sliding_window)
+        return F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=None if causal else _mask(queries.shape[2], length, sliding_window, query.device),
+            is_causal=causal,
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+
+    # Split, not sliced: backwards, every slice would fill a row of its own with zeros.
+    queries = torch.split(query, [n for s in packed.spans for n in (s.prompt + s.chosen, s.rejected)], dim=2)
+    segments = [n for s in packed.spans for n in (s.prompt, s.chosen, s.rejected)]
+    keys, values = torch.split(key, segments, dim=2), torch.split(value, segments, dim=2)
+    outputs = []
+    for number, span in enumerate(packed.spans):
+        for side, length in enumerate((span.prompt + span.chosen, span.rejected)):
+            if length:
+                seen = [torch.cat([of[3 * number], of[3 * number + 1 + side]], dim=2) for of in (keys, values)]
+                outputs.append(attend(queries[2 * number + side], *seen))
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """Who sees whom, bool (queries, keys), where the last query stands at the last key."""
+    ahead = torch.arange(keys, device=device) - torch.arange(keys - queries, keys, device=device)[:, None]
+    seen = ahead <= 0
+    return seen if window is None else seen & (ahead > -window)
+
+
+def varlen(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    packed: Row,
+    sliding_window: int | None = None,
+    **ignored: Any,
+) -> tuple[Tensor, None]:
+    """All sequences in one call of flash attention, whose causal mask ends at the last key of each. As `sdpa`."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    sequences = packed.sequences
+    output = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1)[sequences.keys],
+        value[0].transpose(0, 1)[sequences.keys],
+        sequences.query_offsets,
+        sequences.key_offsets,
+        sequences.longest_query,
+        sequences.longest_key,
+        scale=scaling,
+        window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(output, Tensor)
+    return output[None], None
+
+
+KERNELS: dict[str, Callable[..., tuple[Tensor, None]]] = {"varlen": varlen, "sdpa": sdpa}
+
+for _name, _kernel in KERNELS.items():
+    AttentionInterface.register(f"optune_{_name}", _kernel)

@@ -1,0 +1,162 @@
+"""Preference pairs as token ids, and several of them as one row without padding: the prompt once, then both responses.
+
+A pair takes prompt, chosen, rejected, one behind the other. Chosen and rejected both continue the prompt: their
+positions start behind it, and a token of one never sees the other (see `attention`). So a pair costs prompt + chosen
++ rejected tokens where two padded sequences cost twice the longest of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a pair lies in a row: three lengths in tokens, and where the first of them begins."""
+
+    start: int
+    prompt: int
+    chosen: int
+    rejected: int
+
+    @property
+    def branch(self) -> int:
+        """Where the rejected response begins."""
+        return self.start + self.prompt + self.chosen
+
+    @property
+    def end(self) -> int:
+        return self.branch + self.rejected
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """The 2P causal sequences of a row: prompt and chosen, then rejected after the same prompt, pair after pair."""
+
+    keys: Tensor
+    """int64: the positions in the row that they attend to, one sequence behind the other."""
+    query_offsets: Tensor
+    """int32, (2P + 1,): where the tokens of each begin in the row."""
+    key_offsets: Tensor
+    """int32, (2P + 1,): where what each attends to begins in `keys`."""
+    longest_query: int
+    longest_key: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """P pairs in one row of T tokens, of which R are response tokens."""
+
+    input_ids: Tensor
+    """int64, (1, T)."""
+    position_ids: Tensor
+    """int64, (1, T)."""
+    predictors: Tensor
+    """int64, (R,): where the hidden state lies that predicts a response token. All chosen responses first."""
+    targets: Tensor
+    """int64, (R,): that token."""
+    lengths: tuple[int, ...]
+    """Response tokens of each of the 2P sequences, chosen first."""
+    spans: tuple[Span, ...]
+
+    @cached_property
+    def sequences(self) -> Sequences:
+        """The row as causal sequences, on its device."""
+        queries = [n for span in self.spans for n in (span.prompt + span.chosen, span.rejected)]
+        keys = [n for span in self.spans for n in (span.prompt + span.chosen, span.prompt + span.rejected)]
+        seen = [
+            np.arange(first, last)
+            for span in self.spans
+            for first, last in (
+                (span.start, span.branch),
+                (span.start, span.start + span.prompt),
+                (span.branch, span.end),
+            )
+        ]
+        device = self.input_ids.device
+        return Sequences(
+            keys=_tensor(seen).to(device),
+            query_offsets=torch.tensor([0, *queries]).cumsum(0, dtype=torch.int32).to(device),
+            key_offsets=torch.tensor([0, *keys]).cumsum(0, dtype=torch.int32).to(device),
+            longest_query=max(queries),
+            longest_key=max(keys),
+        )
+
+    def to(self, device: torch.device) -> Row:
+        """The same on a device."""
+        moved = {
+            name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "predictors", "targets")
+        }
+        return replace(self, **moved)
+
+
+class Pairs:
+    """Token ids of preference pairs, in Arrow's memory."""
+
+    def __init__(self, table: pa.Table) -> None:
+        """
+        Args:
+            table: columns prompt_token_ids, chosen_token_ids, rejected_token_ids, lists of int32, none null.
+        """
+        self._columns = [_ragged(table[f"{side}_token_ids"]) for side in ("prompt", "chosen", "rejected")]
+
+    def __len__(self) -> int:
+        return len(self._columns[0][1]) - 1
+
+    def tokens(self, *, prompt_once: bool) -> np.ndarray[Any, Any]:
+        """int64, (pairs,): tokens that a pair costs, with its prompt before both responses or before each."""
+        prompt, chosen, rejected = (np.diff(offsets).astype(np.int64) for _, offsets in self._columns)
+        return (prompt if prompt_once else 2 * prompt) + chosen + rejected
+
+    def __getitem__(self, pair: int) -> tuple[np.ndarray[Any, Any], ...]:
+        """Token ids of prompt, chosen and rejected, int32."""
+        return tuple(values[offsets[pair] : offsets[pair + 1]] for values, offsets in self._columns)
+
+    def row(self, numbers: Sequence[int]) -> Row:
+        """These pairs, one behind the other."""
+        ids, positions, spans, start = [], [], [], 0
+        predictors: list[list[np.ndarray[Any, Any]]] = [[], []]
+        targets: list[list[np.ndarray[Any, Any]]] = [[], []]
+        for number in numbers:
+            prompt, chosen, rejected = self[number]
+            span = Span(start, len(prompt), len(chosen), len(rejected))
+            spans.append(span)
+            ids += [prompt, chosen, rejected]
+            behind = span.prompt + np.arange(max(span.chosen, span.rejected))
+            positions += [np.arange(span.prompt), behind[: span.chosen], behind[: span.rejected]]
+            for side, (first, response) in enumerate(((start + span.prompt, chosen), (span.branch, rejected))):
+                if len(response):
+                    # The prompt's last token predicts the first token of both responses.
+                    before = np.arange(first - 1, first - 1 + len(response))
+                    before[0] = start + span.prompt - 1
+                    predictors[side].append(before)
+                    targets[side].append(response)
+            start = span.end
+        return Row(
+            input_ids=_tensor(ids)[None],
+            position_ids=_tensor(positions)[None],
+            predictors=_tensor(predictors[0] + predictors[1]),
+            targets=_tensor(targets[0] + targets[1]),
+            lengths=(*[span.chosen for span in spans], *[span.rejected for span in spans]),
+            spans=tuple(spans),
+        )
+
+
+def _ragged(column: pa.ChunkedArray) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Values and offsets of a column of lists."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # more values than one array's offsets can count
+        array = pa.concat_arrays([chunk.cast(pa.large_list(pa.int32())) for chunk in array.chunks])
+    return array.values.to_numpy(), array.offsets.to_numpy()
+
+
+def _tensor(parts: list[np.ndarray[Any, Any]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts, dtype=np.int64) if parts else np.zeros(0, np.int64))

@@ -1,0 +1,183 @@
+"""The training of π_{t+1} from π_t and D_t, from reading the pairs to the committed policy."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from optune_core import preemption
+from optune_core.config.schema import Training
+from optune_core.errors import DataError, TransientError
+from optune_core.losses import reward_weights
+from optune_core.progress import Progress
+from optune_core.replay import trainable
+from optune_core.schemas import REFERENCE, REPLAY, read_table, write_table
+from optune_core.stages.policy import Spec, works
+from optune_core.storage import ArtifactStore, Ref
+from optune_core.training import checkpoints as checkpoint_files
+from optune_core.training.batches import Step, plan_steps
+from optune_core.training.callbacks import ReportProgress, SaveByTheClock
+from optune_core.training.layout import Pairs
+from optune_core.training.logps import PLAIN, choose_kernel, compute_inside
+from optune_core.training.recovery import Checkpoints
+from optune_core.training.reference import FILE, ReferencePass, shard_table
+from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_arguments, with_adapter
+from optune_core.training.weights import load_master, save_policy, whole_on_every_process, without_dropout
+
+LOG = "train_log.jsonl"
+
+
+def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
+    """What `stages.policy.run` promises."""
+    (work,) = works(store, spec)
+    config, state = spec.training, PartialState(cpu=not torch.cuda.is_available())
+    started = time.monotonic()
+    replay = training_pairs(read_table(store.fetch(Ref.from_json(spec.replay)) / "replay.parquet", REPLAY), config)
+    pairs = Pairs(replay)
+    policy = store.fetch(Ref.from_json(spec.policy))
+    model, kernel = _load(policy, config, state)
+    steps = _steps(pairs, kernel, spec, state.num_processes)
+    logps = ReferencePass(store, spec, replay, pairs, kernel, state)(
+        model, steps[: len(steps) // config.epochs], progress
+    )
+    rewards = torch.tensor([replay[f"{side}_reward"].to_pylist() for side in ("chosen", "rejected")])
+    reference_seconds = time.monotonic() - started
+
+    started = time.monotonic()
+    if os.environ.get("ACCELERATE_USE_FSDP"):  # which has a way of its own to load and hand out a model
+        model = without_dropout(load_master(policy))
+        compute_inside(model, kernel)
+    with store.scratch() as scratch, Checkpoints(store, work) as checkpoints:
+        data = PairData(pairs, logps, rewards)
+        trainer = _trainer(spec, model, steps, data, scratch / "trainer", checkpoints, progress)
+        checkpoint = _newest(store, checkpoints, trainer)
+        with preemption.deferred():
+            trainer.train(resume_from_checkpoint=checkpoint)
+            weights = trainer.gathered_weights()
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            if config.lora is not None:
+                model = model.merge_and_unload()
+            if not state.is_main_process:
+                return
+            progress("save policy", 0, 0)
+            output = scratch / "policy"
+            output.mkdir()
+            save_policy(model, weights, policy, output)
+            # Without the summary at the end, which only knows the steps since the last interruption.
+            log = [entry for entry in trainer.state.log_history if "loss" in entry]
+            (output / LOG).write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in log))
+            if config.reference == "initial":
+                carried = dict(enumerate(zip(*logps.tolist(), strict=True)))
+                write_table(shard_table(replay["prompt_id"].to_pylist(), carried), REFERENCE, output / FILE)
+            store.commit(
+                work,
+                output,
+                metrics={
+                    "pairs": len(pairs),
+                    "steps": len(log),
+                    "tokens": int(pairs.tokens(prompt_once=kernel != PLAIN).sum()) * config.epochs,
+                    "kernel": kernel,
+                    "tokens_at_once": spec.tokens_at_once,
+                    "weights/mean": float(reward_weights(rewards[0], rewards[1], config.beta2).mean()),
+                    "first": log[0] if log else {},
+                    "last": log[-1] if log else {},
+                },
+                timing={"seconds": time.monotonic() - started, "reference_seconds": reference_seconds},
+            )
+            checkpoints.wait()
+            checkpoints.discard_all()
+
+
+def training_pairs(replay: pa.Table, config: Training) -> pa.Table:
+    """The rows of D_t that are trained on."""
+    pairs = trainable(replay)
+    if pairs.num_rows == 0:
+        raise DataError("no prompt of the replay set has a preference pair: see the reasons in its `reason` column")
+    if config.min_reward_gap is None:
+        return pairs
+    gap = pc.subtract(pairs["chosen_reward"], pairs["rejected_reward"])
+    kept = pairs.filter(pc.greater_equal(gap, config.min_reward_gap))
+    if kept.num_rows == 0:
+        raise DataError(
+            f"training.min_reward_gap={config.min_reward_gap} leaves none of {pairs.num_rows} pairs: the largest "
+            f"reward gap is {pc.max(gap).as_py():.4g}. Lower it"
+        )
+    return kept
+
+
+def _load(policy: Path, config: Training, state: PartialState) -> tuple[Any, str]:
+    """π_t on this process's device, computing log-probabilities, and the kernel by which."""
+    with whole_on_every_process():
+        model = without_dropout(load_master(policy)).to(state.device)
+    kernel = choose_kernel(model, getattr(torch, config.precision))
+    compute_inside(model, kernel)
+    return model, kernel
+
+
+def _steps(pairs: Pairs, kernel: str, spec: Spec, processes: int) -> list[Step]:
+    """Of all epochs."""
+    tokens = pairs.tokens(prompt_once=kernel != PLAIN).tolist()
+    return [
+        step
+        for epoch in range(spec.training.epochs)
+        for step in plan_steps(
+            tokens,
+            batch_size=spec.training.batch_size,
+            micro_batch_tokens=spec.tokens_at_once,
+            processes=processes,
+            seed=spec.seed + spec.iteration,
+            epoch=epoch,
+        )
+    ]
+
+
+def _trainer(
+    spec: Spec,
+    model: Any,
+    steps: Sequence[Step],
+    data: PairData,
+    folder: Path,
+    checkpoints: Checkpoints,
+    progress: Progress,
+) -> WeightedDPOTrainer:
+    config, seed = spec.training, spec.seed + spec.iteration
+    return WeightedDPOTrainer(
+        model=with_adapter(model, config, seed),
+        args=trainer_arguments(config, output_dir=str(folder), seed=seed),
+        steps=steps,
+        data=data,
+        epochs=config.epochs,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        callbacks=[ReportProgress(progress), SaveByTheClock(config.checkpoint_seconds, checkpoints)],
+    )
+
+
+def _newest(store: ArtifactStore, checkpoints: Checkpoints, trainer: WeightedDPOTrainer) -> str | None:
+    """The folder to go on from: the first process chooses, all read the same step."""
+    state = PartialState()
+    chosen = (
+        checkpoints.newest(lambda folder: checkpoint_files.check(folder, trainer.trained))
+        if state.is_main_process
+        else None
+    )
+    if state.num_processes == 1:
+        return None if chosen is None else str(chosen[1])
+    (step,) = broadcast_object_list([None if chosen is None else chosen[0]])
+    if step is None:
+        return None
+    with state.local_main_process_first():  # one download a machine
+        found = store.find(checkpoints.work(step))
+        if found is None:
+            raise TransientError(f"the checkpoint of step {step} went away while it was about to be read")
+        return str(store.fetch(found.ref))

@@ -1,0 +1,200 @@
+"""The trainers that are compared on the same pairs: ours, and TRL's DPOTrainer in a chosen configuration.
+
+Run as `python -m tests.benchmarks.contenders JOB`, JOB a JSON object; prints one JSON object. A process of its own, so
+that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+MIXES = {
+    # (low, high) tokens of prompt, chosen and rejected, drawn evenly
+    "short": ((20, 116), (10, 114), (5, 93)),  # as short chat: 68, 62 and 49 on average
+    "ultrachat": ((100, 300), (200, 500), (200, 500)),
+    "long": ((400, 1000), (400, 1000), (400, 1000)),
+}
+BETA, LEARNING_RATE, SEED = 0.1, 1e-5, 0
+
+
+def pairs(mix: str, count: int, vocabulary: int) -> list[dict[str, list[int]]]:
+    """Token ids of pairs, the same for every contender."""
+    generator = random.Random(f"{mix}/{count}")
+    return [
+        {
+            f"{side}_ids": [generator.randrange(3, vocabulary) for _ in range(generator.randint(*bounds))]
+            for side, bounds in zip(("prompt", "chosen", "rejected"), MIXES[mix], strict=True)
+        }
+        for _ in range(count)
+    ]
+
+
+def load(model: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+
+
+def order(rows: list[dict[str, list[int]]], batch_size: int) -> list[dict[str, list[int]]]:
+    """As our plan draws the steps, so that both trainers take the same ones."""
+    from optune_core.training.batches import plan_steps
+
+    steps = plan_steps(
+        [1] * len(rows), batch_size=batch_size, micro_batch_tokens=1, processes=1, seed=SEED, epoch=0
+    )
+    return [rows[row] for step in steps for pack in step[0] for row in pack.rows]
+
+
+def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folder: Path) -> tuple[float, list[float]]:
+    """Seconds of the reference pass and training, and the losses."""
+    import pyarrow as pa
+    import torch
+
+    from optune_core.config.schema import Training
+    from optune_core.training.batches import plan_steps
+    from optune_core.training.layout import Pairs
+    from optune_core.training.logps import choose_kernel, compute_inside
+    from optune_core.training.reference import reference_logps, shards_of
+    from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_arguments
+
+    config = Training(
+        beta1=BETA,
+        beta2=0.0,
+        batch_size=job["batch_size"],
+        micro_batch_tokens=job["micro_batch_tokens"],
+        optimizer="adamw_torch",
+        learning_rate=LEARNING_RATE,
+        schedule="constant_with_warmup",
+        warmup_ratio=0.0,
+        precision=job["precision"],
+    )
+    precision, device = getattr(torch, config.precision), next(model.parameters()).device
+    pairs_of_rows = Pairs(
+        pa.table(
+            {
+                f"{side}_token_ids": pa.array([row[f"{side}_ids"] for row in rows], pa.list_(pa.int32()))
+                for side in ("prompt", "chosen", "rejected")
+            }
+        )
+    )
+    compute_inside(model, choose_kernel(model, precision))
+    started = time.perf_counter()
+    steps = plan_steps(
+        pairs_of_rows.tokens(prompt_once=True).tolist(),
+        batch_size=config.batch_size,
+        micro_batch_tokens=config.micro_batch_tokens,
+        processes=1,
+        seed=SEED,
+        epoch=0,
+    )
+    logps: dict[int, tuple[float, float]] = {}
+    for shard in shards_of(steps, config.batch_size):
+        for pack in shard:
+            logps |= reference_logps(model.eval(), device, pairs_of_rows, pack, precision)
+    data = PairData(
+        pairs_of_rows, torch.tensor([logps[row] for row in range(len(rows))]).T, torch.zeros(2, len(rows))
+    )
+    trainer = WeightedDPOTrainer(
+        model=model,
+        args=trainer_arguments(config, output_dir=str(folder), seed=SEED),
+        steps=steps,
+        data=data,
+        epochs=1,
+        beta1=BETA,
+        beta2=0.0,
+        callbacks=[],
+    )
+    trainer.train()
+    seconds = time.perf_counter() - started
+    return seconds, [2 * entry["loss"] for entry in trainer.state.log_history if "loss" in entry]  # β₂ = 0 halves it
+
+
+def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folder: Path) -> tuple[float, list[float]]:
+    """Seconds of the reference pass and training, and the losses."""
+    from datasets import Dataset
+    from torch.utils.data import SequentialSampler
+    from transformers import AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    reference_seconds = 0.0
+
+    class OnTokens(DPOTrainer):  # type: ignore[misc]
+        """On token ids in a given order."""
+
+        def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
+            return dataset
+
+        def _precompute_ref_logps(self, *args: Any) -> Dataset:
+            nonlocal reference_seconds
+            started = time.perf_counter()
+            dataset = super()._precompute_ref_logps(*args)
+            reference_seconds += time.perf_counter() - started
+            return dataset
+
+        def _get_train_sampler(self, *args: Any) -> SequentialSampler:
+            return SequentialSampler(self.train_dataset)
+
+    options = {"per_device_train_batch_size": min(8, job["batch_size"])} | job["options"]
+    each = options["per_device_train_batch_size"]
+    trainer = OnTokens(
+        model=model,
+        args=DPOConfig(
+            output_dir=str(folder),
+            beta=BETA,
+            gradient_accumulation_steps=job["batch_size"] // each,
+            learning_rate=LEARNING_RATE,
+            optim="adamw_torch",
+            lr_scheduler_type="constant_with_warmup",
+            bf16=job["precision"] == "bfloat16",
+            max_length=None,
+            num_train_epochs=1,
+            logging_steps=1,
+            report_to=[],
+            save_strategy="no",
+            disable_tqdm=True,
+            use_cpu=job["device"] == "cpu",
+            **{name: value for name, value in options.items()},
+        ),
+        train_dataset=Dataset.from_list(order(rows, job["batch_size"])),
+        processing_class=AutoTokenizer.from_pretrained(job["model"]),
+    )
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started + reference_seconds
+    return seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def main() -> None:
+    import torch
+
+    job = json.loads(sys.argv[1])
+    run = ours if job["contender"] == "ours" else trl
+    vocabulary = load(job["model"]).config.vocab_size
+    with tempfile.TemporaryDirectory() as folder:
+        warm_up = pairs(job["mix"], 2, vocabulary)
+        run(load(job["model"]).to(job["device"]), warm_up, job | {"batch_size": 2}, Path(folder))
+        rows = pairs(job["mix"], job["pairs"], vocabulary)
+        model = load(job["model"]).to(job["device"])
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        seconds, losses = run(model, rows, job, Path(folder))
+    peak = (
+        torch.cuda.max_memory_allocated() / 2**20
+        if torch.cuda.is_available()
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    )
+    tokens = sum(len(ids) for row in rows for ids in row.values())
+    result = {"seconds_per_pair": seconds / len(rows), "tokens_per_second": tokens / seconds, "peak_mib": peak}
+    print(json.dumps(result | {"losses": losses}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Our trainer against TRL's `DPOTrainer` on the same pairs, in the same order, from the same weights.
+
+    python -m tests.benchmarks.training --json FILE
+
+`trl_shipped` has TRL's defaults; `trl_best` is the fastest of a few configurations, tried on each mix first. All use
+the same model, precision and effective batch, and their reference pass is counted. Contenders take turns, each in a
+process of its own; loading and a warm-up are not counted. Ratios are medians over repetitions of (theirs / ours) in
+the same turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+MODEL = ".optune/models/SmolLM2-135M-Instruct"
+PAIRS = {"short": 16, "ultrachat": 8, "long": 4}
+CANDIDATES = [
+    {"precompute_ref_log_probs": True, "gradient_checkpointing": False, "per_device_train_batch_size": each}
+    for each in (1, 2, 4)
+]
+
+
+def measure(contender: str, mix: str, options: argparse.Namespace, trl: dict[str, Any], pairs: int) -> dict[str, Any]:
+    """One run in a process of its own."""
+    job = {
+        "contender": contender,
+        "mix": mix,
+        "pairs": pairs,
+        "options": trl,
+        "model": options.model,
+        "batch_size": options.batch_size,
+        "micro_batch_tokens": options.micro_batch_tokens,
+        "precision": options.precision,
+        "device": options.device,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.contenders", json.dumps(job)], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{contender} on {mix!r} failed:\n{done.stderr[-3000:]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"  {contender:12} {mix:10} {result['seconds_per_pair']:.3f} s a pair", file=sys.stderr, flush=True)
+    return result
+
+
+def compare(mix: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All contenders on one mix."""
+    tried = [measure("trl", mix, options, each, options.batch_size) for each in CANDIDATES]
+    best, _ = min(zip(CANDIDATES, tried, strict=True), key=lambda each: each[1]["seconds_per_pair"])
+    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "trl_shipped": [], "trl_best": []}
+    for _ in range(options.repetitions):
+        for contender, settings in (("ours", {}), ("trl_shipped", {}), ("trl_best", best)):
+            runs[contender].append(
+                measure("ours" if contender == "ours" else "trl", mix, options, settings, PAIRS[mix] * options.scale)
+            )
+    summary: dict[str, Any] = {"pairs": PAIRS[mix] * options.scale, "trl_best_settings": best}
+    for contender, results in runs.items():
+        summary[contender] = {
+            name: {"median": median(values), "lowest": min(values), "highest": max(values)}
+            for name in ("seconds_per_pair", "tokens_per_second", "peak_mib")
+            for values in [[result[name] for result in results]]
+        } | {"losses": results[0]["losses"]}
+    for theirs in ("trl_shipped", "trl_best"):
+        ratios = [
+            other["seconds_per_pair"] / mine["seconds_per_pair"]
+            for other, mine in zip(runs[theirs], runs["ours"], strict=True)
+        ]
+        summary[f"ratio_vs_{theirs}"] = {"median": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+    summary["largest_loss_difference"] = max(
+        abs(a - b) for a, b in zip(runs["ours"][0]["losses"], runs["trl_best"][0]["losses"], strict=True)
+    )
+    return summary
+
+
+def table(mixes: dict[str, Any]) -> str:
+    """The measurements, for people."""
+    lines = [f"{'mix':10} {'contender':12} {'s a pair':>20} {'tokens/s':>9} {'peak MiB':>9} {'ratio':>20}"]
+    for mix, summary in mixes.items():
+        for contender in ("ours", "trl_shipped", "trl_best"):
+            seconds, ratio = summary[contender]["seconds_per_pair"], summary.get(f"ratio_vs_{contender}")
+            lines.append(
+                f"{mix:10} {contender:12} {_spread(seconds, 3):>20} "
+                f"{summary[contender]['tokens_per_second']['median']:>9.0f} "
+                f"{summary[contender]['peak_mib']['median']:>9.0f} {_spread(ratio, 1) + ' x' if ratio else '':>20}"
+            )
+        lines.append(
+            f"{'':10} losses differ by {summary['largest_loss_difference']:.4f} at most; "
+            f"trl_best: {summary['trl_best_settings']}"
+        )
+    return "\n".join(lines)
+
+
+def _spread(value: dict[str, float], digits: int) -> str:
+    return f"{value['median']:.{digits}f} [{value['lowest']:.{digits}f}, {value['highest']:.{digits}f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="file for the results")
+    parser.add_argument("--mixes", nargs="+", choices=PAIRS, default=list(PAIRS))
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--scale", type=int, default=1, help="multiplies the number of pairs")
+    parser.add_argument("--batch-size", type=int, default=4, help="pairs an optimizer step")
+    parser.add_argument("--micro-batch-tokens", type=int, default=8192)
+    parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--model", default=MODEL, help="as made by `python -m configs.demo.prepare`")
+    options = parser.parse_args()
+    if not Path(options.model).is_dir():
+        raise SystemExit(f"--model {options.model}: there is no such folder; `python -m configs.demo.prepare` makes it")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    mixes = {mix: compare(mix, options) for mix in options.mixes}
+    # Over the mixes, none of which is worth more than another: the geometric mean of their medians.
+    overall = {
+        name: math.prod(summary[name]["median"] for summary in mixes.values()) ** (1 / len(mixes))
+        for name in ("ratio_vs_trl_shipped", "ratio_vs_trl_best")
+    }
+    print(table(mixes))
+    for name, value in overall.items():
+        print(f"{name}: {value:.2f}")
+    if options.json:
+        machine = {"machine": platform.machine(), "cores": len(os.sched_getaffinity(0)), "device": options.device}
+        settings = {name: value for name, value in vars(options).items() if name != "json"}
+        options.json.write_text(json.dumps(overall | {"mixes": mixes, "settings": settings, **machine}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
