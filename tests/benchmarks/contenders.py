@@ -142,8 +142,8 @@ def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folde
         def _get_train_sampler(self, *args: Any) -> SequentialSampler:
             return SequentialSampler(self.train_dataset)
 
-    options = {"per_device_train_batch_size": min(8, job["batch_size"])} | job["options"]
-    each = options["per_device_train_batch_size"]
+    each = min(job["options"].get("per_device_train_batch_size", 8), job["batch_size"])
+    options = job["options"] | {"per_device_train_batch_size": each}
     trainer = OnTokens(
         model=model,
         args=DPOConfig(
@@ -161,7 +161,7 @@ def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folde
             save_strategy="no",
             disable_tqdm=True,
             use_cpu=job["device"] == "cpu",
-            **{name: value for name, value in options.items()},
+            **options,
         ),
         train_dataset=Dataset.from_list(order(rows, job["batch_size"])),
         processing_class=AutoTokenizer.from_pretrained(job["model"]),
