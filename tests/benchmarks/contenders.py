@@ -47,9 +47,7 @@ def order(rows: list[dict[str, list[int]]], batch_size: int) -> list[dict[str, l
     """As our plan draws the steps, so that both trainers take the same ones."""
     from optune_core.training.batches import plan_steps
 
-    steps = plan_steps(
-        [1] * len(rows), batch_size=batch_size, micro_batch_tokens=1, processes=1, seed=SEED, epoch=0
-    )
+    steps = plan_steps([1] * len(rows), batch_size=batch_size, micro_batch_tokens=1, processes=1, seed=SEED, epoch=0)
     return [rows[row] for step in steps for pack in step[0] for row in pack.rows]
 
 
@@ -99,9 +97,7 @@ def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], fold
     for shard in shards_of(steps, config.batch_size):
         for pack in shard:
             logps |= reference_logps(model.eval(), device, pairs_of_rows, pack, precision)
-    data = PairData(
-        pairs_of_rows, torch.tensor([logps[row] for row in range(len(rows))]).T, torch.zeros(2, len(rows))
-    )
+    data = PairData(pairs_of_rows, torch.tensor([logps[row] for row in range(len(rows))]).T, torch.zeros(2, len(rows)))
     trainer = WeightedDPOTrainer(
         model=model,
         args=trainer_arguments(config, output_dir=str(folder), seed=SEED),

@@ -1,0 +1,103 @@
+"""One iteration of online DPO as it is scripted without us: a fresh vLLM for all prompts, then TRL's DPOTrainer.
+
+    python -m tests.benchmarks.peer generate JOB.json    samples and scores; writes pairs.jsonl
+    python -m tests.benchmarks.peer train JOB.json       trains on them; writes the policy
+    python -m tests.benchmarks.peer judge JOB.json       mean held-out reward of a policy; prints it
+
+JOB holds policy, reward_model, prompts (a Parquet file with the column messages), held_out, samples, max_tokens,
+top_p, seed, batch_size, learning_rate, beta and folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pyarrow.parquet as pq
+
+
+def sample(job: dict[str, Any], policy: str, prompts: str, samples: int) -> list[tuple[list[Any], list[str]]]:
+    """(messages, responses) of each prompt."""
+    os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
+    os.environ |= {"VLLM_USE_AOT_COMPILE": "0"}
+    from vllm import LLM, SamplingParams
+
+    messages = pq.read_table(prompts, columns=["messages"])["messages"].to_pylist()
+    llm = LLM(model=policy, dtype="bfloat16", max_model_len=job["max_model_len"], enforce_eager=True)
+    parameters = SamplingParams(n=samples, temperature=1.0, top_p=job["top_p"], max_tokens=job["max_tokens"])
+    outputs = llm.chat(messages, parameters, use_tqdm=False)
+    return [(each, [c.text for c in output.outputs]) for each, output in zip(messages, outputs, strict=True)]
+
+
+def score(job: dict[str, Any], answers: list[tuple[list[Any], list[str]]]) -> list[list[float]]:
+    """Rewards of each prompt's responses."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(job["reward_model"])
+    model = AutoModelForSequenceClassification.from_pretrained(job["reward_model"], dtype=torch.bfloat16).eval()
+    rewards = []
+    for messages, responses in answers:
+        texts = [
+            tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": each}], tokenize=False)
+            for each in responses
+        ]
+        batch = tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
+        with torch.inference_mode():
+            rewards.append(model(**batch).logits[:, 0].float().tolist())
+    return rewards
+
+
+def generate(job: dict[str, Any]) -> None:
+    answers = sample(job, job["policy"], job["prompts"], job["samples"])
+    with (Path(job["folder"]) / "pairs.jsonl").open("w") as file:
+        for (messages, responses), rewards in zip(answers, score(job, answers), strict=True):
+            best, worst = (responses[rewards.index(of(rewards))] for of in (max, min))
+            if best != worst:
+                sides = {"chosen": best, "rejected": worst}
+                pair = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
+                file.write(json.dumps({"prompt": messages} | pair) + "\n")
+
+
+def train(job: dict[str, Any]) -> None:
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    folder = Path(job["folder"])
+    each = min(8, job["batch_size"])
+    trainer = DPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(job["policy"], dtype=torch.float32),
+        args=DPOConfig(
+            output_dir=str(folder / "trainer"),
+            beta=job["beta"],
+            learning_rate=job["learning_rate"],
+            per_device_train_batch_size=each,
+            gradient_accumulation_steps=job["batch_size"] // each,
+            num_train_epochs=1,
+            warmup_steps=0.1,
+            seed=job["seed"],
+            use_cpu=not torch.cuda.is_available(),
+            save_strategy="no",
+            report_to=[],
+        ),
+        train_dataset=Dataset.from_json(str(folder / "pairs.jsonl")),
+        processing_class=AutoTokenizer.from_pretrained(job["policy"]),
+    )
+    trainer.train()
+    trainer.model.to(torch.bfloat16).save_pretrained(folder / "policy")
+    trainer.processing_class.save_pretrained(folder / "policy")
+
+
+def judge(job: dict[str, Any]) -> None:
+    answers = sample(job, str(Path(job["folder"]) / "policy"), job["held_out"], 1)
+    print(json.dumps({"reward": fmean(reward for rewards in score(job, answers) for reward in rewards)}))
+
+
+if __name__ == "__main__":
+    {"generate": generate, "train": train, "judge": judge}[sys.argv[1]](json.loads(Path(sys.argv[2]).read_text()))
