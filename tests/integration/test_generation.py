@@ -25,7 +25,7 @@ def engine(model: Path, batch_size: int = 4, **changes: float) -> TransformersGe
 
 
 REQUESTS = [
-    Request(index, [5 + index] * (1 + index % 3), sampling_seed(0, 0, f"p{index // 2}", index % 2))
+    Request(0, index, [5 + index] * (1 + index % 3), sampling_seed(0, 0, f"p{index // 2}", index % 2))
     for index in range(7)
 ]
 
