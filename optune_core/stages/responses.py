@@ -73,7 +73,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     total = sum(rows[1] * job.samples for _, job, rows in missing)
     progress("start engine", 0, 0)
     started = time.monotonic()
-    policy = store.fetch(Ref.from_json(spec.policy)) / "model"
+    policy = store.fetch(Ref.from_json(spec.policy), "model/*") / "model"
     engine = open_engine(spec.generation, policy, max_tokens=spec.max_prompt_tokens + spec.generation.max_tokens)
     entered: dict[int, _Shard] = {}
 

@@ -46,7 +46,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     tables = {shard: read_table(store.fetch(shard) / "responses.parquet", RESPONSES) for _, shard in missing}
     total = sum(table.num_rows for table in tables.values())
     progress("load reward model", 0, 0)
-    model = store.fetch(Ref.from_json(spec.reward.model)) if spec.reward.model else None
+    model = store.fetch(Ref.from_json(spec.reward.model), "model/*") if spec.reward.model else None
     scorer = open_scorer(spec.reward, model)
     before = 0
     with Background() as background:
