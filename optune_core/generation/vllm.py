@@ -26,7 +26,12 @@ class VllmGeneration:
         limits: dict[str, Any] = {}
         if current_platform.is_cpu():
             # A chunked prefill with per-request seeds ends the CPU engine ("CPU Generator does not use offset").
-            limits = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_tokens)}
+            # Samples share whole blocks of their prompt, and the CPU's default, 128 tokens, is longer than most prompts.
+            limits = {
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(4096, max_tokens),
+                "block_size": 32,
+            }
         self._config = config
         self._engine = engine
         self._llm = LLM(

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
 from optune_core.config.schema import Generation, TransformersEngine, VllmEngine
+from optune_core.errors import TransientError
 from optune_core.generation import Request, Response, open_engine, sampling_seed
 from optune_core.generation.transformers import TransformersGeneration
+from optune_core.launch import run_stage
+from optune_core.progress import silent
+from optune_core.schemas import PROMPTS, RESPONSES, read_table, write_table
+from optune_core.stages import responses
+from optune_core.storage import ArtifactStore, Work, open_objects
 
 pytestmark = pytest.mark.slow
+
+VLLM = VllmEngine(dtype="float32", max_num_seqs=4, enforce_eager=True, cpu_kv_cache_gib=1, gpu_memory_utilization=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +126,7 @@ def test_log_probabilities_are_those_of_a_plain_forward_before_temperature_and_t
 @pytest.fixture(scope="module")
 def vllm(model: Path) -> Any:
     """One engine start for all tests: which mode it is in is looked up at each call."""
-    engine = VllmEngine(
-        dtype="float32", max_num_seqs=4, enforce_eager=True, cpu_kv_cache_gib=1, gpu_memory_utilization=0.2
-    )
-    return open_engine(Generation(max_tokens=10, logps=True, engine=engine), model, max_tokens=32)
+    return open_engine(Generation(max_tokens=10, logps=True, engine=VLLM), model, max_tokens=64)
 
 
 def vllm_answers(vllm: Any, requests: list[Request], *, repeatable: bool) -> list[Response]:
@@ -148,6 +155,22 @@ def test_vllm_repeatable_a_shard_gets_the_same_answers_wherever_it_starts(vllm: 
     assert vllm_answers(vllm, shard_of(1), repeatable=True) == found[7:14]
 
 
+def test_vllm_samples_of_a_prompt_share_its_prefix(vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached: dict[str, int] = {}
+    step = vllm._llm.llm_engine.step
+
+    def noting() -> Any:
+        outputs = step()
+        cached.update({output.request_id: output.num_cached_tokens for output in outputs})
+        return outputs
+
+    monkeypatch.setattr(vllm._llm.llm_engine, "step", noting)
+    prompts = [[5 + prompt, *range(3, 42)] for prompt in range(3)]
+    requests = [Request(0, index, prompts[index // 2], seed=index) for index in range(6)]
+    vllm_answers(vllm, requests, repeatable=True)
+    assert cached == {f"0/{index}": 32 * (index % 2) for index in range(6)}, "a block of 32 tokens, by every second one"
+
+
 @pytest.mark.parametrize("repeatable", [True, False])
 def test_vllm_log_probabilities_are_those_of_a_plain_forward(vllm: Any, model: Path, repeatable: bool) -> None:
     requests = [*shard_of(0), *shard_of(1)]
@@ -155,3 +178,47 @@ def test_vllm_log_probabilities_are_those_of_a_plain_forward(vllm: Any, model: P
         vllm_answers(vllm, requests, repeatable=repeatable), key=lambda response: (response.shard, response.index)
     )
     assert [response.logp for response in found] == pytest.approx(float32_logps(model, requests, found), abs=1e-3)
+
+
+def test_a_streaming_run_that_was_killed_keeps_what_is_committed_and_adds_the_rest(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ArtifactStore(open_objects(str(tmp_path / "store")))
+    table = pa.Table.from_pylist(
+        [{"prompt_id": f"p{row}", "prompt": "", "messages": [], "prompt_token_ids": [5 + row]} for row in range(22)],
+        schema=PROMPTS,
+    )
+    with store.scratch() as scratch:
+        shutil.copytree(model, scratch / "model")
+        policy = store.commit(Work("model", 1, {}), scratch).ref
+    with store.scratch() as scratch:
+        write_table(table, PROMPTS, scratch / "prompts.parquet")
+        prompts = store.commit(Work("prompts", 1, {}), scratch).ref
+    engine = VLLM.model_copy(update={"repeatable": False})
+    jobs = [
+        responses.Job(prompts=prompts.to_json(), file="prompts.parquet", rows=rows, samples=samples)
+        for rows, samples in ((22, 2), (6, 1))
+    ]
+    spec = responses.Spec(
+        generation=Generation(max_tokens=10, shard_size=5, engine=engine),
+        max_prompt_tokens=16,
+        seed=0,
+        iteration=0,
+        policy=policy.to_json(),
+        jobs=jobs,
+    )
+    (tmp_path / "plan").write_text("kill create.after/responses\n")
+    monkeypatch.setenv("OPTUNE_FAILPOINTS", str(tmp_path))
+    with pytest.raises(TransientError, match="signal 9"):
+        run_stage(store, "responses", spec, silent, lambda line: None)
+    kept = [manifest for work in responses.works(store, spec) if (manifest := store.find(work)) is not None]
+    assert 1 <= len(kept) < 7
+    made = run_stage(store, "responses", spec, silent, lambda line: None)
+    assert [manifest for manifest in made if manifest in kept] == kept
+    rows = [
+        (job, row["prompt_id"], row["sample"])
+        for manifest, job in zip(made, [0] * 5 + [1] * 2, strict=True)
+        for row in read_table(store.fetch(manifest.ref) / responses.FILE, RESPONSES).to_pylist()
+    ]
+    expected = [(0, f"p{row}", sample) for row in range(22) for sample in range(2)]
+    assert rows == expected + [(1, f"p{row}", 0) for row in range(6)]
