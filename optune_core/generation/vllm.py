@@ -26,7 +26,7 @@ class VllmGeneration:
         limits: dict[str, Any] = {}
         if current_platform.is_cpu():
             # A chunked prefill with per-request seeds ends the CPU engine ("CPU Generator does not use offset").
-            # Samples share whole blocks of their prompt, and the CPU's default, 128 tokens, is longer than most prompts.
+            # Samples share whole blocks of their prompt, and the CPU's default of 128 tokens exceeds most prompts.
             limits = {
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(4096, max_tokens),
