@@ -30,6 +30,7 @@ RESPONSES = pa.schema(
         ("response", pa.string()),
         ("response_token_ids", TOKENS),  # as sampled, end-of-turn token included
         ("finish_reason", pa.string()),  # stop | length
+        ("policy_logps", pa.float64()),  # log π(y|x) by the engine, summed over the response; null unless asked for
     ]
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,25 +13,33 @@ from optune_core.config.schema import Generation, VllmEngine
 
 @dataclass(frozen=True)
 class Request:
+    shard: int
+    """The shard it belongs to. Requests of a shard stand together, shards in their order."""
     index: int
-    """Position in the list of requests."""
+    """Position in its shard."""
     prompt_token_ids: list[int]
     seed: int
 
 
 @dataclass(frozen=True)
 class Response:
+    shard: int
     index: int
     token_ids: list[int]
     """As sampled, with the end-of-turn token where the model gave one."""
     text: str
     finish_reason: str
     """`stop` (the model ended its turn) or `length` (cut at max_tokens)."""
+    logp: float | None
+    """log π(y|x), summed over `token_ids`, before temperature and top_p; None unless asked for."""
 
 
 class Engine(Protocol):
-    def generate(self, requests: list[Request]) -> Iterator[Response]:
-        """Answer all requests, in any order. Equal lists of requests get equal answers."""
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Answer all requests, in any order, taking no more of them than it has use for.
+
+        A repeatable engine answers shard by shard, and equal shards get equal answers.
+        """
         ...
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from optune_core.generation.engine import Request, Response
 
 
 class TransformersGeneration:
-    """Batched sampling in which every request has a random generator of its own."""
+    """Batched sampling in which every request has a random generator of its own. Repeatable."""
 
     def __init__(self, config: Generation, engine: TransformersEngine, model: Path) -> None:
         self._config = config
@@ -27,10 +28,11 @@ class TransformersGeneration:
         stop = stop if isinstance(stop, list) else [stop if stop is not None else self._tokenizer.eos_token_id]
         self._stop: frozenset[int] = frozenset(stop)
 
-    def generate(self, requests: list[Request]) -> Iterator[Response]:
-        by_length = sorted(requests, key=lambda request: (len(request.prompt_token_ids), request.index))
-        for first in range(0, len(by_length), self._batch_size):
-            yield from self._batch(by_length[first : first + self._batch_size])
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        for _, shard in groupby(requests, key=lambda request: request.shard):
+            by_length = sorted(shard, key=lambda request: (len(request.prompt_token_ids), request.index))
+            for first in range(0, len(by_length), self._batch_size):
+                yield from self._batch(by_length[first : first + self._batch_size])
 
     @torch.inference_mode()
     def _batch(self, requests: list[Request]) -> Iterator[Response]:
@@ -43,6 +45,7 @@ class TransformersGeneration:
         )
         mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in padding], device=self._device)
         responses: list[list[int]] = [[] for _ in requests]
+        logps = [0.0] * len(requests)
         open_rows = set(range(len(requests)))
         cache: Any = None
         for _ in range(self._config.max_tokens):
@@ -51,22 +54,31 @@ class TransformersGeneration:
                 input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
             cache = output.past_key_values
-            probabilities = self._nucleus(output.logits[:, -1].float())
+            logits = output.logits[:, -1].float()
+            probabilities = self._nucleus(logits)
             tokens = torch.stack(
                 [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
             )
             mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
+            token_logps = logits.log_softmax(dim=-1).gather(-1, tokens) if self._config.logps else None
             for row in sorted(open_rows):
                 token = int(tokens[row])
                 responses[row].append(token)
+                if token_logps is not None:
+                    logps[row] += float(token_logps[row])
                 if token in self._stop:
                     open_rows.discard(row)
             if not open_rows:
                 break
-        for request, token_ids in zip(requests, responses, strict=True):
-            ended = token_ids[-1] in self._stop
-            text = self._tokenizer.decode(token_ids, skip_special_tokens=True)
-            yield Response(request.index, token_ids, text, "stop" if ended else "length")
+        for request, token_ids, logp in zip(requests, responses, logps, strict=True):
+            yield Response(
+                shard=request.shard,
+                index=request.index,
+                token_ids=token_ids,
+                text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
+                finish_reason="stop" if token_ids[-1] in self._stop else "length",
+                logp=logp if self._config.logps else None,
+            )
 
     def _nucleus(self, logits: torch.Tensor) -> torch.Tensor:
         """Probabilities (batch, vocabulary) at the temperature, cut to the smallest set of mass top_p."""

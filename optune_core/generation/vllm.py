@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from optune_core.generation.engine import Request, Response
 
 
 class VllmGeneration:
-    """Offline vLLM whose answers to a list of requests depend on nothing but the list.
+    """Offline vLLM. Repeatable, its answers to a shard depend on nothing but the shard.
 
     The engine core runs in this process: in a process of its own, batches would depend on when requests arrive.
     """
@@ -25,8 +26,14 @@ class VllmGeneration:
         limits: dict[str, Any] = {}
         if current_platform.is_cpu():
             # A chunked prefill with per-request seeds ends the CPU engine ("CPU Generator does not use offset").
-            limits = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, max_tokens)}
+            # Samples share whole blocks of their prompt, and the CPU's default of 128 tokens exceeds most prompts.
+            limits = {
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(4096, max_tokens),
+                "block_size": 32,
+            }
         self._config = config
+        self._engine = engine
         self._llm = LLM(
             model=str(model),
             dtype=engine.dtype,
@@ -36,36 +43,59 @@ class VllmGeneration:
             tensor_parallel_size=engine.tensor_parallel_size,
             enforce_eager=engine.enforce_eager,
             enable_prefix_caching=True,
+            logprobs_mode="raw_logprobs",  # before temperature and top_p
             seed=0,
             **limits,
         )
 
-    def generate(self, requests: list[Request]) -> Iterator[Response]:
+    def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
+        if not self._engine.repeatable:
+            yield from self._answer(requests)
+            return
+        for _, shard in groupby(requests, key=lambda request: request.shard):
+            self._llm.reset_prefix_cache()
+            yield from self._answer(shard)
+
+    def _answer(self, requests: Iterable[Request]) -> Iterator[Response]:
+        """Requests enter as others leave. All that can run do, and as many wait: more would only take memory."""
+        waiting = iter(requests)
+        entered: dict[str, Request] = {}
+        while True:
+            for request in islice(waiting, 2 * self._engine.max_num_seqs - len(entered)):
+                name = f"{request.shard}/{request.index}"
+                self._llm.llm_engine.add_request(
+                    name, {"prompt_token_ids": request.prompt_token_ids}, self._params(request)
+                )
+                entered[name] = request
+            if not entered:
+                return
+            for output in self._llm.llm_engine.step():
+                yield _response(entered.pop(output.request_id), output)
+
+    def _params(self, request: Request) -> Any:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
-        self._llm.reset_prefix_cache()
-        engine = self._llm.llm_engine
-        for request in requests:
-            params = SamplingParams(
-                temperature=self._config.temperature,
-                top_p=self._config.top_p,
-                max_tokens=self._config.max_tokens,
-                seed=request.seed,
-            )
-            engine.add_request(str(request.index), {"prompt_token_ids": request.prompt_token_ids}, params)
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                if output.finished:
-                    yield _response(output)
+        return SamplingParams(
+            temperature=self._config.temperature,
+            top_p=self._config.top_p,
+            max_tokens=self._config.max_tokens,
+            seed=request.seed,
+            logprobs=0 if self._config.logps else None,  # of the sampled token alone
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
 
 
-def _response(output: Any) -> Response:
+def _response(request: Request, output: Any) -> Response:
     (completion,) = output.outputs
     return Response(
-        index=int(output.request_id),
+        shard=request.shard,
+        index=request.index,
         token_ids=list(completion.token_ids),
         text=completion.text,
         finish_reason="stop" if completion.finish_reason == "stop" else "length",
+        logp=completion.cumulative_logprob,
     )
 
 

@@ -11,7 +11,7 @@ from optune_core.progress import Progress
 from optune_core.schemas import FIXED_PAIRS, RESPONSES, read_table, write_table
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 1
+VERSION = 2
 
 
 class Spec(BaseModel):

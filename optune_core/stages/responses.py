@@ -1,14 +1,18 @@
-"""Stage `responses`: K responses a prompt from the policy, shard by shard in one engine."""
+"""Stage `responses`: K responses a prompt from the policy, in shards, from one engine."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count, groupby
 from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel
 
+from optune_core.background import Background
 from optune_core.config.schema import Generation
 from optune_core.errors import ConservationError
 from optune_core.failpoints import reach
@@ -17,7 +21,7 @@ from optune_core.progress import Progress
 from optune_core.schemas import PROMPTS, RESPONSES, read_table, write_table
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 1
+VERSION = 2
 FILE = "responses.parquet"
 
 
@@ -45,40 +49,68 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     return [work for work, _, _ in _shards(spec)]
 
 
-def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Generate the shards that are missing, each from a cold prefix cache.
+@dataclass
+class _Shard:
+    """A shard whose requests have entered the engine."""
 
-    A shard's batches then depend on nothing but the shard, and an interrupted run samples what an uninterrupted
-    one does.
+    work: Work
+    prompts: pa.Table
+    samples: int
+    responses: dict[int, Response] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        expected: int = self.prompts.num_rows * self.samples
+        return len(self.responses) == expected
+
+
+def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
+    """Generate the shards that are missing; each is committed, beside the generation, when its last response is there.
+
+    The prompts of a shard are read when the engine comes to it.
     """
     missing = [shard for shard in _shards(spec) if store.find(shard[0]) is None]
     total = sum(rows[1] * job.samples for _, job, rows in missing)
     progress("start engine", 0, 0)
     started = time.monotonic()
-    policy = store.fetch(Ref.from_json(spec.policy)) / "model"
+    policy = store.fetch(Ref.from_json(spec.policy), "model/*") / "model"
     engine = open_engine(spec.generation, policy, max_tokens=spec.max_prompt_tokens + spec.generation.max_tokens)
-    engine_start = time.monotonic() - started
-    done = 0
-    for work, job, (first, count) in missing:
-        started = time.monotonic()
-        prompts = read_table(store.fetch(Ref.from_json(job.prompts)) / job.file, PROMPTS).slice(first, count)
-        requests = _requests(prompts, job.samples, spec)
-        responses: list[Response | None] = [None] * len(requests)
-        for response in engine.generate(requests):
+    entered: dict[int, _Shard] = {}
+
+    def requests() -> Iterator[Request]:
+        numbers = count()
+        for job, shards in groupby(missing, key=lambda shard: shard[1]):
+            table = read_table(store.fetch(Ref.from_json(job.prompts)) / job.file, PROMPTS)
+            for work, _, rows in shards:
+                number = next(numbers)
+                entered[number] = _Shard(work, table.slice(*rows), job.samples)
+                yield from _requests(number, entered[number].prompts, job.samples, spec)
+
+    now = time.monotonic()
+    engine_start, done = now - started, 0
+    with Background() as background:
+        for response in engine.generate(requests()):
             reach("responses.response")
-            responses[response.index] = response
+            shard = entered[response.shard]
+            shard.responses[response.index] = response
             done += 1
             progress("generate", done, total)
-        table = _table(prompts, job.samples, responses)
-        with store.scratch() as scratch:
-            write_table(table, RESPONSES, scratch / FILE)
-            store.commit(
-                work,
-                scratch,
-                metrics=_metrics(table),
-                timing={"seconds": time.monotonic() - started, "engine_start_seconds": engine_start},
-            )
-        engine_start = 0.0
+            if shard.whole:
+                del entered[response.shard]
+                before, now = now, time.monotonic()
+                # Shards may overlap: a shard's seconds are those since the one before it, so that their sum is right.
+                timing = {"seconds": now - before, "engine_start_seconds": engine_start}
+                background.run(_commit, store, shard, timing)
+                engine_start = 0.0
+        if done != total:
+            raise ConservationError(f"the engine answered {done} of {total} requests")
+
+
+def _commit(store: ArtifactStore, shard: _Shard, timing: dict[str, float]) -> None:
+    table = _table(shard)
+    with store.scratch() as scratch:
+        write_table(table, RESPONSES, scratch / FILE)
+        store.commit(shard.work, scratch, metrics=_metrics(table), timing=timing)
 
 
 def _shards(spec: Spec) -> list[tuple[Work, Job, tuple[int, int]]]:
@@ -101,30 +133,24 @@ def _shards(spec: Spec) -> list[tuple[Work, Job, tuple[int, int]]]:
     return shards
 
 
-def _requests(prompts: pa.Table, samples: int, spec: Spec) -> list[Request]:
-    return [
-        Request(
-            index=row * samples + sample,
-            prompt_token_ids=token_ids,
-            seed=sampling_seed(spec.seed, spec.iteration, prompt_id, sample),
-        )
-        for row, (prompt_id, token_ids) in enumerate(
-            zip(prompts["prompt_id"].to_pylist(), prompts["prompt_token_ids"].to_pylist(), strict=True)
-        )
-        for sample in range(samples)
-    ]
+def _requests(shard: int, prompts: pa.Table, samples: int, spec: Spec) -> Iterator[Request]:
+    ids = zip(prompts["prompt_id"].to_pylist(), prompts["prompt_token_ids"].to_pylist(), strict=True)
+    for row, (prompt_id, token_ids) in enumerate(ids):
+        for sample in range(samples):  # side by side, so that they share the prompt's prefix in the engine's cache
+            seed = sampling_seed(spec.seed, spec.iteration, prompt_id, sample)
+            yield Request(shard=shard, index=row * samples + sample, prompt_token_ids=token_ids, seed=seed)
 
 
-def _table(prompts: pa.Table, samples: int, responses: list[Response | None]) -> pa.Table:
+def _table(shard: _Shard) -> pa.Table:
+    prompts, samples = shard.prompts, shard.samples
+    given = [shard.responses[index] for index in range(len(shard.responses))]
     rows = pa.array([row for row in range(prompts.num_rows) for _ in range(samples)], pa.int64())
-    given = [response for response in responses if response is not None]
-    if len(given) != len(responses):
-        raise ConservationError(f"the engine answered {len(given)} of {len(responses)} requests")
     columns: dict[str, Any] = {name: prompts[name].take(rows) for name in PROMPTS.names}
     columns["sample"] = pa.array([sample for _ in range(prompts.num_rows) for sample in range(samples)], pa.int32())
     columns["response"] = [response.text for response in given]
     columns["response_token_ids"] = [response.token_ids for response in given]
     columns["finish_reason"] = [response.finish_reason for response in given]
+    columns["policy_logps"] = [response.logp for response in given]
     return pa.table({name: columns[name] for name in RESPONSES.names}, schema=RESPONSES)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
+from optune_core.background import Background
 from optune_core.failpoints import reach
 from optune_core.progress import Progress
 from optune_core.rewards import RewardRef, open_scorer
@@ -36,7 +37,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Score the shards that are missing."""
+    """Score the shards that are missing; what is scored is committed beside the scoring of the next."""
     missing = [
         (work, Ref.from_json(shard))
         for work, shard in zip(works(store, spec), spec.responses, strict=True)
@@ -45,23 +46,28 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     tables = {shard: read_table(store.fetch(shard) / "responses.parquet", RESPONSES) for _, shard in missing}
     total = sum(table.num_rows for table in tables.values())
     progress("load reward model", 0, 0)
-    model = store.fetch(Ref.from_json(spec.reward.model)) if spec.reward.model else None
+    model = store.fetch(Ref.from_json(spec.reward.model), "model/*") if spec.reward.model else None
     scorer = open_scorer(spec.reward, model)
     before = 0
-    for work, shard in missing:
-        started = time.monotonic()
-        offset = before
-        table = score_table(
-            tables[shard],
-            scorer,
-            spec.drop_truncated,
-            lambda done, offset=offset: progress("score", offset + done, total),
-        )
-        reach("scores.scored")
-        before += table.num_rows
-        with store.scratch() as scratch:
-            write_table(table, SCORES, scratch / FILE)
-            store.commit(work, scratch, metrics=_metrics(table), timing={"seconds": time.monotonic() - started})
+    with Background() as background:
+        for work, shard in missing:
+            started = time.monotonic()
+            offset = before
+            table = score_table(
+                tables[shard],
+                scorer,
+                spec.drop_truncated,
+                lambda done, offset=offset: progress("score", offset + done, total),
+            )
+            reach("scores.scored")
+            before += table.num_rows
+            background.run(_commit, store, work, table, {"seconds": time.monotonic() - started})
+
+
+def _commit(store: ArtifactStore, work: Work, table: pa.Table, timing: dict[str, float]) -> None:
+    with store.scratch() as scratch:
+        write_table(table, SCORES, scratch / FILE)
+        store.commit(work, scratch, metrics=_metrics(table), timing=timing)
 
 
 def score_table(responses: pa.Table, scorer: Any, drop_truncated: bool, done: Any) -> pa.Table:

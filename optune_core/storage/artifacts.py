@@ -18,8 +18,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -129,7 +130,7 @@ class ArtifactStore:
         self.objects = objects
         self._on_commit = on_commit
         self._cache = cache or Path(os.environ.get("OPTUNE_CACHE", "~/.cache/optune")).expanduser()
-        self._verified: dict[tuple[str, str], Path] = {}
+        self._verified: dict[tuple[str, str], dict[tuple[str, ...], Path]] = {}
 
     def find(self, work: Work) -> Manifest | None:
         """The committed artifact of this work, or None: not made yet, or marked as damaged and to be made again."""
@@ -251,30 +252,39 @@ class ArtifactStore:
             self.objects.delete(f"{base}/{manifest.attempt}/{path}")
         self._verified.pop((ref.stage, ref.key), None)
 
-    def fetch(self, ref: Ref) -> Path:
+    def fetch(self, ref: Ref, *only: str) -> Path:
         """A local folder with the artifact's files, each verified against the manifest once a process.
 
         A damaged artifact is marked, so that `find` does not find it and its stage makes it again.
+
+        Args:
+            ref: the artifact.
+            only: patterns of the files that are read, such as `model/*`, subfolders included; default: all. Others
+                are neither downloaded nor verified, and not to be read: they may be there all the same.
 
         Raises:
             CorruptArtifact: a file's size or digest is not what was committed; the message names it.
             StoreError: nothing is committed there.
         """
-        known = self._verified.get((ref.stage, ref.key))
-        if known is not None:
-            return known
+        patterns = only or ("*",)
+        known = self._verified.setdefault((ref.stage, ref.key), {})
+        for earlier in (patterns, ("*",)):
+            if earlier in known:
+                return known[earlier]
         manifest = self.manifest(ref)
+        files = [path for path in manifest.files if any(fnmatchcase(path, pattern) for pattern in patterns)]
         data = f"{self._base(ref.stage, ref.key)}/{manifest.attempt}"
         folder = self.objects.local_folder(data)
         try:
             if folder is None:
-                folder = self._download(manifest, data)
+                folder = self._download(manifest, data, files)
             else:
-                _verify(manifest, folder)
+                for path in files:
+                    _verify(manifest, folder, path)
         except CorruptArtifact as damage:
             self.objects.create(self._mark(manifest), str(damage).encode())
             raise
-        self._verified[(ref.stage, ref.key)] = folder
+        known[patterns] = folder
         return folder
 
     def read(self, ref: Ref, file: str) -> bytes:
@@ -298,41 +308,37 @@ class ArtifactStore:
     def _mark(self, manifest: Manifest) -> str:
         return f"{self._base(manifest.ref.stage, manifest.ref.key)}/{manifest.attempt}.damaged"
 
-    def _download(self, manifest: Manifest, data: str) -> Path:
-        target = self._cache / "artifacts" / manifest.ref.stage / manifest.ref.key / manifest.attempt
-        if target.is_dir():
-            try:
-                _verify(manifest, target)
-                return target
-            except CorruptArtifact:
-                shutil.rmtree(target)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, ignore_cleanup_errors=True) as temporary:
-            self._download_files(manifest, data, Path(temporary))
-            try:
-                _verify(manifest, Path(temporary))
-            except CorruptArtifact:  # cut short on the way, perhaps: only what stands in the store twice is damaged
-                self._download_files(manifest, data, Path(temporary))
-                _verify(manifest, Path(temporary))
-            try:
-                Path(temporary).rename(target)
-            except OSError:
-                if not target.is_dir():  # else another process was faster
-                    raise
-        return target
+    def _download(self, manifest: Manifest, data: str, files: list[str]) -> Path:
+        """Complete the copy in the cache. Files enter it whole and verified, whoever else downloads the same."""
+        ref = manifest.ref
+        target = self._cache / "artifacts" / ref.stage / ref.key / manifest.attempt
+        target.mkdir(parents=True, exist_ok=True)
 
-    def _download_files(self, manifest: Manifest, data: str, folder: Path) -> None:
-        def download(path: str) -> None:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self.objects.download(f"{data}/{path}", folder / path)
-            except StoreError as error:
-                if isinstance(error.__cause__, FileNotFoundError):
-                    return  # missing: for `_verify` to say
-                raise
+        def complete(path: str) -> None:
+            with suppress(CorruptArtifact):
+                return _verify(manifest, target, path)
+            with tempfile.TemporaryDirectory(dir=target.parent, ignore_cleanup_errors=True) as temporary:
+                fresh = Path(temporary) / path
+                fresh.parent.mkdir(parents=True, exist_ok=True)
+                self._download_file(f"{data}/{path}", fresh)
+                try:
+                    _verify(manifest, Path(temporary), path)
+                except CorruptArtifact:  # cut short on the way, perhaps: only what stands in the store twice is damaged
+                    self._download_file(f"{data}/{path}", fresh)
+                    _verify(manifest, Path(temporary), path)
+                (target / path).parent.mkdir(parents=True, exist_ok=True)
+                fresh.replace(target / path)
 
         with ThreadPoolExecutor(_PARALLEL_TRANSFERS) as pool:
-            list(pool.map(download, manifest.files))
+            list(pool.map(complete, files))
+        return target
+
+    def _download_file(self, path: str, file: Path) -> None:
+        try:
+            self.objects.download(path, file)
+        except StoreError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):  # missing is for `_verify` to say
+                raise
 
     def keys(self, stage: str) -> list[str]:
         """Keys below a stage, committed or not, for display."""
@@ -348,13 +354,12 @@ def _files_digest(files: Mapping[str, tuple[int, str]]) -> str:
     return digest(sorted([path, size, sha] for path, (size, sha) in files.items()))
 
 
-def _verify(manifest: Manifest, folder: Path) -> None:
-    for path, (size, sha) in manifest.files.items():
-        file = folder / path
-        where = f"{manifest.ref.stage}/{manifest.ref.key}: file {path!r}"
-        if not file.is_file():
-            raise CorruptArtifact(f"artifact {where} is missing")
-        if file.stat().st_size != size:
-            raise CorruptArtifact(f"artifact {where} has {file.stat().st_size} bytes, {size} were committed")
-        if file_digest(file) != sha:
-            raise CorruptArtifact(f"artifact {where} has other bytes than were committed (SHA-256 differs)")
+def _verify(manifest: Manifest, folder: Path, path: str) -> None:
+    file, (size, sha) = folder / path, manifest.files[path]
+    where = f"{manifest.ref.stage}/{manifest.ref.key}: file {path!r}"
+    if not file.is_file():
+        raise CorruptArtifact(f"artifact {where} is missing")
+    if file.stat().st_size != size:
+        raise CorruptArtifact(f"artifact {where} has {file.stat().st_size} bytes, {size} were committed")
+    if file_digest(file) != sha:
+        raise CorruptArtifact(f"artifact {where} has other bytes than were committed (SHA-256 differs)")

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optune_core.errors import ConfigDrift, CorruptArtifact, StoreError
-from optune_core.storage import ArtifactStore, Ledger, Ref, Work, open_objects
+from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, Work, open_objects
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import LocalObjects, check_conditional_writes
 
@@ -101,6 +102,83 @@ def test_damaged_file_is_named_not_loaded(store: ArtifactStore, damage: str) -> 
     again = commit(store)
     assert (again.ref, again.attempt != manifest.attempt) == (manifest.ref, True)
     assert (ArtifactStore(store.objects).fetch(again.ref) / "sub" / "file.txt").read_text() == "data"
+
+
+class Remote(LocalObjects):
+    """A store that is not a disk of this machine's, so that what is read of it is downloaded first."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.downloaded: list[str] = []
+
+    def local_folder(self, path: str) -> Path | None:
+        return None
+
+    def download(self, path: str, file: Path) -> None:
+        self.downloaded.append("/".join(path.split("/")[4:]))
+        super().download(path, file)
+
+
+POLICY = {"master/a.bin": "m" * 100, "master/b.bin": "n", "model/config.json": "{}", "model/sub/a.bin": "w" * 50}
+
+
+def commit_policy(store: ArtifactStore) -> Manifest:
+    with store.scratch() as scratch:
+        for path, text in POLICY.items():
+            (scratch / path).parent.mkdir(parents=True, exist_ok=True)
+            (scratch / path).write_text(text)
+        return store.commit(WORK, scratch)
+
+
+def files_below(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_part_of_an_artifact_is_fetched_and_the_rest_is_completed_later(tmp_path: Path) -> None:
+    objects = Remote(tmp_path / "store")
+    store = ArtifactStore(objects, cache=tmp_path / "cache")
+    ref = commit_policy(store).ref
+    part = {path: text for path, text in POLICY.items() if path.startswith("model/")}
+    folder = store.fetch(ref, "model/*")
+    assert files_below(folder) == part
+    assert sorted(objects.downloaded) == sorted(part)
+    assert store.fetch(ref, "master/b*", "model/*.json") == folder
+    assert sorted(objects.downloaded) == sorted([*part, "master/b.bin"])
+    for again in (store, ArtifactStore(objects, cache=tmp_path / "cache")):
+        assert again.fetch(ref) == folder
+        assert again.fetch(ref, "model/*") == folder
+    assert files_below(folder) == POLICY
+    assert sorted(objects.downloaded) == sorted(POLICY), "what was there was downloaded again"
+    assert files_below(tmp_path / "cache" / "artifacts" / ref.stage) == {
+        f"{ref.key}/{folder.name}/{path}": text for path, text in POLICY.items()
+    }
+
+
+def test_a_damaged_copy_is_replaced_and_is_no_damage_to_the_store(tmp_path: Path) -> None:
+    objects = Remote(tmp_path / "store")
+    store = ArtifactStore(objects, cache=tmp_path / "cache")
+    manifest = commit_policy(store)
+    folder = store.fetch(manifest.ref)
+    (folder / "model" / "sub" / "a.bin").write_text("w" * 49 + "x")
+    (folder / "master" / "a.bin").write_text("m")
+    assert files_below(ArtifactStore(objects, cache=tmp_path / "cache").fetch(manifest.ref)) == POLICY
+    assert sorted(objects.downloaded[len(POLICY) :]) == ["master/a.bin", "model/sub/a.bin"]
+    assert store.find(WORK) == manifest
+
+
+@pytest.mark.parametrize("make_objects", [Remote, LocalObjects])
+def test_damage_is_found_by_whoever_reads_that_part_and_is_named(
+    tmp_path: Path, make_objects: Callable[[Path], LocalObjects]
+) -> None:
+    objects = make_objects(tmp_path / "store")
+    store = ArtifactStore(objects, cache=tmp_path / "cache")
+    manifest = commit_policy(store)
+    (Path(store.location(manifest.ref)) / "master" / "b.bin").write_text("x")
+    assert (store.fetch(manifest.ref, "model/*") / "model" / "config.json").read_text() == "{}"
+    assert store.find(WORK) == manifest
+    with pytest.raises(CorruptArtifact, match=r"master/b\.bin' has other bytes"):
+        store.fetch(manifest.ref)
+    assert store.find(WORK) is None
 
 
 @pytest.mark.parametrize("path", ["../escape", "/etc/passwd", "a/../../b"])

@@ -1,0 +1,40 @@
+"""The demo's model and prompts in a store, for benchmarks of generation."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+
+from optune_core.schemas import PROMPTS, write_table
+from optune_core.storage import ArtifactStore, Ref, Work
+
+MODEL = Path(".optune/models/SmolLM2-135M-Instruct")
+"""Made by `python -m configs.demo.prepare`."""
+
+
+def prompt_table(model: Path, count: int) -> pa.Table:
+    """The demo's first prompts (schema PROMPTS), as the model's chat template puts them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    texts = [json.loads(line)["prompt"] for line in Path("configs/demo/prompts.jsonl").read_text().splitlines()]
+    rows = []
+    for number, text in enumerate(texts[:count]):
+        messages = [{"role": "user", "content": text}]
+        templated = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(templated, add_special_tokens=False)["input_ids"]
+        rows.append({"prompt_id": str(number), "prompt": text, "messages": messages, "prompt_token_ids": ids})
+    return pa.Table.from_pylist(rows, schema=PROMPTS)
+
+
+def store_inputs(store: ArtifactStore, model: Path, prompts: pa.Table) -> tuple[Ref, Ref]:
+    """(policy, prompts) as artifacts; the prompts lie in `prompts.parquet`."""
+    with store.scratch() as scratch:
+        shutil.copytree(model, scratch / "model")
+        policy = store.commit(Work("model", 1, {}), scratch).ref
+    with store.scratch() as scratch:
+        write_table(prompts, PROMPTS, scratch / "prompts.parquet")
+        return policy, store.commit(Work("prompts", 1, {}), scratch).ref
