@@ -14,10 +14,11 @@ from optune_core.errors import ConservationError
 from optune_core.failpoints import reach
 from optune_core.generation import Request, Response, open_engine, sampling_seed
 from optune_core.progress import Progress
-from optune_core.schemas import PROMPTS, RESPONSES, read_table, write_table
+from optune_core.row_groups import read_rows
+from optune_core.schemas import PROMPTS, RESPONSES, write_table
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 1
+VERSION = 2
 FILE = "responses.parquet"
 
 
@@ -61,7 +62,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     done = 0
     for work, job, (first, count) in missing:
         started = time.monotonic()
-        prompts = read_table(store.fetch(Ref.from_json(job.prompts)) / job.file, PROMPTS).slice(first, count)
+        prompts = read_rows(store.fetch(Ref.from_json(job.prompts)) / job.file, PROMPTS, first, count)
         requests = _requests(prompts, job.samples, spec)
         responses: list[Response | None] = [None] * len(requests)
         for response in engine.generate(requests):
@@ -125,6 +126,7 @@ def _table(prompts: pa.Table, samples: int, responses: list[Response | None]) ->
     columns["response"] = [response.text for response in given]
     columns["response_token_ids"] = [response.token_ids for response in given]
     columns["finish_reason"] = [response.finish_reason for response in given]
+    columns["policy_logps"] = pa.nulls(len(given), pa.float64())
     return pa.table({name: columns[name] for name in RESPONSES.names}, schema=RESPONSES)
 
 
