@@ -17,7 +17,7 @@ from optune_core.progress import Progress
 from optune_core.replay import PAIRED_RESPONSES, accounted, fresh_pairs, merge, require_each_once, scored
 from optune_core.reports.statistics import replay_statistics, without_texts
 from optune_core.row_groups import read_groups, write_groups
-from optune_core.schemas import PROMPTS, REPLAY, SCORES, only
+from optune_core.schemas import REPLAY, SCORES, only
 from optune_core.stages.selection import read_replay
 from optune_core.storage import ArtifactStore, Ref, Work
 
@@ -53,14 +53,14 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     (work,) = works(store, spec)
     started = time.monotonic()
     previous = Ref.from_json(spec.previous)
-    before = pa.concat_tables(read_replay(store, previous, only(REPLAY, "prompt_id", "chosen_reward")))
-    require_each_once(before["prompt_id"])
+    ids = only(REPLAY, "prompt_id")
+    require_each_once(pa.concat_tables(read_replay(store, previous, ids))["prompt_id"])
     responses = read_groups(_files(store, spec.responses, "responses.parquet"), PAIRED_RESPONSES)
     scores = read_groups(_files(store, spec.scores, "scores.parquet"), SCORES)
     rule = as_given if spec.fixed_pairs else best_against_worst
     fresh = fresh_pairs(scored(responses, scores), rule, spec.iteration, spec.sampled_from)
-    selection = read_groups(_files(store, [spec.selection], "selection.parquet"), only(PROMPTS, "prompt_id"))
-    selected = [before] if spec.fixed_pairs else selection
+    selection = _files(store, [spec.selection], "selection.parquet")
+    selected = read_replay(store, previous, ids) if spec.fixed_pairs else read_groups(selection, ids)
     reasons: Counter[str] = Counter()
     status: Counter[str] = Counter()
     narrow: list[pa.Table] = []
@@ -78,6 +78,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
     with store.scratch() as scratch:
         write_groups(counted(), REPLAY, scratch / FILE)
+        before = pa.concat_tables(read_replay(store, previous, only(REPLAY, "chosen_reward")))
         metrics: dict[str, Any] = {
             "prompts": before.num_rows,
             "status": dict(sorted(status.items())),

@@ -73,7 +73,8 @@ def read_replay(store: ArtifactStore, ref: Ref, schema: pa.Schema) -> Iterator[p
     """
     folder = store.fetch(ref)
     if ref.stage == "prompts":
-        stored = only(PROMPTS, *[name for name in PROMPTS.names if name in schema.names])
+        # The ids always: a table without columns has no rows to count.
+        stored = only(PROMPTS, *[name for name in PROMPTS.names if name in ("prompt_id", *schema.names)])
         for prompts in read_groups([folder / "train.parquet"], stored):
             yield empty_replay(prompts, schema)
     else:
