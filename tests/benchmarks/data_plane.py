@@ -63,7 +63,7 @@ def main() -> None:
                     f"{size:,} prompts need up to {size * BYTES_PER_PROMPT:,} bytes in {folder}, {free:,} are free"
                 )
             results += benchmark(size, folder)
-    report = {"rows": describe(), "load_before": os.getloadavg(), "results": results, "slopes": slopes(results)}
+    report = {"rows": describe(), "load": os.getloadavg(), "results": results, "slopes": slopes(results)}
     print_table(report)
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
