@@ -1,163 +1,210 @@
-"""The replay set D: one row a prompt, merged anew in every iteration (Algorithm 1). Conservation is checked here."""
+"""The replay set D: one row a prompt, merged anew in every iteration (Algorithm 1). Conservation is checked here.
+
+Everything is a stream of tables in the order of the prompts: responses, scores, fresh pairs and the previous replay set
+run side by side, so what is in memory does not grow with the number of prompts.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from optune_core.errors import ConservationError
-from optune_core.pairs import Candidate, Pair, best_against_worst
-from optune_core.schemas import PROMPTS, REPLAY
+from optune_core.id_hash import hash_ids
+from optune_core.pairs import Pairs, Rows
+from optune_core.row_groups import in_groups
+from optune_core.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only
 
 PAIR_COLUMNS = [name for name in REPLAY.names if name not in (*PROMPTS.names, "status", "reason")]
+FRESH = only(REPLAY, "prompt_id", *PAIR_COLUMNS, "reason")
+"""What an iteration made of each selected prompt: a pair, or the reason for none."""
+PAIRED_RESPONSES = only(RESPONSES, "prompt_id", "sample", "response", "response_token_ids", "policy_logps")
+"""What pairs are built from."""
+
+_OF_RESPONSE = {
+    "response": "",
+    "response_token_ids": "_token_ids",
+    "reward": "_reward",
+    "policy_logps": "_policy_logps",
+}
+_STATUS = pa.array(["unpaired", "reused", "kept", "regenerated"])
+_UNPAIRED, _REUSED, _KEPT, _REGENERATED = range(4)
 
 
-def empty_replay(prompts: pa.Table) -> pa.Table:
-    """D before iteration 0: every prompt, none with a pair."""
-    rows = prompts.num_rows
-    columns: dict[str, Any] = {name: prompts[name] for name in PROMPTS.names}
-    columns |= {name: pa.nulls(rows, REPLAY.field(name).type) for name in PAIR_COLUMNS}
-    columns["status"] = pa.array(["unpaired"] * rows, pa.string())
-    columns["reason"] = pa.array(["not_generated"] * rows, pa.string())
-    return pa.table(columns, schema=REPLAY)
-
-
-def pair_responses(responses: pa.Table, scores: pa.Table) -> dict[str, Pair | str]:
-    """The pair, or the reason for none, of every prompt that was generated for.
+def empty_replay(prompts: pa.Table, schema: pa.Schema = REPLAY) -> pa.Table:
+    """D before iteration 0: every prompt, none with a pair.
 
     Args:
-        responses: schema RESPONSES.
-        scores: schema SCORES, one row a response.
+        prompts: the columns of PROMPTS that `schema` names.
+        schema: columns of REPLAY.
+    """
+    columns: dict[str, Any] = {name: pa.nulls(prompts.num_rows, schema.field(name).type) for name in schema.names}
+    columns |= {name: prompts[name] for name in schema.names if name in PROMPTS.names}
+    for name, value in (("status", "unpaired"), ("reason", "not_generated")):
+        if name in columns:
+            columns[name] = pa.repeat(value, prompts.num_rows)
+    return pa.table(columns, schema=schema)
+
+
+def scored(responses: Iterable[pa.Table], scores: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Responses with their scores, in blocks for `pairs`: all responses of a prompt in one block.
+
+    Args:
+        responses: schema PAIRED_RESPONSES, the responses of a prompt together.
+        scores: schema SCORES, one row a response, in the same order.
 
     Raises:
         ConservationError: a response has no score, or a score no response.
     """
-    if sorted(_keys(responses)) != sorted(_keys(scores)):
-        raise ConservationError(f"{responses.num_rows} responses and {scores.num_rows} scores do not match one to one")
-    graded = {key: grade for key, grade in zip(_keys(scores), _columns(scores, "reward", "outcome"), strict=True)}
-    candidates: dict[str, list[Candidate]] = {}
-    for (prompt_id, sample), (token_ids,) in zip(
-        _keys(responses), _columns(responses, "response_token_ids"), strict=True
-    ):
-        reward, outcome = graded[prompt_id, sample]
-        candidates.setdefault(prompt_id, []).append(Candidate(sample, tuple(token_ids), reward, outcome))
-    return {prompt_id: best_against_worst(group) for prompt_id, group in candidates.items()}
+    rest = _with_scores(PAIRED_RESPONSES.empty_table(), SCORES.empty_table())
+    for some, their_scores in zip_longest(in_groups(responses), in_groups(scores)):
+        table = pa.concat_tables([rest, _with_scores(some, their_scores)])
+        # The last prompt may go on in the next table.
+        last = pc.index(table["prompt_id"], table["prompt_id"][-1]).as_py()
+        if last:
+            yield table.slice(0, last).combine_chunks()
+        rest = table.slice(last)
+    if rest.num_rows:
+        yield rest.combine_chunks()
 
 
-def given_pairs(scores: pa.Table) -> dict[str, Pair | str]:
-    """A fixed preference set: sample 0 is chosen and sample 1 rejected, whatever the rewards say (offline DPO).
+def fresh_pairs(
+    blocks: Iterable[pa.Table], rule: Callable[[pa.Table], Pairs], iteration: int, sampled_from: int
+) -> Iterator[pa.Table]:
+    """The pair of each prompt, or the reason for none.
 
     Args:
-        scores: schema SCORES, samples 0 and 1 of every prompt.
+        blocks: from `scored`.
+        rule: of module `pairs`.
+        iteration: t.
+        sampled_from: iteration of the policy that sampled the responses.
 
     Returns:
-        The pair of every prompt, or `unscored:<outcomes>` where a reward is missing.
+        schema FRESH, one row a prompt, in the order of the responses.
     """
-    failed: dict[str, set[str]] = {}
-    for prompt_id, outcome in _columns(scores, "prompt_id", "outcome"):
-        failed.setdefault(prompt_id, set()).update({outcome} - {"ok"})
-    return {
-        prompt_id: f"unscored:{','.join(sorted(outcomes))}" if outcomes else Pair(chosen=0, rejected=1)
-        for prompt_id, outcomes in failed.items()
-    }
+    for block in blocks:
+        pairs = rule(block)
+        paired = pc.is_null(pairs.reason)
+        unpaired = pc.is_valid(pairs.reason).to_numpy(zero_copy_only=False)
+        columns: dict[str, Any] = {"prompt_id": block["prompt_id"].take(pa.array(pairs.first)), "reason": pairs.reason}
+        for side, rows in (("chosen", pairs.chosen), ("rejected", pairs.rejected)):
+            taken = block.select(list(_OF_RESPONSE)).take(pa.array(rows, mask=unpaired))
+            columns |= {f"{side}{suffix}": taken[name] for name, suffix in _OF_RESPONSE.items()}
+        columns["generated_at"] = pc.if_else(paired, pa.scalar(iteration, pa.int32()), None)
+        columns["sampled_from"] = pc.if_else(paired, pa.scalar(sampled_from, pa.int32()), None)
+        yield pa.table({name: columns[name] for name in FRESH.names}, schema=FRESH)
 
 
-def fresh_pairs(responses: pa.Table, scores: pa.Table, pairs: dict[str, Pair | str], iteration: int) -> pa.Table:
-    """The pairs as replay rows (prompt_id and PAIR_COLUMNS), sorted by prompt id."""
-    row_of = {key: row for row, key in enumerate(_keys(responses))}
-    reward_of = dict(zip(_keys(scores), scores["reward"].to_pylist(), strict=True))
-    found = sorted((prompt_id, pair) for prompt_id, pair in pairs.items() if isinstance(pair, Pair))
-    columns: dict[str, Any] = {"prompt_id": pa.array([prompt_id for prompt_id, _ in found], pa.string())}
-    for side in ("chosen", "rejected"):
-        keys = [(prompt_id, getattr(pair, side)) for prompt_id, pair in found]
-        rows = pa.array([row_of[key] for key in keys], pa.int64())
-        columns[side] = responses["response"].take(rows)
-        columns[f"{side}_token_ids"] = responses["response_token_ids"].take(rows)
-        columns[f"{side}_reward"] = pa.array([reward_of[key] for key in keys], pa.float64())
-    columns["generated_at"] = pa.array([iteration] * len(found), pa.int32())
-    schema = pa.schema([REPLAY.field("prompt_id"), *[REPLAY.field(name) for name in PAIR_COLUMNS]])
-    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+def accounted(selected: Iterable[pa.Table], fresh: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Hand `fresh` on, as long as it has a row for every selected prompt and for no other.
+
+    Args:
+        selected: with column prompt_id, the prompts that were to be regenerated.
+        fresh: schema FRESH.
+
+    Raises:
+        ConservationError: selected prompts ≠ fresh pairs + named reasons.
+    """
+    for wanted, group in zip_longest(in_groups(selected), in_groups(fresh), fillvalue=FRESH.empty_table()):
+        if not wanted["prompt_id"].equals(group["prompt_id"]):
+            there = zip_longest(wanted["prompt_id"].to_pylist(), group["prompt_id"].to_pylist())
+            asked, answered = next(pair for pair in there if pair[0] != pair[1])
+            raise ConservationError(
+                "fresh pairs + named drops do not add up to the selected prompts: "
+                f"first {answered if asked is None else asked!r}, selected {asked!r}, answered {answered!r}"
+            )
+        yield group
 
 
-def merge(previous: pa.Table, selected: list[str], fresh: pa.Table, reasons: dict[str, str]) -> pa.Table:
+def merge(previous: Iterable[pa.Table], fresh: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """D_t: fresh pairs for the regenerated prompts, the stored pair for all others.
 
     A prompt that was regenerated in vain keeps its previous pair (`kept`), or stays without one (`unpaired`);
     either way `reason` says why.
 
     Args:
-        previous: D_{t-1}, schema REPLAY.
-        selected: prompt ids that were to be regenerated.
-        fresh: from `fresh_pairs`.
-        reasons: selected prompt id → why it has no fresh pair.
+        previous: D_{t-1}, schema REPLAY, each prompt once (`require_each_once`).
+        fresh: schema FRESH, its prompts in the order that they have in `previous`.
 
     Returns:
         D_t, schema REPLAY, the prompts of `previous` in their order.
 
     Raises:
-        ConservationError: prompts in ≠ pairs out + named reasons, or a prompt is unknown or twice there.
+        ConservationError: a prompt of `fresh` is not in `previous`, or not in its place there.
     """
-    prompt_ids = previous["prompt_id"].to_pylist()
-    fresh_ids = fresh["prompt_id"].to_pylist()
-    _check_conservation(prompt_ids, selected, fresh_ids, reasons)
-
-    # Row of each prompt in [previous; fresh]: one gather a column.
-    fresh_row = {prompt_id: len(prompt_ids) + row for row, prompt_id in enumerate(fresh_ids)}
-    take = pa.array([fresh_row.get(prompt_id, row) for row, prompt_id in enumerate(prompt_ids)], pa.int64())
-    columns: dict[str, Any] = {name: previous[name] for name in PROMPTS.names}
-    for name in PAIR_COLUMNS:
-        columns[name] = pa.chunked_array([*previous[name].chunks, *fresh[name].chunks], REPLAY.field(name).type).take(
-            take
+    coming = iter(fresh)
+    waiting = FRESH.empty_table()
+    for group in previous:
+        while waiting.num_rows < group.num_rows and (more := next(coming, None)) is not None:
+            waiting = pa.concat_tables([waiting, more])
+        head = waiting.slice(0, group.num_rows).combine_chunks()
+        rows = pc.index_in(head["prompt_id"], value_set=group["prompt_id"]).to_numpy()  # NaN: not in this group
+        here = int(np.argmax(np.append(np.isnan(rows), True)))
+        rows = rows[:here].astype(np.int64)
+        if np.any(np.diff(rows) <= 0):
+            out_of_place = head["prompt_id"][int(np.argmax(np.diff(rows) <= 0)) + 1].as_py()
+            raise ConservationError(f"fresh prompt {out_of_place!r} is not in its place in the replay set's order")
+        yield _merged(group, head.slice(0, here), rows)
+        waiting = waiting.slice(here)
+    left = pa.concat_tables([table.select(["prompt_id"]) for table in (waiting, *coming)])
+    if left.num_rows:
+        raise ConservationError(
+            f"a fresh prompt is not in the replay set, or not in its place there, first "
+            f"{left['prompt_id'][0].as_py()!r}: {left.num_rows} are left over"
         )
 
-    has_pair = pc.is_valid(previous["chosen_token_ids"]).to_pylist()
-    old_reasons = previous["reason"].to_pylist()
-    status: list[str] = []
-    reason: list[str | None] = []
-    for prompt_id, paired, old in zip(prompt_ids, has_pair, old_reasons, strict=True):
-        if prompt_id in fresh_row:
-            status.append("regenerated")
-            reason.append(None)
-        elif prompt_id in reasons:
-            status.append("kept" if paired else "unpaired")
-            reason.append(reasons[prompt_id])
-        else:
-            status.append("reused" if paired else "unpaired")
-            reason.append(None if paired else old)
-    columns["status"] = pa.array(status, pa.string())
-    columns["reason"] = pa.array(reason, pa.string())
-    return pa.table({name: columns[name] for name in REPLAY.names}, schema=REPLAY)
+
+def require_each_once(prompt_ids: pa.ChunkedArray) -> None:
+    """Raises ConservationError if a prompt stands twice in the replay set.
+
+    Only ids that share a hash are compared, which is many times faster than a set of all.
+    """
+    hashes = hash_ids(prompt_ids, "")
+    ordered = np.sort(hashes)
+    suspect = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(suspect):
+        counts = pc.value_counts(prompt_ids.filter(pa.array(np.isin(hashes, suspect))))
+        twice = [entry["values"] for entry in counts.to_pylist() if entry["counts"] > 1]
+        if twice:
+            raise ConservationError(f"{len(twice)} prompts stand twice in the replay set, first {twice[0]!r}")
 
 
 def trainable(replay: pa.Table) -> pa.Table:
-    """The rows that have a pair."""
-    return replay.filter(pc.is_valid(replay["chosen_token_ids"]))
+    """The rows that have a pair. Needs column generated_at."""
+    return replay.filter(pc.is_valid(replay["generated_at"]))
 
 
-def _check_conservation(
-    prompt_ids: list[str], selected: list[str], fresh_ids: list[str], reasons: dict[str, str]
-) -> None:
-    if len(set(prompt_ids)) != len(prompt_ids):
-        twice = [prompt_id for prompt_id, count in Counter(prompt_ids).items() if count > 1]
-        raise ConservationError(f"{len(twice)} prompts stand twice in the replay set, first {twice[0]!r}")
-    accounted = Counter([*fresh_ids, *reasons])
-    if accounted != Counter(selected):
-        odd = sorted((accounted - Counter(selected)) + (Counter(selected) - accounted))
-        raise ConservationError(
-            f"{len(selected)} prompts selected, but {len(fresh_ids)} fresh pairs + {len(reasons)} named drops "
-            f"do not add up to them: {len(odd)} differ, first {odd[0]!r}"
-        )
-    unknown = set(selected) - set(prompt_ids)
-    if unknown:
-        raise ConservationError(f"{len(unknown)} selected prompts are not in the replay set, first {min(unknown)!r}")
+def _with_scores(responses: pa.Table | None, scores: pa.Table | None) -> pa.Table:
+    keys = ("prompt_id", "sample")
+    if responses is None or scores is None or not all(responses[key].equals(scores[key]) for key in keys):
+        sides = [[] if table is None else table.select(keys).to_pylist() for table in (responses, scores)]
+        response, score = next(pair for pair in zip_longest(*sides) if pair[0] != pair[1])
+        raise ConservationError(f"responses and scores do not match one to one: first {response} against {score}")
+    return responses.append_column("reward", scores["reward"]).append_column("outcome", scores["outcome"])
 
 
-def _keys(table: pa.Table) -> list[tuple[str, int]]:
-    return list(zip(table["prompt_id"].to_pylist(), table["sample"].to_pylist(), strict=True))
+def _merged(group: pa.Table, fresh: pa.Table, rows: Rows) -> pa.Table:
+    """One table of D_t; `rows` are the rows of `group` that the rows of `fresh` stand for."""
+    paired = pc.is_null(fresh["reason"]).to_numpy()
+    had_pair = pc.is_valid(group["generated_at"]).to_numpy()
+    status = np.where(had_pair, _REUSED, _UNPAIRED)
+    status[rows] = np.where(paired, _REGENERATED, np.where(had_pair[rows], _KEPT, _UNPAIRED))
 
-
-def _columns(table: pa.Table, *names: str) -> list[tuple[Any, ...]]:
-    return list(zip(*(table[name].to_pylist() for name in names), strict=True))
+    # Row of each prompt in [group; fresh]: one gather a column.
+    numbers = np.arange(len(fresh)) + len(group)
+    pair_from = np.arange(len(group))
+    pair_from[rows[paired]] = numbers[paired]
+    reason_from = np.arange(len(group))
+    reason_from[rows] = numbers
+    no_reason = status == _REUSED  # a pair that was kept for a reason is, the next time, just reused
+    columns: dict[str, Any] = {name: group[name] for name in PROMPTS.names}
+    for names, source in ((PAIR_COLUMNS, pa.array(pair_from)), (["reason"], pa.array(reason_from, mask=no_reason))):
+        both = pa.concat_tables([group.select(names), fresh.select(names)]).combine_chunks()
+        columns |= dict(zip(names, both.take(source).columns, strict=True))
+    columns["status"] = _STATUS.take(pa.array(status))
+    return pa.table({name: columns[name] for name in REPLAY.names}, schema=REPLAY)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from optune_core.errors import DataError
+from optune_core.row_groups import read_groups, write_groups
 
 TOKENS = pa.list_(pa.int32())
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -52,7 +51,10 @@ REPLAY = pa.schema(
         ("rejected", pa.string()),
         ("rejected_token_ids", TOKENS),
         ("rejected_reward", pa.float64()),
+        ("chosen_policy_logps", pa.float64()),  # as the response had it
+        ("rejected_policy_logps", pa.float64()),
         ("generated_at", pa.int32()),  # iteration of the pair; null without a pair
+        ("sampled_from", pa.int32()),  # iteration of the policy that sampled the pair
         ("status", pa.string()),  # regenerated | reused | kept | unpaired
         ("reason", pa.string()),  # why kept or unpaired; null otherwise
     ]
@@ -77,21 +79,20 @@ PREFERENCES = pa.schema(
 )
 
 
+def only(schema: pa.Schema, *names: str) -> pa.Schema:
+    """Some columns of a schema."""
+    return pa.schema([schema.field(name) for name in names])
+
+
 def write_table(table: pa.Table, schema: pa.Schema, path: Path) -> None:
     """Write a table as Parquet (zstd) in exactly this schema. Equal tables give equal bytes."""
-    pq.write_table(table.select(schema.names).cast(schema), path, compression="zstd")
+    write_groups([table], schema, path)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a table written by `write_table`.
+    """Read the columns of this schema whole from a file written by `write_table`.
 
     Raises:
-        DataError: the file is no whole Parquet file, or has other columns.
+        DataError: the file is no whole Parquet file, or lacks one of the columns.
     """
-    try:
-        table = pq.read_table(path, columns=schema.names)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: is not a readable Parquet file with {schema.names}: {error}") from error
-    if not table.schema.equals(schema):
-        raise DataError(f"{path}: has the columns {table.schema.names}, not {schema.names} in their types")
-    return table
+    return pa.concat_tables([schema.empty_table(), *read_groups([path], schema)])

@@ -6,15 +6,17 @@ without a stored pair, never depend on the order of a file.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from fractions import Fraction
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from optune_core.errors import DataError
+from optune_core.id_hash import hash_ids
 
 
 def selection_size(prompts: int, rho: float) -> int:
@@ -32,11 +34,6 @@ def selection_size(prompts: int, rho: float) -> int:
     return math.ceil(Fraction(repr(float(rho))) * prompts)
 
 
-def tie_break(prompt_ids: list[str], seed: int, iteration: int) -> list[str]:
-    """A hash of (seed, iteration, prompt id) for each prompt: a fixed order that no file decides."""
-    return [hashlib.sha256(f"{seed}/{iteration}/{prompt_id}".encode()).hexdigest() for prompt_id in prompt_ids]
-
-
 def rank_by_chosen_reward(replay: pa.Table) -> pa.Array:
     """OPTune (section 3.1): the reward of the preferred response, ascending.
 
@@ -51,7 +48,7 @@ def rank_by_chosen_reward(replay: pa.Table) -> pa.Array:
 
 def rank_alike(replay: pa.Table) -> pa.Array:
     """The random baseline: every prompt alike, so that the tie-break's hash alone decides."""
-    return pa.array([0.0] * replay.num_rows, pa.float64())
+    return pa.array(np.zeros(replay.num_rows))
 
 
 SELECTORS: dict[str, Callable[[pa.Table], pa.Array]] = {
@@ -61,8 +58,8 @@ SELECTORS: dict[str, Callable[[pa.Table], pa.Array]] = {
 }
 
 
-def select(replay: pa.Table, *, selector: str, rho: float, seed: int, iteration: int) -> pa.Array:
-    """The prompts to regenerate, lowest rank first.
+def select_rows(replay: pa.Table, *, selector: str, rho: float, seed: int, iteration: int) -> npt.NDArray[np.uint64]:
+    """The rows of the prompts to regenerate, lowest rank first; ties in the order of a hash of (seed, t, prompt id).
 
     Args:
         replay: previous replay set; columns prompt_id (string), chosen_reward (float64, nullable).
@@ -72,18 +69,20 @@ def select(replay: pa.Table, *, selector: str, rho: float, seed: int, iteration:
         iteration: t.
 
     Returns:
-        prompt ids (string), N = ⌈ρ·|P|⌉ of them; all for 'all', none for 'none'.
+        row numbers, N = ⌈ρ·|P|⌉ of them; all for 'all', none for 'none'.
     """
     if selector == "none":
-        return pa.array([], pa.string())
+        return np.array([], np.uint64)
     size = replay.num_rows if selector == "all" else selection_size(replay.num_rows, rho)
-    prompt_ids = replay["prompt_id"].combine_chunks()
     ranking = pa.table(
-        {
-            "prompt_id": prompt_ids,
-            "rank": SELECTORS[selector](replay),
-            "tie": tie_break(prompt_ids.to_pylist(), seed, iteration),
-        }
+        {"rank": SELECTORS[selector](replay), "tie": hash_ids(replay["prompt_id"], f"{seed}/{iteration}")}
     )
     order = pc.sort_indices(ranking, sort_keys=[("rank", "ascending"), ("tie", "ascending")])
-    return prompt_ids.take(order.slice(0, size))
+    rows: npt.NDArray[np.uint64] = order.slice(0, size).to_numpy()
+    return rows
+
+
+def select(replay: pa.Table, *, selector: str, rho: float, seed: int, iteration: int) -> pa.ChunkedArray:
+    """The ids (string) of the prompts to regenerate, lowest rank first; arguments as `select_rows`."""
+    rows = select_rows(replay, selector=selector, rho=rho, seed=seed, iteration=iteration)
+    return replay["prompt_id"].take(pa.array(rows))

@@ -71,6 +71,7 @@ def merge(
         selection=selected.to_json(),
         responses=[shard.to_json() for shard in response_shards],
         scores=[shard.to_json() for shard in score_shards],
+        sampled_from=iteration,
         fixed_pairs=context.config.selection.selector == "none" and iteration == 0,
     )
     return make(context.store, "replay", spec)

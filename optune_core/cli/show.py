@@ -12,7 +12,8 @@ from rich.table import Table
 from optune_core.errors import OptuneError
 from optune_core.reports.render import change_text
 from optune_core.reports.summary import held_out_change, summarise
-from optune_core.schemas import REPLAY, read_table
+from optune_core.row_groups import read_groups
+from optune_core.schemas import REPLAY
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from optune_core.storage.lease import is_gone, read_lease
 from optune_core.storage.ledger import list_runs
@@ -149,8 +150,9 @@ def print_history(store_url: str, run: str | None, prompt_id: str) -> None:
     found = False
     for record in Ledger(store.objects, run).iterations():
         folder = store.fetch(Ref.from_json(record["artifacts"]["replay"]))
-        table = read_table(folder / "replay.parquet", REPLAY)
-        for row in table.filter(pc.starts_with(table["prompt_id"], prompt_id)).to_pylist():
+        groups = read_groups([folder / "replay.parquet"], REPLAY)
+        found_here = (group.filter(pc.starts_with(group["prompt_id"], prompt_id)) for group in groups)
+        for row in (row for group in found_here for row in group.to_pylist()):
             if not found:
                 _CONSOLE.print(f"prompt {row['prompt_id']}: {row['prompt']}", markup=False)
             found = True

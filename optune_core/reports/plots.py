@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from optune_core.replay import trainable
 
@@ -19,12 +19,12 @@ _CHOSEN, _REJECTED, _NEUTRAL = "#1b7f79", "#d1495b", "#5b6c8f"
 
 
 def reward_picture(replay: pa.Table) -> str:
-    """Histograms of the chosen and rejected rewards of a replay set."""
+    """Histograms of the chosen and rejected rewards of a replay set (columns *_reward, generated_at)."""
     pairs = trainable(replay)
 
     def draw(axes: Axes) -> None:
         for side, colour in (("chosen", _CHOSEN), ("rejected", _REJECTED)):
-            axes.hist(pairs[f"{side}_reward"].to_pylist(), bins=30, alpha=0.6, color=colour, label=side)
+            axes.hist(pairs[f"{side}_reward"].to_numpy(), bins=30, alpha=0.6, color=colour, label=side)
         axes.set_xlabel("reward of the reward model")
         axes.set_ylabel("prompts")
         axes.legend(frameon=False)
@@ -33,11 +33,11 @@ def reward_picture(replay: pa.Table) -> str:
 
 
 def age_picture(replay: pa.Table, iteration: int) -> str:
-    """How many pairs were sampled in which iteration."""
-    made = Counter(trainable(replay)["generated_at"].to_pylist())
+    """How many pairs were sampled in which iteration (column generated_at)."""
+    made = {entry["values"]: entry["counts"] for entry in pc.value_counts(replay["generated_at"]).to_pylist()}
 
     def draw(axes: Axes) -> None:
-        axes.bar(range(iteration + 1), [made[t] for t in range(iteration + 1)], color=_NEUTRAL)
+        axes.bar(range(iteration + 1), [made.get(t, 0) for t in range(iteration + 1)], color=_NEUTRAL)
         axes.set_xticks(range(iteration + 1))
         axes.set_xlabel("iteration in which the pair was sampled")
         axes.set_ylabel("prompts")

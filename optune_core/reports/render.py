@@ -6,7 +6,7 @@ from typing import Any
 
 from optune_core.reports.plots import age_picture, reward_picture, stage_picture
 from optune_core.reports.summary import savings
-from optune_core.schemas import REPLAY, read_table
+from optune_core.schemas import REPLAY, only, read_table
 from optune_core.storage import ArtifactStore, Ref
 
 Row = dict[str, Any]
@@ -16,7 +16,8 @@ def iteration_markdown(store: ArtifactStore, run: str, record: Row) -> str:
     """One iteration: counts, rewards, training, time, three pictures."""
     t, metrics, timing = record["iteration"], record["metrics"], record["timing"]
     replay_metrics, policy = metrics["replay"], metrics["policy"]
-    replay = read_table(store.fetch(Ref.from_json(record["artifacts"]["replay"])) / "replay.parquet", REPLAY)
+    file = store.fetch(Ref.from_json(record["artifacts"]["replay"])) / "replay.parquet"
+    replay = read_table(file, only(REPLAY, "chosen_reward", "rejected_reward", "generated_at"))
     saved = savings(record)
     counts = ", ".join(f"{count} {status}" for status, count in replay_metrics["status"].items())
     reasons = ", ".join(f"{count} {reason}" for reason, count in replay_metrics["reasons"].items()) or "none"

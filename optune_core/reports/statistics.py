@@ -3,76 +3,92 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from optune_core.replay import trainable
 
 _RESAMPLES = 2000
 
+Values = npt.NDArray[Any]
 
-def replay_statistics(previous: pa.Table, replay: pa.Table, iteration: int) -> dict[str, Any]:
+
+def without_texts(replay: pa.Table) -> pa.Table:
+    """What `replay_statistics` reads of D_t (schema REPLAY): a few numbers a prompt, token ids as their count."""
+    return pa.table(
+        {
+            "chosen_reward": replay["chosen_reward"],
+            "rejected_reward": replay["rejected_reward"],
+            "chosen_tokens": pc.list_value_length(replay["chosen_token_ids"]),
+            "rejected_tokens": pc.list_value_length(replay["rejected_token_ids"]),
+            "generated_at": replay["generated_at"],
+            "sampled_from": replay["sampled_from"],
+            "regenerated": pc.equal(replay["status"], "regenerated"),
+        }
+    )
+
+
+def replay_statistics(previous_reward: pa.ChunkedArray, replay: pa.Table, iteration: int) -> dict[str, Any]:
     """What changed from D_{t-1} to D_t.
 
     Args:
-        previous, replay: schema REPLAY, the same prompts in the same order.
+        previous_reward: chosen_reward of D_{t-1} (float64, null without a pair).
+        replay: D_t from `without_texts`, the same prompts in the same order.
         iteration: t.
 
     Returns:
         `rm/*`: mean rewards of the pairs; `tokens/*`: mean response lengths; `reward_length_correlation`: Pearson,
-        over both responses of all pairs; `age/mean`: iterations since the pair was sampled; `gain/*`: change of the
-        chosen reward of regenerated prompts that had a pair before, its mean, and the share of the total that comes
-        from the half of all prompts with the lowest previous chosen reward (Figure 2). None where undefined, and the
-        share where the total is not positive.
+        over both responses of all pairs; `age/mean`: iterations since the pair was made; `staleness/mean`: iterations
+        by which the policy that sampled a pair was behind then; `gain/*`: change of the chosen reward of regenerated
+        prompts that had a pair before, its mean, and the share of the total that comes from the half of all prompts
+        with the lowest previous chosen reward (Figure 2). None where undefined, and the share where the total is not
+        positive.
     """
     pairs = trainable(replay)
-    chosen, rejected = pairs["chosen_reward"].to_pylist(), pairs["rejected_reward"].to_pylist()
-    chosen_tokens, rejected_tokens = (
-        [len(ids) for ids in pairs[f"{side}_token_ids"].to_pylist()] for side in ("chosen", "rejected")
-    )
+    chosen, rejected = (pairs[f"{side}_reward"].to_numpy() for side in ("chosen", "rejected"))
+    chosen_tokens, rejected_tokens = (pairs[f"{side}_tokens"].to_numpy() for side in ("chosen", "rejected"))
+    made = pairs["generated_at"].to_numpy()
     return {
         "pairs": pairs.num_rows,
         "rm/chosen": _mean(chosen),
         "rm/rejected": _mean(rejected),
-        "rm/margins": _mean([c - r for c, r in zip(chosen, rejected, strict=True)]),
+        "rm/margins": _mean(chosen - rejected),
         "tokens/chosen": _mean(chosen_tokens),
         "tokens/rejected": _mean(rejected_tokens),
-        "reward_length_correlation": correlation([*chosen, *rejected], [*chosen_tokens, *rejected_tokens]),
-        "age/mean": _mean([iteration - made for made in pairs["generated_at"].to_pylist()]),
-        **_gain(previous, replay),
+        "reward_length_correlation": correlation(
+            np.concatenate([chosen, rejected]), np.concatenate([chosen_tokens, rejected_tokens])
+        ),
+        "age/mean": _mean(iteration - made),
+        "staleness/mean": _mean(made - pairs["sampled_from"].to_numpy()),
+        **_gain(previous_reward, replay),
     }
 
 
-def _gain(previous: pa.Table, replay: pa.Table) -> dict[str, Any]:
-    before, after = previous["chosen_reward"].to_pylist(), replay["chosen_reward"].to_pylist()
-    ranked = sorted((reward, row) for row, reward in enumerate(before) if reward is not None)
-    bottom = {row for _, row in ranked[: len(ranked) // 2]}
-    gains = {
-        row: after[row] - before[row]
-        for row, status in enumerate(replay["status"].to_pylist())
-        if status == "regenerated" and before[row] is not None
-    }
-    total = sum(gains.values())
+def _gain(previous_reward: pa.ChunkedArray, replay: pa.Table) -> dict[str, Any]:
+    before, after = previous_reward.to_numpy(), replay["chosen_reward"].to_numpy()
+    paired = np.flatnonzero(~np.isnan(before))
+    ranked = paired[np.argsort(before[paired], kind="stable")]
+    gained = ~np.isnan(before) & replay["regenerated"].to_numpy()
+    gains = np.where(gained, after - before, 0.0)
+    total = gains.sum()
     return {
-        "gain/mean": _mean(list(gains.values())),
-        "gain/bottom_half_share": sum(gain for row, gain in gains.items() if row in bottom) / total
-        if total > 0
-        else None,
+        "gain/mean": _mean(gains[gained]),
+        "gain/bottom_half_share": float(gains[ranked[: len(ranked) // 2]].sum() / total) if total > 0 else None,
     }
 
 
-def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+def correlation(x: Values, y: Values) -> float | None:
     """Pearson's r, or None where one side does not vary."""
-    if len(x) < 2:
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:  # exact, where a rounded mean leaves a variance
         return None
-    mean_x, mean_y = fmean(x), fmean(y)
-    var_x, var_y = sum((a - mean_x) ** 2 for a in x), sum((b - mean_y) ** 2 for b in y)
-    if var_x == 0 or var_y == 0:
-        return None
-    return float(sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / (var_x * var_y) ** 0.5)
+    x, y = x - x.mean(), y - y.mean()
+    variances = (x * x).sum() * (y * y).sum()
+    return float((x * y).sum() / variances**0.5) if variances > 0 else None
 
 
 def speedup_bound(share: float, rho: float) -> float:
@@ -116,5 +132,5 @@ def paired_difference(before: dict[str, float], after: dict[str, float]) -> dict
     }
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return fmean(values) if values else None
+def _mean(values: Values) -> float | None:
+    return float(values.mean()) if len(values) else None

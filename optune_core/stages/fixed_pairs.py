@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel
 
 from optune_core.progress import Progress
-from optune_core.schemas import FIXED_PAIRS, RESPONSES, read_table, write_table
+from optune_core.row_groups import count_rows, read_groups, write_groups
+from optune_core.schemas import FIXED_PAIRS, RESPONSES
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 2
@@ -33,15 +35,28 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
     (work,) = works(store, spec)
     tokenizer: Any = load_tokenizer(store.fetch(Ref.from_json(spec.policy)) / "model", "policy")
-    prompts = read_table(store.fetch(Ref.from_json(spec.prompts)) / "train.parquet", FIXED_PAIRS)
-    progress("tokenise pairs", 0, prompts.num_rows)
+    file = store.fetch(Ref.from_json(spec.prompts)) / "train.parquet"
+    pairs, done = count_rows(file), 0
+
+    def tokenised() -> Iterator[pa.Table]:
+        nonlocal done
+        for group in read_groups([file], FIXED_PAIRS):
+            progress("tokenise pairs", done, pairs)
+            yield as_responses(group, tokenizer)
+            done += group.num_rows
+
+    with store.scratch() as scratch:
+        write_groups(tokenised(), RESPONSES, scratch / "responses.parquet")
+        store.commit(work, scratch, metrics={"pairs": pairs})
+
+
+def as_responses(pairs: pa.Table, tokenizer: Any) -> pa.Table:
+    """Two responses (schema RESPONSES) a prompt from its pair (schema FIXED_PAIRS)."""
     rows = []
-    for prompt in prompts.to_pylist():
+    for prompt in pairs.to_pylist():
         for sample, side in enumerate(("chosen", "rejected")):
             text = prompt.pop(side)
             ids = tokenizer(text, add_special_tokens=False)["input_ids"]
             answer = {"response": text, "response_token_ids": [*ids, tokenizer.eos_token_id], "finish_reason": "stop"}
             rows.append(prompt | {"sample": sample} | answer)
-    with store.scratch() as scratch:
-        write_table(pa.Table.from_pylist(rows, schema=RESPONSES), RESPONSES, scratch / "responses.parquet")
-        store.commit(work, scratch, metrics={"pairs": prompts.num_rows})
+    return pa.Table.from_pylist(rows, schema=RESPONSES)

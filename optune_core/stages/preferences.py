@@ -20,7 +20,7 @@ from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.canonical import digest
 
-VERSION = 1
+VERSION = 2
 FILE = "preferences.parquet"
 
 Row = dict[str, Any]

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel
 
+from optune_core.pairs import as_given, best_against_worst
 from optune_core.progress import Progress
-from optune_core.replay import fresh_pairs, given_pairs, merge, pair_responses
-from optune_core.reports.statistics import replay_statistics
-from optune_core.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, read_table, write_table
-from optune_core.stages.selection import load_replay
+from optune_core.replay import PAIRED_RESPONSES, accounted, fresh_pairs, merge, require_each_once, scored
+from optune_core.reports.statistics import replay_statistics, without_texts
+from optune_core.row_groups import read_groups, write_groups
+from optune_core.schemas import REPLAY, SCORES, only
+from optune_core.stages.selection import read_replay
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 1
+VERSION = 2
 FILE = "replay.parquet"
 
 
@@ -28,6 +33,8 @@ class Spec(BaseModel):
     responses: list[dict[str, str]]
     scores: list[dict[str, str]]
     """References to the shards, in the order of `responses`."""
+    sampled_from: int
+    """Iteration of the policy that sampled the responses."""
     fixed_pairs: bool = False
     """Sample 0 is the chosen and sample 1 the rejected response, whatever the reward says (offline DPO)."""
 
@@ -37,7 +44,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     parents = {"previous": Ref.from_json(spec.previous), "selection": Ref.from_json(spec.selection)}
     for name, shards in (("responses", spec.responses), ("scores", spec.scores)):
         parents |= {f"{name}/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(shards)}
-    params = {"iteration": spec.iteration, "fixed_pairs": spec.fixed_pairs}
+    params = {"iteration": spec.iteration, "sampled_from": spec.sampled_from, "fixed_pairs": spec.fixed_pairs}
     return [Work("replay", VERSION, params, parents)]
 
 
@@ -45,29 +52,51 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Raises ConservationError if prompts in are not pairs out plus named drops."""
     (work,) = works(store, spec)
     started = time.monotonic()
-    previous = load_replay(store, Ref.from_json(spec.previous))
-    selection = read_table(store.fetch(Ref.from_json(spec.selection)) / "selection.parquet", PROMPTS)
-    responses = read_shards(store, spec.responses, "responses.parquet", RESPONSES)
-    scores = read_shards(store, spec.scores, "scores.parquet", SCORES)
-    selected = selection["prompt_id"].to_pylist()
-    if spec.fixed_pairs:
-        selected = previous["prompt_id"].to_pylist()
-    pairs = given_pairs(scores) if spec.fixed_pairs else pair_responses(responses, scores)
-    reasons = {prompt_id: pair for prompt_id, pair in pairs.items() if isinstance(pair, str)}
-    replay = merge(previous, selected, fresh_pairs(responses, scores, pairs, spec.iteration), reasons)
+    previous = Ref.from_json(spec.previous)
+    ids = only(REPLAY, "prompt_id")
+    require_each_once(pa.concat_tables(read_replay(store, previous, ids))["prompt_id"])
+    responses = read_groups(_files(store, spec.responses, "responses.parquet"), PAIRED_RESPONSES)
+    scores = read_groups(_files(store, spec.scores, "scores.parquet"), SCORES)
+    rule = as_given if spec.fixed_pairs else best_against_worst
+    fresh = fresh_pairs(scored(responses, scores), rule, spec.iteration, spec.sampled_from)
+    selection = _files(store, [spec.selection], "selection.parquet")
+    selected = read_replay(store, previous, ids) if spec.fixed_pairs else read_groups(selection, ids)
+    reasons: Counter[str] = Counter()
+    status: Counter[str] = Counter()
+    narrow: list[pa.Table] = []
+
+    def counted_fresh() -> Iterator[pa.Table]:
+        for table in accounted(selected, fresh):
+            reasons.update(_counts(table["reason"]))
+            yield table
+
+    def counted() -> Iterator[pa.Table]:
+        for table in merge(read_replay(store, previous, REPLAY), counted_fresh()):
+            status.update(_counts(table["status"]))
+            narrow.append(without_texts(table))
+            yield table
+
     with store.scratch() as scratch:
-        write_table(replay, REPLAY, scratch / FILE)
-        status = Counter(replay["status"].to_pylist())
+        write_groups(counted(), REPLAY, scratch / FILE)
+        before = pa.concat_tables(read_replay(store, previous, only(REPLAY, "chosen_reward")))
         metrics: dict[str, Any] = {
-            "prompts": replay.num_rows,
+            "prompts": before.num_rows,
             "status": dict(sorted(status.items())),
-            "reasons": dict(sorted(Counter(reasons.values()).items())),
-            **replay_statistics(previous, replay, spec.iteration),
+            "reasons": dict(sorted(reasons.items())),
+            **replay_statistics(before["chosen_reward"], pa.concat_tables(narrow), spec.iteration),
         }
         store.commit(work, scratch, metrics=metrics, timing={"seconds": time.monotonic() - started})
 
 
 def read_shards(store: ArtifactStore, shards: list[dict[str, str]], file: str, schema: pa.Schema) -> pa.Table:
     """The tables of several shards as one."""
-    tables = [read_table(store.fetch(Ref.from_json(shard)) / file, schema) for shard in shards]
-    return pa.concat_tables(tables) if tables else schema.empty_table()
+    return pa.concat_tables([schema.empty_table(), *read_groups(_files(store, shards, file), schema)])
+
+
+def _files(store: ArtifactStore, shards: list[dict[str, str]], file: str) -> Iterator[Path]:
+    return (store.fetch(Ref.from_json(shard)) / file for shard in shards)
+
+
+def _counts(values: pa.ChunkedArray) -> dict[str, int]:
+    """How often each value stands there; null is none."""
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(values.drop_null()).to_pylist()}

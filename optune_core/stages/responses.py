@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import count, groupby
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +17,8 @@ from optune_core.errors import ConservationError
 from optune_core.failpoints import reach
 from optune_core.generation import Request, Response, open_engine, sampling_seed
 from optune_core.progress import Progress
-from optune_core.schemas import PROMPTS, RESPONSES, read_table, write_table
+from optune_core.row_groups import read_rows
+from optune_core.schemas import PROMPTS, RESPONSES, write_table
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 2
@@ -78,13 +78,10 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     entered: dict[int, _Shard] = {}
 
     def requests() -> Iterator[Request]:
-        numbers = count()
-        for job, shards in groupby(missing, key=lambda shard: shard[1]):
-            table = read_table(store.fetch(Ref.from_json(job.prompts)) / job.file, PROMPTS)
-            for work, _, rows in shards:
-                number = next(numbers)
-                entered[number] = _Shard(work, table.slice(*rows), job.samples)
-                yield from _requests(number, entered[number].prompts, job.samples, spec)
+        for number, (work, job, rows) in enumerate(missing):
+            prompts = read_rows(store.fetch(Ref.from_json(job.prompts)) / job.file, PROMPTS, *rows)
+            entered[number] = _Shard(work, prompts, job.samples)
+            yield from _requests(number, prompts, job.samples, spec)
 
     now = time.monotonic()
     engine_start, done = now - started, 0

@@ -14,11 +14,14 @@ from optune_core.failpoints import reach
 from optune_core.progress import Progress
 from optune_core.rewards import RewardRef, open_scorer
 from optune_core.rewards.scorer import Conversation
-from optune_core.schemas import RESPONSES, SCORES, read_table, write_table
+from optune_core.row_groups import count_rows
+from optune_core.schemas import RESPONSES, SCORES, only, read_table, write_table
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 1
-FILE = "scores.parquet"
+VERSION = 2
+FILE, RESPONSES_FILE = "scores.parquet", "responses.parquet"
+SCORED = only(RESPONSES, "prompt_id", "prompt", "messages", "sample", "response", "finish_reason")
+"""What a reward is given for."""
 
 
 class Spec(BaseModel):
@@ -43,8 +46,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         for work, shard in zip(works(store, spec), spec.responses, strict=True)
         if store.find(work) is None
     ]
-    tables = {shard: read_table(store.fetch(shard) / "responses.parquet", RESPONSES) for _, shard in missing}
-    total = sum(table.num_rows for table in tables.values())
+    total = sum(count_rows(store.fetch(shard) / RESPONSES_FILE) for _, shard in missing)
     progress("load reward model", 0, 0)
     model = store.fetch(Ref.from_json(spec.reward.model), "model/*") if spec.reward.model else None
     scorer = open_scorer(spec.reward, model)
@@ -54,7 +56,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             started = time.monotonic()
             offset = before
             table = score_table(
-                tables[shard],
+                read_table(store.fetch(shard) / RESPONSES_FILE, SCORED),
                 scorer,
                 spec.drop_truncated,
                 lambda done, offset=offset: progress("score", offset + done, total),
@@ -71,7 +73,7 @@ def _commit(store: ArtifactStore, work: Work, table: pa.Table, timing: dict[str,
 
 
 def score_table(responses: pa.Table, scorer: Any, drop_truncated: bool, done: Any) -> pa.Table:
-    """Scores (schema SCORES) of responses (schema RESPONSES), one row each, every one with a named outcome."""
+    """Scores (schema SCORES) of responses (schema SCORED), one row each, every one with a named outcome."""
     rows = responses.select(["prompt", "messages", "response", "finish_reason"]).to_pylist()
     outcomes = [_outcome(row, drop_truncated) for row in rows]
     usable = [index for index, outcome in enumerate(outcomes) if outcome == "ok"]

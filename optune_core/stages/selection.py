@@ -1,20 +1,23 @@
-"""Stage `selection`: the prompts that iteration t regenerates, lowest rank first, ready for the engine."""
+"""Stage `selection`: the prompts that iteration t regenerates, ready for the engine, in the replay set's order."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
 from optune_core.config.schema import Selection
 from optune_core.progress import Progress
 from optune_core.replay import empty_replay
-from optune_core.schemas import PROMPTS, REPLAY, read_table, write_table
-from optune_core.selection import select
+from optune_core.row_groups import read_groups, write_groups
+from optune_core.schemas import PROMPTS, REPLAY, only
+from optune_core.selection import select_rows
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 1
+VERSION = 2
 FILE = "selection.parquet"
 
 
@@ -33,30 +36,49 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Rank and cut; the artifact holds the selected prompts with their token ids."""
+    """Rank and cut; the artifact holds the selected prompts with their token ids.
+
+    They stand in the replay set's order, not in the rank's: so do their responses then, and the merge needs no search.
+    """
     (work,) = works(store, spec)
     started = time.monotonic()
-    previous = load_replay(store, Ref.from_json(spec.previous))
+    previous = Ref.from_json(spec.previous)
+    ranked = pa.concat_tables(read_replay(store, previous, only(REPLAY, "prompt_id", "chosen_reward")))
     config = _selection(spec)
-    selected = select(previous, selector=config.selector, rho=config.rho, seed=spec.seed, iteration=spec.iteration)
-    row_of = {prompt_id: row for row, prompt_id in enumerate(previous["prompt_id"].to_pylist())}
-    rows = pa.array([row_of[prompt_id] for prompt_id in selected.to_pylist()], pa.int64())
+    rows = select_rows(ranked, selector=config.selector, rho=config.rho, seed=spec.seed, iteration=spec.iteration)
+    selected = np.zeros(ranked.num_rows, bool)
+    selected[rows] = True
+
+    def cut() -> Iterator[pa.Table]:
+        first = 0
+        for group in read_replay(store, previous, PROMPTS):
+            yield group.filter(pa.array(selected[first : first + group.num_rows]))
+            first += group.num_rows
+
     with store.scratch() as scratch:
-        write_table(previous.take(rows).select(PROMPTS.names), PROMPTS, scratch / FILE)
+        write_groups(cut(), PROMPTS, scratch / FILE)
         store.commit(
             work,
             scratch,
-            metrics={"prompts": previous.num_rows, "selected": len(rows)},
+            metrics={"prompts": ranked.num_rows, "selected": len(rows)},
             timing={"seconds": time.monotonic() - started},
         )
 
 
-def load_replay(store: ArtifactStore, ref: Ref) -> pa.Table:
-    """A replay set, or the prompt set as a replay set without pairs."""
+def read_replay(store: ArtifactStore, ref: Ref, schema: pa.Schema) -> Iterator[pa.Table]:
+    """A replay set, or the prompt set as a replay set without pairs.
+
+    Args:
+        schema: the columns of REPLAY to read.
+    """
     folder = store.fetch(ref)
     if ref.stage == "prompts":
-        return empty_replay(read_table(folder / "train.parquet", PROMPTS))
-    return read_table(folder / "replay.parquet", REPLAY)
+        # The ids always: a table without columns has no rows to count.
+        stored = only(PROMPTS, *[name for name in PROMPTS.names if name in ("prompt_id", *schema.names)])
+        for prompts in read_groups([folder / "train.parquet"], stored):
+            yield empty_replay(prompts, schema)
+    else:
+        yield from read_groups([folder / "replay.parquet"], schema)
 
 
 def _selection(spec: Spec) -> Selection:

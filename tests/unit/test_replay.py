@@ -1,25 +1,37 @@
 """Pairs and merge: prompts in = pairs out + named drops, and nobody else's pair changes."""
 
-import math
+from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optune_core import row_groups
 from optune_core.errors import ConservationError
-from optune_core.pairs import Candidate, Pair, best_against_worst
+from optune_core.pairs import as_given, best_against_worst
 from optune_core.replay import (
     PAIR_COLUMNS,
+    PAIRED_RESPONSES,
+    accounted,
     empty_replay,
     fresh_pairs,
-    given_pairs,
     merge,
-    pair_responses,
+    require_each_once,
+    scored,
     trainable,
 )
-from optune_core.reports.statistics import paired_difference, replay_statistics
-from optune_core.schemas import PROMPTS, RESPONSES, SCORES, write_table
+from optune_core.reports.statistics import correlation, paired_difference, replay_statistics, without_texts
+from optune_core.row_groups import in_groups
+from optune_core.schemas import PROMPTS, REPLAY, SCORES
+from tests.unit import naive
+
+Row = dict[str, Any]
 
 
 def prompts(*ids: str) -> pa.Table:
@@ -35,58 +47,94 @@ def prompts(*ids: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=PROMPTS)
 
 
-def sampled(
-    rewards: dict[str, list[float | None]], texts: dict[str, list[str]] | None = None
-) -> tuple[pa.Table, pa.Table]:
-    """Responses and scores: one a reward; None is a response that could not be scored."""
-    responses, scores = [], []
-    for i, values in rewards.items():
-        for sample, reward in enumerate(values):
-            text = texts[i][sample] if texts and i in texts else f"answer {i} {sample}"
-            responses.append(
-                prompts(i).to_pylist()[0]
-                | {
-                    "sample": sample,
-                    "response": text,
-                    "response_token_ids": [ord(c) for c in text],
-                    "finish_reason": "stop",
-                }
-            )
-            outcome = "ok" if reward is not None else "empty"
-            scores.append({"prompt_id": i, "sample": sample, "reward": reward, "outcome": outcome})
-    return pa.Table.from_pylist(responses, schema=RESPONSES), pa.Table.from_pylist(scores, schema=SCORES)
+def candidate(prompt_id: str, sample: int, reward: float | None, text: str, outcome: str = "ok") -> Row:
+    """One scored response."""
+    return {
+        "prompt_id": prompt_id,
+        "sample": sample,
+        "response": text,
+        "response_token_ids": [ord(c) for c in text],
+        "policy_logps": -float(len(text)),
+        "reward": reward,
+        "outcome": outcome,
+    }
 
 
-def advance(
-    previous: pa.Table, rewards: dict[str, list[float | None]], iteration: int = 0, **kwargs: object
-) -> pa.Table:
-    responses, scores = sampled(rewards, **kwargs)
-    pairs = pair_responses(responses, scores)
-    reasons = {i: pair for i, pair in pairs.items() if isinstance(pair, str)}
-    return merge(previous, list(rewards), fresh_pairs(responses, scores, pairs, iteration), reasons)
+def sampled(rewards: dict[str, list[float | None]]) -> list[Row]:
+    """One response a reward, all different; None is a response that could not be scored."""
+    return [
+        candidate(i, sample, reward, f"answer {i} {sample}", "empty" if reward is None else "ok")
+        for i, values in rewards.items()
+        for sample, reward in enumerate(values)
+    ]
+
+
+def tables(candidates: list[Row]) -> tuple[pa.Table, pa.Table]:
+    """Responses and scores."""
+    return tuple(
+        pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in candidates], schema=schema)
+        for schema in (PAIRED_RESPONSES, SCORES)
+    )
+
+
+def fresh_of(candidates: list[Row], iteration: int = 0, rule: Any = best_against_worst) -> Iterator[pa.Table]:
+    responses, scores = tables(candidates)
+    return fresh_pairs(scored([responses], [scores]), rule, iteration, sampled_from=iteration - 1)
+
+
+def advance(previous: pa.Table, candidates: list[Row], iteration: int = 0, rule: Any = best_against_worst) -> pa.Table:
+    """D_t, its prompts selected as the candidates stand."""
+    selected = pa.table({"prompt_id": list(dict.fromkeys(row["prompt_id"] for row in candidates))}, FRESH_IDS)
+    return whole(merge(in_groups([previous]), accounted([selected], fresh_of(candidates, iteration, rule))))
+
+
+FRESH_IDS = pa.schema([("prompt_id", pa.string())])
+
+
+def whole(stream: Iterator[pa.Table]) -> pa.Table:
+    return pa.concat_tables([REPLAY.empty_table(), *stream])
+
+
+def pair_of(*candidates: Row) -> Row:
+    (fresh,) = fresh_of(list(candidates))
+    return fresh.to_pylist()[0]
 
 
 def test_pair_is_best_against_worst() -> None:
-    candidates = [Candidate(i, (i,), reward, "ok") for i, reward in enumerate([0.5, 2.0, -1.0, 1.0])]
-    assert best_against_worst(candidates) == Pair(chosen=1, rejected=2)
+    pair = pair_of(*[candidate("a", i, reward, f"text {i}") for i, reward in enumerate([0.5, 2.0, -1.0, 1.0])])
+    assert (pair["chosen"], pair["chosen_reward"], pair["chosen_token_ids"][-1]) == ("text 1", 2.0, ord("1"))
+    assert (pair["rejected"], pair["rejected_reward"], pair["rejected_policy_logps"]) == ("text 2", -1.0, -6.0)
+    assert (pair["generated_at"], pair["sampled_from"], pair["reason"]) == (0, -1, None)
+
+
+def test_the_lower_sample_number_settles_equal_rewards() -> None:
+    pair = pair_of(*[candidate("a", i, reward, f"text {i}") for i, reward in enumerate([0.0, 1.0, 1.0, 0.0])])
+    assert (pair["chosen"], pair["rejected"]) == ("text 1", "text 0")
 
 
 @pytest.mark.parametrize(
     ("candidates", "reason"),
     [
-        ([], "no_response"),
-        ([Candidate(0, (1,), 1.0, "ok"), Candidate(1, (), None, "empty")], "one_left:empty"),
-        ([Candidate(0, (), None, "empty"), Candidate(1, (2,), None, "non_finite")], "one_left:empty,non_finite"),
-        ([Candidate(0, (1, 2), 1.0, "ok"), Candidate(1, (1, 2), 1.0, "ok")], "identical"),
-        ([Candidate(0, (1,), 1.0, "ok"), Candidate(1, (2,), 1.0, "ok")], "tied"),
+        ([candidate("a", 0, 1.0, "x"), candidate("a", 1, None, "", "empty")], "one_left:empty"),
+        (
+            [candidate("a", 0, None, "", "non_finite"), candidate("a", 1, None, "y", "empty")],
+            "one_left:empty,non_finite",
+        ),
+        ([candidate("a", 0, 1.0, "xy"), candidate("a", 1, 2.0, "xy")], "identical"),
+        ([candidate("a", 0, 1.0, "x"), candidate("a", 1, 1.0, "y")], "tied"),
+        ([candidate("a", 3, 1.0, "x")], "one_left:"),
     ],
 )
-def test_no_pair_has_a_named_reason(candidates: list[Candidate], reason: str) -> None:
-    assert best_against_worst(candidates) == reason
+def test_no_pair_has_a_named_reason(candidates: list[Row], reason: str) -> None:
+    pair = pair_of(*candidates)
+    assert pair.pop("reason") == reason
+    assert pair.pop("prompt_id") == "a"
+    assert set(pair.values()) == {None}
 
 
 def test_iteration_0_gives_every_prompt_a_row() -> None:
-    replay = advance(empty_replay(prompts("a", "b", "c")), {"a": [0.0, 1.0], "b": [2.0, 2.0], "c": [3.0, 1.0]})
+    rewards = {"a": [0.0, 1.0], "b": [2.0, 2.0], "c": [3.0, 1.0]}
+    replay = advance(empty_replay(prompts("a", "b", "c")), sampled(rewards))
     assert replay["prompt_id"].to_pylist() == ["a", "b", "c"]
     assert replay["status"].to_pylist() == ["regenerated", "unpaired", "regenerated"]
     assert replay["reason"].to_pylist() == [None, "tied", None]
@@ -97,93 +145,171 @@ def test_iteration_0_gives_every_prompt_a_row() -> None:
 
 
 def test_only_selected_prompts_change() -> None:
-    first = advance(empty_replay(prompts("a", "b", "c")), {"a": [0.0, 1.0], "b": [2.0, 1.0], "c": [3.0, 1.0]})
-    second = advance(first, {"a": [5.0, 4.0], "b": [7.0, None]}, iteration=1)
+    rewards = {"a": [0.0, 1.0], "b": [2.0, 1.0], "c": [3.0, 1.0]}
+    first = advance(empty_replay(prompts("a", "b", "c")), sampled(rewards))
+    second = advance(first, sampled({"a": [5.0, 4.0], "b": [7.0, None]}), iteration=1)
     assert second["status"].to_pylist() == ["regenerated", "kept", "reused"]
     assert second["reason"].to_pylist() == [None, "one_left:empty", None]
     assert second["generated_at"].to_pylist() == [1, 0, 0]
     assert second["chosen_reward"].to_pylist() == [5.0, 2.0, 3.0]
     for name in PAIR_COLUMNS:
         assert second[name].to_pylist()[1:] == first[name].to_pylist()[1:]
+    third = advance(second, sampled({"c": [0.0, 1.0]}), iteration=2)
+    assert third["status"].to_pylist() == ["reused", "reused", "regenerated"]
+    assert third["reason"].to_pylist() == [None, None, None]
 
 
 def test_a_prompt_left_without_a_pair_keeps_its_reason_until_it_is_regenerated() -> None:
-    first = advance(empty_replay(prompts("a", "b")), {"a": [0.0, 1.0], "b": [1.0, 1.0]})
-    second = advance(first, {"a": [0.0, 2.0]}, iteration=1)
+    first = advance(empty_replay(prompts("a", "b")), sampled({"a": [0.0, 1.0], "b": [1.0, 1.0]}))
+    second = advance(first, sampled({"a": [0.0, 2.0]}), iteration=1)
     assert (second["status"].to_pylist()[1], second["reason"].to_pylist()[1]) == ("unpaired", "tied")
-    third = advance(second, {"b": [0.0, 2.0]}, iteration=2)
+    third = advance(second, sampled({"b": [0.0, 2.0]}), iteration=2)
     assert (third["status"].to_pylist()[1], third["reason"].to_pylist()[1]) == ("regenerated", None)
 
 
 def test_a_fixed_preference_set_keeps_its_labels() -> None:
-    responses, scores = sampled({"a": [0.0, 1.0], "b": [2.0, None]})
-    assert given_pairs(scores) == {"a": Pair(0, 1), "b": "unscored:empty"}
-    fresh = fresh_pairs(responses, scores, given_pairs(scores), 0)
-    assert (fresh["chosen_reward"][0].as_py(), fresh["rejected_reward"][0].as_py()) == (0.0, 1.0)
+    replay = advance(empty_replay(prompts("a", "b")), sampled({"a": [0.0, 1.0], "b": [2.0, None]}), rule=as_given)
+    assert replay["chosen"].to_pylist() == ["answer a 0", None]
+    assert (replay["chosen_reward"][0].as_py(), replay["rejected_reward"][0].as_py()) == (0.0, 1.0)
+    assert replay["reason"].to_pylist() == [None, "unscored:empty"]
+    with pytest.raises(ConservationError, match="not samples 0 and 1"):
+        advance(empty_replay(prompts("a")), sampled({"a": [0.0, 1.0, 2.0]}), rule=as_given)
 
 
-def test_lost_invented_and_unknown_prompts_are_defects() -> None:
-    start = empty_replay(prompts("a", "b"))
-    responses, scores = sampled({"a": [0.0, 1.0]})
-    fresh = fresh_pairs(responses, scores, pair_responses(responses, scores), 0)
-    with pytest.raises(ConservationError, match="first 'b'"):
-        merge(start, ["a", "b"], fresh, {})
-    with pytest.raises(ConservationError, match="first 'b'"):
-        merge(start, ["a"], fresh, {"b": "tied"})
-    with pytest.raises(ConservationError, match="not in the replay set"):
-        merge(empty_replay(prompts("b")), ["a"], fresh, {})
-    with pytest.raises(ConservationError, match="stand twice"):
-        merge(empty_replay(prompts("a", "a")), ["a"], fresh, {})
-    with pytest.raises(ConservationError, match="do not match"):
-        pair_responses(responses, scores.slice(1))
-
-
-@given(
-    rounds=st.lists(
-        st.dictionaries(
-            st.sampled_from("abcdefgh"),
-            st.lists(st.one_of(st.none(), st.sampled_from([0.0, 0.5, 1.0])), min_size=2, max_size=4),
-        ),
-        min_size=1,
-        max_size=4,
-    )
+@pytest.mark.parametrize(
+    ("selected", "answered", "first"), [("ab", "a", "b"), ("a", "ab", "b"), ("", "a", "a"), ("ab", "b", "a")]
 )
-def test_conservation_over_any_history(rounds: list[dict[str, list[float | None]]]) -> None:
-    replay = empty_replay(prompts(*"abcdefgh"))
-    for iteration, rewards in enumerate(rounds):
+def test_lost_and_invented_prompts_are_defects(selected: str, answered: str, first: str) -> None:
+    asked = pa.table({"prompt_id": list(selected)}, FRESH_IDS)
+    fresh = fresh_of(sampled({i: [0.0, 1.0] for i in answered}))
+    with pytest.raises(ConservationError, match=f"do not add up to the selected prompts: first '{first}'"):
+        list(accounted([asked], fresh))
+
+
+@pytest.mark.parametrize(
+    ("stored", "fresh", "message"),
+    [
+        ("b", "a", "not in the replay set, .* first 'a': 1 are left over"),
+        ("abc", "acb", "'b' is not in its place"),
+        ("ab", "aa", "'a' is not in its place"),
+        ("", "ab", "first 'a': 2 are left over"),
+    ],
+)
+def test_unknown_and_misplaced_prompts_are_defects(stored: str, fresh: str, message: str) -> None:
+    tables = [table for i in fresh for table in fresh_of(sampled({i: [0.0, 1.0]}))]
+    with pytest.raises(ConservationError, match=message):
+        whole(merge([empty_replay(prompts(*stored))] if stored else [], tables))
+
+
+def test_a_prompt_that_stands_twice_is_a_defect() -> None:
+    require_each_once(pa.chunked_array([["a", "b"], ["c"]]))
+    with pytest.raises(ConservationError, match="1 prompts stand twice in the replay set, first 'a'"):
+        require_each_once(pa.chunked_array([["a", "b"], ["a"]]))
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("row", [0, 1, 3])
+def test_a_response_without_a_score_and_a_score_without_a_response_are_defects(lost: int, row: int) -> None:
+    both = list(tables(sampled({"a": [0.0, 1.0], "b": [0.0, 1.0]})))
+    both[lost] = pa.concat_tables([both[lost].slice(0, row), both[lost].slice(row + 1)])
+    with pytest.raises(ConservationError, match="do not match one to one"):
+        list(scored([both[0]], [both[1]]))
+
+
+@pytest.mark.parametrize("samples", [[0, 0], [1, 0]])
+def test_a_response_that_stands_twice_or_out_of_order_is_a_defect(samples: list[int]) -> None:
+    with pytest.raises(ConservationError, match=r"response 0 of prompt 'a'"):
+        pair_of(*[candidate("a", sample, float(row), f"text {row}") for row, sample in enumerate(samples)])
+
+
+PROMPT_IDS = "abcdefgh"
+REWARD = st.sampled_from([-1.0, 0.0, 0.5, 1.0])
+RESPONSE = st.one_of(
+    st.tuples(REWARD, st.sampled_from(["x", "xy", "xz", "yz", ""]), st.just("ok")),
+    st.tuples(st.none(), st.sampled_from(["x", ""]), st.sampled_from(["empty", "truncated", "non_finite"])),
+)
+ROUND = st.dictionaries(st.sampled_from(PROMPT_IDS), st.lists(RESPONSE, min_size=1, max_size=5))
+GIVEN_ROUND = st.dictionaries(st.sampled_from(PROMPT_IDS), st.lists(RESPONSE, min_size=2, max_size=2))
+
+
+def candidates_of(answers: dict[str, list[tuple[float | None, str, str]]]) -> list[Row]:
+    return [
+        candidate(i, sample, reward, text, outcome)
+        for i in sorted(answers)
+        for sample, (reward, text, outcome) in enumerate(answers[i])
+    ]
+
+
+@settings(deadline=None, max_examples=300)
+@given(rounds=st.lists(ROUND, min_size=1, max_size=4), group=st.integers(1, 12))
+def test_streams_in_columns_equal_one_row_at_a_time(rounds: list[Any], group: int) -> None:
+    replay = empty_replay(prompts(*PROMPT_IDS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_groups, "ROW_GROUP", group)  # so that groups cut prompts anywhere
+        for iteration, answers in enumerate(rounds):
+            before, candidates = replay, candidates_of(answers)
+            replay = advance(before, candidates, iteration)
+            expected = naive.merge(
+                before.to_pylist(), candidates, naive.best_against_worst, iteration, sampled_from=iteration - 1
+            )
+            assert replay.to_pylist() == expected
+            found = replay_statistics(before["chosen_reward"], without_texts(replay), iteration)
+            assert found == pytest.approx(naive.statistics(before.to_pylist(), expected, iteration), abs=1e-12)
+
+
+@settings(deadline=None)
+@given(answers=GIVEN_ROUND, group=st.integers(1, 12))
+def test_given_pairs_in_columns_equal_one_row_at_a_time(answers: Any, group: int) -> None:
+    start, candidates = empty_replay(prompts(*PROMPT_IDS)), candidates_of(answers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_groups, "ROW_GROUP", group)
+        replay = advance(start, candidates, rule=as_given)
+    assert replay.to_pylist() == naive.merge(start.to_pylist(), candidates, naive.as_given, 0, -1)
+
+
+@settings(deadline=None)
+@given(rounds=st.lists(ROUND, min_size=1, max_size=4))
+def test_conservation_over_any_history(rounds: list[Any]) -> None:
+    replay = empty_replay(prompts(*PROMPT_IDS))
+    for iteration, answers in enumerate(rounds):
         before = {row["prompt_id"]: row for row in replay.to_pylist()}
-        replay = advance(replay, rewards, iteration)
-        assert replay["prompt_id"].to_pylist() == list("abcdefgh")
+        replay = advance(replay, candidates_of(answers), iteration)
+        assert replay["prompt_id"].to_pylist() == list(PROMPT_IDS)
         for row in replay.to_pylist():
             paired = row["chosen_token_ids"] is not None
             assert (row["status"] == "unpaired") == (not paired)
             assert (row["status"] == "regenerated") == (row["generated_at"] == iteration)
             assert (row["reason"] is None) == (row["status"] in ("regenerated", "reused"))
-            if row["prompt_id"] not in rewards:
+            if row["prompt_id"] not in answers:
                 assert {n: row[n] for n in PAIR_COLUMNS} == {n: before[row["prompt_id"]][n] for n in PAIR_COLUMNS}
             if paired:
                 assert row["chosen_reward"] > row["rejected_reward"]
 
 
-def test_equal_tables_are_equal_bytes(tmp_path) -> None:
-    table = advance(empty_replay(prompts("a", "b")), {"a": [0.0, 1.0], "b": [2.0, 1.0]})
-    pieces = pa.concat_tables([table.slice(0, 1), table.slice(1)])
-    write_table(table, table.schema, tmp_path / "whole")
-    write_table(pieces.combine_chunks(), table.schema, tmp_path / "pieces")
-    assert (tmp_path / "whole").read_bytes() == (tmp_path / "pieces").read_bytes()
-
-
 def test_gain_share_of_the_bottom_half() -> None:
-    first = advance(
-        empty_replay(prompts("a", "b", "c", "d")),
-        {"a": [0.0, -1.0], "b": [1.0, -1.0], "c": [2.0, -1.0], "d": [3.0, -1.0]},
-    )
-    second = advance(first, {"a": [3.0, 0.0], "d": [4.0, 0.0]}, iteration=1)
-    statistics = replay_statistics(first, second, 1)
+    rewards = {"a": [0.0, -1.0], "b": [1.0, -1.0], "c": [2.0, -1.0], "d": [3.0, -1.0]}
+    first = advance(empty_replay(prompts("a", "b", "c", "d")), sampled(rewards))
+    second = advance(first, sampled({"a": [3.0, 0.0], "d": [4.0, 0.0]}), iteration=1)
+    statistics = replay_statistics(first["chosen_reward"], without_texts(second), 1)
     assert statistics["gain/mean"] == pytest.approx((3.0 + 1.0) / 2)
     assert statistics["gain/bottom_half_share"] == pytest.approx(0.75)
     assert statistics["age/mean"] == pytest.approx(0.5)
+    assert statistics["staleness/mean"] == pytest.approx(1.0)
     assert statistics["rm/chosen"] == pytest.approx((3 + 1 + 2 + 4) / 4)
+
+
+def test_no_pair_has_no_statistics() -> None:
+    start = empty_replay(prompts("a", "b"))
+    statistics = replay_statistics(start["chosen_reward"], without_texts(start), 0)
+    assert statistics.pop("pairs") == 0
+    assert set(statistics.values()) == {None}
+
+
+def test_what_never_varies_has_no_correlation() -> None:
+    reward, length = np.full(7, 0.1), np.arange(7)  # the mean of 0.1 is not 0.1
+    assert correlation(reward, length) is None
+    assert correlation(length, reward) is None
+    assert correlation(-length, length) == pytest.approx(-1.0)
 
 
 def test_paired_difference_uses_only_prompts_on_both_sides() -> None:

@@ -3,12 +3,14 @@
 import math
 import random
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from optune_core.errors import DataError
+from optune_core.id_hash import hash_ids
 from optune_core.selection import select, selection_size
 
 
@@ -83,3 +85,19 @@ def test_selection_does_not_depend_on_the_order_of_the_file(
         rest = [-math.inf if r is None else r for p, r in rewards.items() if p not in selected]
         assert low == sorted(low)
         assert not rest or max(low) <= min(rest)
+
+
+def test_hashes_of_ids_differ_and_use_every_bit() -> None:
+    ids = pa.chunked_array([[f"{i:032x}" for i in range(60_000)], [f"{i:032x}" for i in range(60_000, 100_000)]])
+    hashes = hash_ids(ids, "1/2")
+    assert len(np.unique(hashes)) == len(ids)
+    assert not np.isin(hash_ids(ids, "1/3"), hashes).any()
+    for bit in range(64):
+        share = float(np.mean(hashes >> np.uint64(bit) & np.uint64(1)))
+        assert share == pytest.approx(0.5, abs=0.01)  # six standard deviations
+
+
+def test_the_hash_of_an_id_does_not_depend_on_its_place() -> None:
+    ids = [f"{i:032x}" for i in range(20_000)]
+    forwards, backwards = (hash_ids(pa.chunked_array([each]), "") for each in (ids, ids[::-1]))
+    assert (forwards == backwards[::-1]).all()
