@@ -205,6 +205,10 @@ class Training(Section):
     """β₂ of Eq. 6, the sharpness of the reward weight; 0 is DPO up to the factor ½. Not given by the paper."""
     reference: Literal["previous", "initial"] = "previous"
     """π_t (the paper's) or π_0."""
+    reference_logps: Literal["computed", "engine"] = "computed"
+    """`engine`: for pairs that were sampled from the reference in this iteration, take the log-probabilities that the
+    engine had them with (needs `generation.logps`), instead of computing them. Saves that share of the reference
+    pass; costs exactness, since engine and trainer round differently: the first loss is no longer mean(R)·ln 2."""
     epochs: int = Field(default=1, ge=1)
     """Passes over the replay set an iteration. Not given by the paper."""
     batch_size: int = Field(default=128, ge=1)
@@ -278,6 +282,15 @@ class OptuneConfig(Section):
     training: Training
     evaluation: Evaluation = Field(default_factory=Evaluation)
     health: Health = Field(default_factory=Health)
+
+    @model_validator(mode="after")
+    def _engine_logps_are_asked_for(self) -> OptuneConfig:
+        if self.training.reference_logps == "engine" and not self.generation.logps:
+            raise ValueError(
+                "training.reference_logps='engine' takes the engine's log-probabilities, but generation.logps=false "
+                "does not ask the engine for them: set generation.logps=true"
+            )
+        return self
 
     @model_validator(mode="after")
     def _offline_needs_pairs(self) -> OptuneConfig:

@@ -36,7 +36,7 @@ class ReferencePass:
     """The reference log-probabilities that a training needs.
 
     Where the reference is π_0, the pairs that stood in D_{t-1} already are not computed again: π_t's artifact carries
-    theirs.
+    theirs. Where `training.reference_logps` says so, those of fresh pairs are the engine's.
 
     Args:
         replay: schema REPLAY, the rows that are trained on.
@@ -58,6 +58,7 @@ class ReferencePass:
         params = {
             "precision": spec.training.precision,
             "min_reward_gap": spec.training.min_reward_gap,
+            "reference_logps": spec.training.reference_logps,
             "batch_size": spec.training.batch_size,
             "tokens_at_once": spec.tokens_at_once,
             "kernel": self._kernel,
@@ -83,7 +84,7 @@ class ReferencePass:
             float32, (2, pairs): chosen and rejected.
         """
         store, state = self._store, self._state
-        known = self._carried()
+        known = self._carried() | self._of_engine()
         shards = shards_of(steps, self._spec.training.batch_size, known)
         mine = range(state.process_index, len(shards), state.num_processes)
         missing = [shard for shard in mine if store.find(self.work(shard)) is None]
@@ -122,9 +123,27 @@ class ReferencePass:
             if made < spec.iteration and prompt_id in before
         }
 
+    def _of_engine(self) -> Logps:
+        """Of the pairs that were sampled from the reference in this iteration, where the engine's own are wanted."""
+        spec = self._spec
+        if spec.training.reference_logps == "computed" or not self._is_policy:
+            return {}
+        names = ("generated_at", "sampled_from", "chosen_policy_logps", "rejected_policy_logps")
+        rows = zip(*(self._replay[name].to_pylist() for name in names), strict=True)
+        return {
+            row: (chosen, rejected)
+            for row, (made, sampled_from, chosen, rejected) in enumerate(rows)
+            if made == sampled_from == spec.iteration and chosen is not None and rejected is not None
+        }
+
+    @property
+    def _is_policy(self) -> bool:
+        """Whether the reference is π_t."""
+        return self._spec.training.reference == "previous" or self._spec.initial == self._spec.policy
+
     def _load(self, policy: Any) -> Any:
         spec = self._spec
-        if spec.training.reference == "previous" or spec.initial == spec.policy:
+        if self._is_policy:
             return policy.eval()
         with whole_on_every_process():
             model = load_master(self._store.fetch(Ref.from_json(spec.initial)))

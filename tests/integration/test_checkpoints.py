@@ -640,6 +640,24 @@ def test_where_the_reference_is_the_initial_policy_unchanged_pairs_are_not_compu
     assert abs(policy_2.metrics["first"]["rewards/margins"]) > 1e-3
 
 
+@pytest.mark.slow
+def test_the_engine_s_log_probabilities_stand_in_for_computed_ones_of_fresh_pairs(
+    tiny: Path, store: ArtifactStore
+) -> None:
+    table = replay_table()
+    of_engine = {"chosen_policy_logps": -5.0, "rejected_policy_logps": -6.0}
+    for name, value in of_engine.items():
+        values = pa.array([None if row == 3 else value for row in range(PAIRS)], pa.float64())
+        table = table.set_column(table.column_names.index(name), name, values)
+    sampled_from = pa.array([-1 if row == 4 else 0 for row in range(PAIRS)], pa.int32())
+    table = table.set_column(table.column_names.index("sampled_from"), "sampled_from", sampled_from)
+    for wanted in ("computed", "engine"):
+        spec = prepare(store, tiny, reference_logps=wanted)
+        passing = reference.ReferencePass(store, spec, table, Pairs(table), "sdpa", PartialState(cpu=True))
+        expected = {} if wanted == "computed" else dict.fromkeys([0, 1, 2, *range(5, PAIRS)], (-5.0, -6.0))
+        assert passing._of_engine() == expected
+
+
 # ---------------------------------------------------------------- which pairs
 
 

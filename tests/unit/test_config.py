@@ -90,7 +90,7 @@ def test_missing_file(tmp_path: Path) -> None:
     [
         (["selection.selector=none"], "prompts.pairs must name"),
         (["prompts.pairs={}"], "only read with selection.selector='none'"),
-        (["training.batch_size=10"], "not a multiple"),
+        (["training.reference_logps=engine"], "set generation.logps=true"),
     ],
 )
 def test_settings_that_contradict_each_other(tmp_path: Path, overrides: list[str], message: str) -> None:
