@@ -73,7 +73,7 @@ WORK = Workload(
     max_response_tokens=6,
     shard_size=8,
     engine=VllmEngine(max_num_seqs=4),
-    training=Training(beta1=0.1, beta2=1.0, batch_size=4, micro_batch_size=2),
+    training=Training(beta1=0.1, beta2=1.0, batch_size=4, micro_batch_tokens=8192),
     devices=2,
 )
 
