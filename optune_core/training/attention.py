@@ -41,6 +41,11 @@ def sdpa(
         (1, T, heads, head size).
     """
 
+    kind = query.dtype
+    if query.device.type == "cpu" and not torch.cpu._is_amx_tile_supported():
+        # Without tile registers torch's attention is slower in half precision than in single, backwards by half.
+        query, key, value = query.float(), key.float(), value.float()
+
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         length = keys.shape[2]
         causal = queries.shape[2] == length and (sliding_window is None or length <= sliding_window)
@@ -64,7 +69,7 @@ def sdpa(
             if length:
                 seen = [torch.cat([of[3 * number], of[3 * number + 1 + side]], dim=2) for of in (keys, values)]
                 outputs.append(attend(queries[2 * number + side], *seen))
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).to(kind).transpose(1, 2), None
 
 
 def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:

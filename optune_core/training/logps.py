@@ -15,15 +15,13 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from optune_core.training.attention import KERNELS
+from optune_core.training.head import token_logps
 from optune_core.training.layout import Pairs, Row
 
 PLAIN = "plain"
 """No kernel: each sequence by itself in the model's own forward pass."""
-_LOGITS_AT_ONCE = 1 << 24
-"""Float32 logits that exist at a time: 64 MiB."""
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 """Relative difference from the model's own forward pass that roundings explain."""
 
@@ -76,28 +74,6 @@ def row_logps(model: Any, row: Row) -> tuple[Tensor, Tensor]:
     """
     chosen, rejected = model(packed=row).chunk(2)
     return chosen, rejected
-
-
-def token_logps(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """log-probability of each target. Logits exist for some tokens at a time, and are computed again backwards.
-
-    Args:
-        head: the projection to the vocabulary.
-        hidden: (R, H).
-        targets: int64, (R,).
-
-    Returns:
-        float32, (R,).
-    """
-
-    def some(hidden: Tensor, targets: Tensor) -> Tensor:
-        return -F.cross_entropy(head(hidden).float(), targets, reduction="none")
-
-    size = max(1, _LOGITS_AT_ONCE // head.out_features)
-    parts = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
-    if not torch.is_grad_enabled() or len(targets) <= size:
-        return torch.cat([some(*part) for part in parts])
-    return torch.cat([checkpoint(some, *part, use_reentrant=False) for part in parts])
 
 
 def _packed(model: Any, packed: Row, **ignored: Any) -> Tensor:

@@ -18,6 +18,7 @@ from accelerate.utils import broadcast_object_list
 from optune_core import preemption
 from optune_core.config.schema import Training
 from optune_core.errors import DataError, TransientError
+from optune_core.heap import keep_freed_memory
 from optune_core.losses import reward_weights
 from optune_core.progress import Progress
 from optune_core.replay import trainable
@@ -39,6 +40,7 @@ LOG = "train_log.jsonl"
 
 def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """What `stages.policy.run` promises."""
+    keep_freed_memory()
     (work,) = works(store, spec)
     config, state = spec.training, PartialState(cpu=not torch.cuda.is_available())
     started = time.monotonic()

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 MIXES = {
-    # (low, high) tokens of prompt, chosen and rejected, drawn evenly
-    "short": ((20, 116), (10, 114), (5, 93)),  # as short chat: 68, 62 and 49 on average
-    "ultrachat": ((100, 300), (200, 500), (200, 500)),
-    "long": ((400, 1000), (400, 1000), (400, 1000)),
+    # (mean and spread of the logarithm, shortest, longest) of the tokens of a prompt and of a response
+    "short": ((4.3, 0.55, 8, 424), (3.25, 1.3, 1, 305)),  # as PandaLM's test set: 89 and 51 on average
+    "ultrachat": ((5.1, 0.7, 16, 512), (5.75, 0.5, 16, 512)),  # about 200 and 330
+    "long": ((6.5, 0.4, 128, 1024), (6.5, 0.4, 128, 1024)),  # about 700 and 700
 }
 BETA, LEARNING_RATE, SEED = 0.1, 1e-5, 0
 
@@ -27,12 +27,14 @@ BETA, LEARNING_RATE, SEED = 0.1, 1e-5, 0
 def pairs(mix: str, count: int, vocabulary: int) -> list[dict[str, list[int]]]:
     """Token ids of pairs, the same for every contender."""
     generator = random.Random(f"{mix}/{count}")
+    prompt, response = MIXES[mix]
+
+    def ids(mean: float, spread: float, shortest: int, longest: int) -> list[int]:
+        length = min(max(round(generator.lognormvariate(mean, spread)), shortest), longest)
+        return [generator.randrange(3, vocabulary) for _ in range(length)]
+
     return [
-        {
-            f"{side}_ids": [generator.randrange(3, vocabulary) for _ in range(generator.randint(*bounds))]
-            for side, bounds in zip(("prompt", "chosen", "rejected"), MIXES[mix], strict=True)
-        }
-        for _ in range(count)
+        {"prompt_ids": ids(*prompt), "chosen_ids": ids(*response), "rejected_ids": ids(*response)} for _ in range(count)
     ]
 
 
@@ -171,8 +173,12 @@ def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folde
 def main() -> None:
     import torch
 
+    from optune_core.heap import keep_freed_memory
+
     job = json.loads(sys.argv[1])
     run = ours if job["contender"] == "ours" else trl
+    if job["keep_freed_memory"]:
+        keep_freed_memory()
     vocabulary = load(job["model"]).config.vocab_size
     with tempfile.TemporaryDirectory() as folder:
         warm_up = pairs(job["mix"], 2, vocabulary)

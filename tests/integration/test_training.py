@@ -96,17 +96,19 @@ def test_gradients_of_the_whole_loss_equal_the_plain_ones(model: Any, packed_mod
 
 
 def test_logits_in_chunks_change_nothing(packed_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from optune_core.training import logps
+    from optune_core.training import head
 
     row = pairs_of([([5, 6, 7], [8, 9, 10, 11], [12, 13]), ([14], [15] * 7, [])]).row([0, 1])
     results = []
-    for at_once in (1 << 24, 320 * 2):  # 320 tokens in the vocabulary
-        monkeypatch.setattr(logps, "_LOGITS_AT_ONCE", at_once)
+    for chunk, block in ((1 << 26, 1 << 22), (320 * 4, 320 * 3), (1, 1)):  # 320 tokens in the vocabulary
+        monkeypatch.setattr(head, "_CHUNK", chunk)
+        monkeypatch.setattr(head, "_BLOCK", block)
         packed_model.zero_grad()
         chosen, rejected = row_logps(packed_model, row)
         (chosen - 2 * rejected).sum().backward()
         results.append([chosen, rejected, *[p.grad.clone() for p in packed_model.parameters()]])
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+    for other in results[1:]:
+        torch.testing.assert_close(other, results[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_sliding_window_is_kept(tiny: Path) -> None:
