@@ -66,7 +66,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _see_to_the_end(by_user: bool) -> None:
-    from optune_core.launch import no_child
+    from optune_core.children import no_child
 
     deadline = time.monotonic() + _GRACE_SECONDS
     no_child.wait(_GRACE_SECONDS - _PREFECT_SECONDS)
