@@ -73,7 +73,7 @@ WORK = Workload(
     max_response_tokens=6,
     shard_size=8,
     engine=VllmEngine(max_num_seqs=4),
-    training=Training(beta1=0.1, beta2=1.0, batch_size=4, micro_batch_size=2),
+    training=Training(beta1=0.1, beta2=1.0, batch_size=4, micro_batch_tokens=8192),
     devices=2,
 )
 
@@ -249,7 +249,7 @@ def test_offline_and_full_runs_save_nothing() -> None:
     device = named_device("h100")
     for name in ("zephyr-7b-offline", "zephyr-7b-full"):
         config = load_config(f"configs/{name}.yaml", [])
-        projection = project(config, workload_of(config, devices=8, engines=8, prompts=1000), device)
+        projection = project(config, workload_of(config, devices=8, prompts=1000), device)
         assert projection.iteration_speedup == projection.bound == 1.0
         assert (projection.full["generate"] > 0) == (name == "zephyr-7b-full")
 
@@ -350,7 +350,7 @@ def store(tmp_path: Path) -> str:
         Ledger(artifacts.objects, run).open(config.model_dump(mode="json"), inputs)
     shape = ModelShape.from_config(TINY, "tiny")
     work = replace(
-        workload_of(config, devices=2, engines=1, prompts=100, prompt_tokens=30, response_tokens=20),
+        workload_of(config, devices=2, prompts=100, prompt_tokens=30, response_tokens=20),
         policy=shape,
         reward=shape,
         pair_response_tokens=18,
@@ -372,12 +372,12 @@ def store(tmp_path: Path) -> str:
 
 
 def test_plan_with_a_profile() -> None:
-    plan = json.loads(call(ZEPHYR, "--devices", "8", "--engines", "8", *LENGTHS, "--json"))
+    plan = json.loads(call(ZEPHYR, "--devices", "8", *LENGTHS, "--json"))
     assert (plan["device"], plan["prompts"], plan["rho"], plan["fit"]) == ("a100-80gb", 48_000, 0.5, {})
     first, later = sum(plan["first"].values()), sum(plan["later"].values())
     assert plan["seconds"] == pytest.approx(first + 2 * later)
     assert plan["run_speedup"] < plan["iteration_speedup"] <= plan["bound"]
-    table = call(ZEPHYR, "--devices", "8", "--engines", "8", *LENGTHS)
+    table = call(ZEPHYR, "--devices", "8", *LENGTHS)
     assert f"{plan['later']['train']:,.0f}" in table
     assert f"{plan['iteration_speedup']:.2f}× an iteration" in table
     assert "not measured" in table
@@ -391,6 +391,25 @@ def test_overrides_and_lengths_count() -> None:
     longest = json.loads(call(ZEPHYR, "--json"))
     assert fewer["seconds"] < default["seconds"] < longest["seconds"]
     assert longest["response_tokens"] == 512
+
+
+@pytest.mark.parametrize(
+    ("arguments", "engines", "reward_models"),
+    [
+        ((), 8, 8),
+        (("generation.engine.tensor_parallel_size=2",), 4, 8),
+        (("generation.engine.tensor_parallel_size=3",), 2, 8),
+        (("generation.engine.replicas=2", "reward.replicas=4"), 2, 4),
+        (("generation.engine.replicas=2", "--engines", "5"), 5, 8),
+    ],
+)
+def test_engines_and_reward_models_take_all_devices_unless_told(
+    arguments: tuple[str, ...], engines: int, reward_models: int
+) -> None:
+    plan = json.loads(call(ZEPHYR, *arguments, "--devices", "8", *LENGTHS, "--json"))
+    assert (plan["engines"], plan["reward_models"]) == (engines, reward_models)
+    alone = json.loads(call(ZEPHYR, *LENGTHS, "--json"))
+    assert plan["full"]["score"] == pytest.approx(alone["full"]["score"] / reward_models)
 
 
 def test_plan_with_the_rates_of_a_run(store: str) -> None:
@@ -415,7 +434,10 @@ def test_plan_with_the_rates_of_a_run(store: str) -> None:
         (("prompts.sample=null",), ConfigError, "give it with --prompts"),
         (("--prompt-tokens", "513"), ConfigError, "--prompt-tokens 513 is not a mean of lengths up to .*=512"),
         (("--response-tokens", "0"), ConfigError, "--response-tokens 0 is not a mean"),
-        (("--engines", "2"), ConfigError, "is 2 devices, more than --devices 1"),
+        (("--engines", "2"), ConfigError, "2 engines × 1 devices .* are more than --devices 1"),
+        (("generation.engine.replicas=3", "--devices", "2"), ConfigError, "3 engines × 1 devices .* --devices 2"),
+        (("generation.engine.tensor_parallel_size=4", "--devices", "2"), ConfigError, "1 engines × 4 devices"),
+        (("reward.replicas=3", "--devices", "2"), ConfigError, "reward.replicas=3 is more than --devices 2"),
         (("--parameters", "7e10"), OptuneError, "140.0 GB of weights leave 0.0 GB of 1 × a100-80gb"),
     ],
 )
