@@ -132,8 +132,10 @@ def running_batch(work: Workload, device: Device) -> float:
 
 def _steps(work: Workload, batch: float, sequences: float) -> float:
     """Decoding steps of an engine. A shard of s sequences takes response · max(1, s / batch) steps with a full batch,
-    and maximum − response more until its longest response ends; the next shard waits for that."""
-    shard = min(sequences, float(work.shard_size * work.samples))
+    and maximum − response more until its longest response ends. Where generation is repeatable the next shard waits
+    for that; elsewhere all of an engine's shards run as one."""
+    assert isinstance(work.engine, VllmEngine)
+    shard = min(sequences, float(work.shard_size * work.samples)) if work.engine.repeatable else sequences
     longest = max(work.max_response_tokens, work.response_tokens)
     steps = work.response_tokens * max(1.0, shard / batch) + longest - work.response_tokens
     return steps * sequences / shard

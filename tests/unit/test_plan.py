@@ -107,6 +107,17 @@ def test_stages_by_hand() -> None:
     assert seconds["train"] == pytest.approx(8 * pair * 4 / 2e6 + 2 * 11_000 * 20 / 1e5 + 11_000 * 14 / 1e5)
 
 
+def test_only_repeatable_generation_waits_for_each_shards_longest_response() -> None:
+    def steps(repeatable: bool) -> float:
+        engine = VllmEngine(max_num_seqs=4, repeatable=repeatable)
+        work = replace(WORK, engine=engine, shard_size=2)  # four shards of four sequences
+        slow = stage_seconds(work, replace(DEVICE, step_seconds=1.0), 8)["generate"]
+        return slow - stage_seconds(work, replace(DEVICE, step_seconds=0.0), 8)["generate"]
+
+    assert steps(True) == pytest.approx(4 * (4 + 2))
+    assert steps(False) == pytest.approx(4 * 4 + 2)
+
+
 def test_products_set_the_pace_of_a_large_batch() -> None:
     work = replace(WORK, engine=VllmEngine(max_num_seqs=512), samples=64)
     slow = stage_seconds(work, replace(DEVICE, decode=1e5), 8)["generate"]
