@@ -141,7 +141,7 @@ class _Group:
         self._running: list[_Child] = []
         self._lines: SimpleQueue[tuple[_Child, str | None]] = SimpleQueue()
         self._deadline: float | None = None
-        """Since when those that still run are killed."""
+        """When those that still run are killed; None: they were not told to end."""
 
     def start(self, number: int, command: Command, name: str) -> None:
         """A child lives no longer than the thread that starts it (`bound`), so that has to be the one that follows."""
@@ -181,11 +181,13 @@ class _Group:
     def _tell(self) -> None:
         if self._deadline is not None:
             return
-        self._deadline = time.monotonic() + preemption.GRACE_SECONDS + 1
         for child in self._running:
             for process in child.workers():
                 with suppress(psutil.NoSuchProcess):
                     process.terminate()
+        self._deadline = (
+            time.monotonic() + preemption.GRACE_SECONDS + 1
+        )  # last: who is interrupted here tells all again
 
     def _kill(self) -> None:
         for child in self._running:
