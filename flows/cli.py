@@ -66,7 +66,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _see_to_the_end(by_user: bool) -> None:
-    from optune_core.launch import no_child
+    from optune_core.children import no_child
 
     deadline = time.monotonic() + _GRACE_SECONDS
     no_child.wait(_GRACE_SECONDS - _PREFECT_SECONDS)
@@ -157,10 +157,14 @@ def plan(
     device: Annotated[
         str | None, typer.Option(help="a100-80gb, h100 or cpu. Default: a100-80gb; with --run: to be named.")
     ] = None,
-    devices: Annotated[int, typer.Option(help="Devices that share training.", min=1)] = 1,
+    devices: Annotated[int, typer.Option(help="Devices that share each stage.", min=1)] = 1,
     engines: Annotated[
-        int, typer.Option(help="Engines, and reward models, side by side. A run of ours has one.", min=1)
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="Engines side by side. Default: generation.engine.replicas, else devices // tensor_parallel_size.",
+            min=1,
+        ),
+    ] = None,
     prompts: Annotated[int | None, typer.Option(help="Default: prompts.sample.", min=1)] = None,
     prompt_tokens: Annotated[
         float | None, typer.Option(help="Mean. Default: of --run, else the maximum (an upper bound).")
@@ -175,7 +179,7 @@ def plan(
     run: Annotated[
         str | None, typer.Option("--run", help="Run whose measured times replace the device's assumed rates.")
     ] = None,
-    run_devices: Annotated[int, typer.Option(help="Devices that shared that run's training.", min=1)] = 1,
+    run_devices: Annotated[int, typer.Option(help="Devices that run was made on.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for programs.")] = False,
 ) -> None:
     """Predict the time of each stage, and what selective regeneration saves, before anything is started."""

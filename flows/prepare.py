@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flows.reward_model import reward_model
 from optune_core.config import OptuneConfig
+from optune_core.gpus import check_devices
 from optune_core.rewards import RewardRef
 from optune_core.storage import Ref
 from tasks.context import RunContext
@@ -17,6 +18,7 @@ def prepare(settings: OptuneConfig, store: str, run: str, train_deployment: str 
     Raises:
         OptuneError: the first of the problems with the run's inputs.
     """
+    check_devices(settings)
     gold = function_ref(settings.evaluation.gold) if settings.evaluation.gold else None
     (policy,) = import_model(store, settings.policy, "policy")
     (prompts,) = draw_prompts(store, settings, policy)

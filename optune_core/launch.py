@@ -1,36 +1,25 @@
-"""The parent's side of a stage: find what is committed, start a child for what is not, and check that it delivered."""
+"""The parent's side of a stage: find what is committed, have children make what is not, and check that they did."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import tempfile
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any
 
-import psutil
 from pydantic import BaseModel
 
-from optune_core import bound, errors, preemption
-from optune_core.errors import OptuneError, OutOfMemory, Preempted, TransientError
-from optune_core.progress import Progress, silent
+from optune_core import errors
+from optune_core.children import Command, run_children
+from optune_core.errors import OptuneError, OutOfMemory, TransientError
+from optune_core.gpus import Replicas, visible_devices
+from optune_core.progress import Progress
 from optune_core.secrets import redact
 from optune_core.stages import IN_PROCESS, stage_module
 from optune_core.storage import ArtifactStore, Manifest
 
-no_child = Event()
-"""Set while no stage of this process has a child."""
-no_child.set()
-
 _WORKER = "optune_core.worker"
 _ACCELERATE = "accelerate.commands.launch"
-_KEPT_LINES = 40
 _OOM_KILLS = Path("/sys/fs/cgroup/memory.events")
 
 
@@ -52,18 +41,19 @@ def run_stage(
 ) -> list[Manifest]:
     """Make the artifacts of a stage that are not committed yet; returns the manifests of all of them.
 
-    A child that runs out of a device's memory is started again with a smaller spec, where its stage knows one.
-    A child of a parent that is told to end is told so too, and given its grace to save what it has.
+    A stage that can be divided is, over as many children as its configuration and this machine's devices say.
+    Where a device's memory does not suffice, the stage is started again with a smaller spec, if it knows one.
+    Children of a parent that is told to end are told so too, and given their grace to save what they have.
 
     Args:
         progress: told how far the stage is.
-        log: told what the child prints on standard error, line by line, without secrets.
+        log: told what the children print on standard error, line by line, without secrets.
         committed: called for every artifact that the stage commits.
         accelerate_config: file for `accelerate launch`, for stages that train.
 
     Raises:
         OptuneError: the stage failed for a reason that trying again does not mend.
-        TransientError: the child was killed, or storage could not be reached.
+        TransientError: a child was killed, or storage could not be reached.
     """
     if stage in IN_PROCESS:
         stage_module(stage).run(store, spec, progress)
@@ -72,7 +62,7 @@ def run_stage(
         smaller = getattr(stage_module(stage), "smaller", lambda spec: None)
         while True:
             try:
-                _run_child(store.objects.url, stage, spec, progress, log, committed, accelerate_config)
+                _run_children(store, stage, spec, progress, log, committed, accelerate_config)
                 break
             except OutOfMemory as error:
                 reduced = smaller(spec)
@@ -86,8 +76,8 @@ def run_stage(
     return made
 
 
-def _run_child(
-    store_url: str,
+def _run_children(
+    store: ArtifactStore,
     stage: str,
     spec: BaseModel,
     progress: Progress,
@@ -97,66 +87,40 @@ def _run_child(
 ) -> None:
     kills = _oom_kills()
     with tempfile.TemporaryDirectory(prefix="optune-") as folder:
-        spec_file = Path(folder) / "spec.json"
-        spec_file.write_text(spec.model_dump_json(), encoding="utf-8")
-        child = subprocess.Popen(
-            [*_launcher(stage, accelerate_config), stage, str(spec_file), store_url],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {bound.PARENT: str(os.getpid())},
-        )
-        assert child.stdout is not None and child.stderr is not None
-        no_child.clear()
-        tail: deque[str] = deque(maxlen=_KEPT_LINES)
-        reader = Thread(target=_forward, args=(child.stderr, log, tail), daemon=True)
-        reader.start()
-        try:
-            last = _follow(child.stdout, progress, log, committed)
-            status = child.wait()
-        except BaseException:
-            _end(child, committed)
-            raise
-        finally:
-            no_child.set()
-        reader.join(timeout=5)
-    if last.get("done"):
+        commands = []
+        for number, (part, environment) in enumerate(_parts(store, stage, spec)):
+            file = Path(folder) / f"spec-{number}.json"
+            file.write_text(part.model_dump_json(), encoding="utf-8")
+            launcher = _launcher(stage, accelerate_config)
+            arguments = [*launcher, stage, str(file), store.objects.url]
+            commands.append(Command(arguments, environment, launches=_ACCELERATE in launcher))
+        failure = run_children(commands, progress, log, committed)
+    if failure is None:
         return
-    if error := last.get("error"):
-        raise _as_exception(stage, error)
-    if status == -9 and _oom_kills() > kills:
+    if failure.error is not None:
+        raise _as_exception(stage, failure.error)
+    if failure.status == -9 and _oom_kills() > kills:
         raise OutOfMemory(
             f"the machine ran out of memory in stage {stage!r}, and its kernel ended the process. Give it more, or "
             "lower generation.engine.cpu_kv_cache_gib, training.micro_batch_tokens or reward.batch_size"
         )
-    reason = f"signal {-status}" if status < 0 else f"exit status {status}"
-    raise TransientError(f"the process of stage {stage!r} ended with {reason}\n" + "\n".join(tail))
+    reason = f"signal {-failure.status}" if failure.status < 0 else f"exit status {failure.status}"
+    raise TransientError(f"the process of stage {stage!r} ended with {reason}\n" + "\n".join(failure.tail))
 
 
-def _end(child: subprocess.Popen[str], committed: Callable[[], None]) -> None:
-    """Tell a child to end, and see that it does within its grace."""
-    for process in _workers(child):
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    assert child.stdout is not None
-    # Its pipe has to be read on, or it would wait at a full one instead of saving.
-    reader = Thread(target=_follow, args=(child.stdout, silent, lambda line: None, committed), daemon=True)
-    reader.start()
-    try:
-        child.wait(preemption.GRACE_SECONDS + 1)
-    except BaseException:  # it took too long, or this process is told again
-        child.kill()
-        child.wait()
-
-
-def _workers(child: subprocess.Popen[str]) -> list[psutil.Process]:
-    """The processes of a stage: the child, or what it launched, since a launcher may end without telling those."""
-    assert isinstance(child.args, list)
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(child.pid)
-        return process.children() if _ACCELERATE in child.args else [process]
-    return []
+def _parts(store: ArtifactStore, stage: str, spec: BaseModel) -> list[tuple[BaseModel, dict[str, str]]]:
+    """What each child makes, and its environment: of a stage that can be divided, missing works are dealt in turn."""
+    module = stage_module(stage)
+    replicas: Replicas | None = module.replicas(spec) if hasattr(module, "replicas") else None
+    if replicas is None:
+        return [(spec, {})]
+    missing = [number for number, work in enumerate(module.works(store, spec)) if store.find(work) is None]
+    devices = visible_devices()
+    children = min(replicas.number(len(devices)), len(missing))
+    return [
+        (module.share(spec, missing[child::children]), replicas.environment(child, devices))
+        for child in range(children)
+    ]
 
 
 def _oom_kills() -> int:
@@ -177,52 +141,12 @@ def _launcher(stage: str, accelerate_config: str | None) -> list[str]:
     module = ["-m", _WORKER]
     if stage != "policy":
         return [sys.executable, *module]
-    devices = _gpu_count()
+    devices = len(visible_devices())
     if accelerate_config is None and devices <= 1:
         return [sys.executable, *module]
     chosen = ["--config_file", accelerate_config] if accelerate_config else ["--num_processes", str(devices)]
     tied = [sys.executable, "-m", "optune_core.bound", sys.executable]
     return [*tied, "-m", _ACCELERATE, *chosen, *module]
-
-
-def _gpu_count() -> int:
-    """GPUs that a child would see, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip()])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-
-
-def _follow(
-    lines: Any, progress: Progress, log: Callable[[str], None], committed: Callable[[], None]
-) -> dict[str, Any]:
-    last: dict[str, Any] = {}
-    for line in lines:
-        try:
-            message = json.loads(line)
-        except ValueError:
-            log(redact(line.rstrip()))
-            continue
-        if "progress" in message:
-            what, done, total = message["progress"]
-            progress(what, done, total)
-        elif "committed" in message:
-            committed()
-        elif not _is_reason(last):
-            last = message
-    return last
-
-
-def _is_reason(message: dict[str, Any]) -> bool:
-    """Whether it tells why a stage failed. Of processes that train together, others are only told to end after it."""
-    return "error" in message and message["error"]["type"] != Preempted.__name__
-
-
-def _forward(lines: Any, log: Callable[[str], None], tail: deque[str]) -> None:
-    for line in lines:
-        if text := redact(line.rstrip()):
-            tail.append(text)
-            log(text)
 
 
 def _as_exception(stage: str, error: dict[str, str]) -> Exception:

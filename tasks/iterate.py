@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from optune_core.config.schema import FunctionReward
 from optune_core.rewards import RewardRef
 from optune_core.stages import fixed_pairs, replay, responses, scores, selection
 from optune_core.stages import prompts as prompts_stage
@@ -27,7 +28,7 @@ def select(context: RunContext, iteration: int, previous: Ref) -> Any:
 
 @stage_task("generate")
 def generate(context: RunContext, iteration: int, policy: Ref, prompts: list[Ref]) -> Any:
-    """Sample K responses from the policy for each of these prompts, and for the held-out ones, in one engine.
+    """Sample K responses from the policy for each of these prompts, and for the held-out ones, by the same engines.
 
     Args:
         prompts: references to a selection; empty to answer the held-out prompts only.
@@ -51,6 +52,7 @@ def score(context: RunContext, name: str, reward: RewardRef, shards: list[Ref], 
         reward=reward,
         drop_truncated=drop_truncated,
         responses=[shard.to_json() for shard in shards],
+        replicas=None if isinstance(context.config.reward, FunctionReward) else context.config.reward.replicas,
     )
     return make(context.store, "scores", spec)
 

@@ -12,6 +12,7 @@ from optune_core.health import Freshness, check_health
 from optune_core.reports.render import iteration_markdown, reward_model_markdown, run_markdown
 from optune_core.reports.statistics import reward_per_prompt
 from optune_core.reports.summary import held_out_change, summarise
+from optune_core.reports.timing import stage_timing
 from optune_core.schemas import SCORES
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ledger, Ref
@@ -86,7 +87,6 @@ def commit_iteration(
     manifests = {name: store.manifest(ref) for name, ref in names.items()}
     generated = [store.manifest(ref) for ref in responses if ref.stage == "responses"]
     scored = [store.manifest(ref) for ref in scores]
-    training = manifests["policy"].timing
     record: dict[str, Any] = {
         "iteration": iteration,
         "artifacts": {name: ref.to_json() for name, ref in names.items()}
@@ -97,13 +97,7 @@ def commit_iteration(
         },
         "metrics": {name: manifest.metrics for name, manifest in manifests.items()}
         | {"generated_tokens": sum(manifest.metrics["tokens"] for manifest in generated)},
-        "timing": {
-            "start engine": sum(manifest.timing["engine_start_seconds"] for manifest in generated),
-            "generate": sum(manifest.timing["seconds"] for manifest in generated),
-            "score": sum(manifest.timing["seconds"] for manifest in scored),
-            "rank and merge": manifests["selection"].timing["seconds"] + manifests["replay"].timing["seconds"],
-            "train": training["seconds"] + training["reference_seconds"],
-        },
+        "timing": stage_timing(generated, scored, **manifests),
     }
     standing = _ledger(context).commit_iteration(iteration, record)
     _check_same(context.run, iteration, standing["artifacts"], record["artifacts"])

@@ -28,7 +28,7 @@ class Request:
 
     device: str | None
     devices: int
-    engines: int
+    engines: int | None
     prompts: int | None
     prompt_tokens: float | None
     response_tokens: float | None
@@ -65,7 +65,7 @@ def make_plan(config: OptuneConfig, store_url: str, request: Request) -> Plan:
     fits: dict[str, StageFit] = {}
     if request.run is not None:
         store = ArtifactStore(open_objects(store_url))
-        measured = measured_iterations(store, request.run, devices=request.run_devices, engines=1)
+        measured = measured_iterations(store, request.run, devices=request.run_devices)
         device, fits = fit_device(device, measured)
     work = workload_of(
         config,
@@ -97,6 +97,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "device": plan.device.name,
         "devices": work.devices,
         "engines": work.engines,
+        "reward_models": work.scorers,
         "policy": asdict(work.policy),
         "prompts": work.prompts,
         "samples": work.samples,

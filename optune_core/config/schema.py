@@ -81,11 +81,29 @@ class Selection(Section):
     selectors only."""
 
 
-class VllmEngine(Section):
+class Replicated(Section):
+    """What works side by side, each in a process of its own on devices of its own."""
+
+    replicas: int | None = Field(default=None, ge=1)
+    """Engines, or reward models, that share the shards between them. Default: as many as the machine's devices suffice
+    for, at least one. Changes no result, so it may be changed in a run."""
+
+    HOW: ClassVar = ("replicas",)
+    """Fields that say how to compute, not what: no part of an artifact's key, and free to change in a run."""
+
+    @property
+    def devices(self) -> int:
+        """That each of them needs."""
+        return 1
+
+
+class VllmEngine(Replicated):
     type: Literal["vllm"] = "vllm"
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
     tensor_parallel_size: int = Field(default=1, ge=1)
+    """Devices that an engine is spread over, for a policy that is too large for one. `replicas` is faster where it is
+    not."""
     max_num_seqs: int = Field(default=256, ge=1)
     enforce_eager: bool = False
     """Do not compile the model: a faster start, slower generation. Pays for a few ten thousand tokens on a CPU."""
@@ -98,8 +116,13 @@ class VllmEngine(Section):
     and so do roundings. It is part of a shard's key, as all that decides about bytes: a run that promises them must
     not find shards of one that does not."""
 
+    @property
+    def devices(self) -> int:
+        """That each engine needs."""
+        return self.tensor_parallel_size
 
-class TransformersEngine(Section):
+
+class TransformersEngine(Replicated):
     """`generate` of transformers: slow, for machines where vLLM cannot be had."""
 
     type: Literal["transformers"] = "transformers"
@@ -130,7 +153,7 @@ class Generation(Section):
     of 85 tokens in the mean, 1.2 at most (SmolLM2-135M, 32 responses, `tests/benchmarks/engine_logps.py`)."""
 
 
-class ClassifierReward(Model):
+class ClassifierReward(Model, Replicated):
     """An `AutoModelForSequenceClassification` with one logit, with its own tokenizer and chat template."""
 
     type: Literal["classifier"] = "classifier"
@@ -160,7 +183,7 @@ class LabelledPairs(Section):
     max_pairs_per_prompt: int = Field(default=2, ge=1)
 
 
-class TrainedReward(Model):
+class TrainedReward(Model, Replicated):
     """A Bradley-Terry reward model (Eq. 1) that the flow `reward-model` trains once from the backbone `model`."""
 
     type: Literal["trained"] = "trained"

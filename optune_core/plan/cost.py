@@ -48,7 +48,9 @@ class Workload:
     devices: int
     """That share training, each with all weights or a part of them."""
     engines: int = 1
-    """Engines, and reward models, side by side; each vLLM spans `engine.tensor_parallel_size` devices."""
+    """Side by side, each on `engine.devices` devices."""
+    scorers: int = 1
+    """Reward models side by side, each on a device."""
     layout: Literal["packed", "padded"] = "packed"
     """`packed`: each pair is prompt, chosen, rejected, without padding, with logits at the responses. `padded`: two
     sequences a pair, both with the prompt, padded to the maxima, with all logits; a reference pass in every epoch."""
@@ -86,7 +88,6 @@ def _generate(work: Workload, device: Device, selected: int) -> float:
     The weights are read once a step, whoever shares it: this is why a small batch takes as long as a larger one, up
     to where the products take longer.
     """
-    tensor_parallel = work.engine.tensor_parallel_size if isinstance(work.engine, VllmEngine) else 1
     prompts = selected / work.engines
     sequences = prompts * work.samples
     policy, p = work.policy, work.prompt_tokens
@@ -104,7 +105,7 @@ def _generate(work: Workload, device: Device, selected: int) -> float:
     reading = steps * _weight_bytes(work) / device.bandwidth
     products = sequences * policy.forward_flops(r, 0, r) / device.decode
     attention = tokens * (p + r / 2) * kv / device.bandwidth
-    return (prefill + max(reading, products) + attention) / tensor_parallel + overhead
+    return (prefill + max(reading, products) + attention) / work.engine.devices + overhead
 
 
 def running_batch(work: Workload, device: Device) -> float:
@@ -131,8 +132,10 @@ def running_batch(work: Workload, device: Device) -> float:
 
 def _steps(work: Workload, batch: float, sequences: float) -> float:
     """Decoding steps of an engine. A shard of s sequences takes response · max(1, s / batch) steps with a full batch,
-    and maximum − response more until its longest response ends; the next shard waits for that."""
-    shard = min(sequences, float(work.shard_size * work.samples))
+    and maximum − response more until its longest response ends. Where generation is repeatable the next shard waits
+    for that; elsewhere all of an engine's shards run as one."""
+    assert isinstance(work.engine, VllmEngine)
+    shard = min(sequences, float(work.shard_size * work.samples)) if work.engine.repeatable else sequences
     longest = max(work.max_response_tokens, work.response_tokens)
     steps = work.response_tokens * max(1.0, shard / batch) + longest - work.response_tokens
     return steps * sequences / shard
@@ -144,7 +147,7 @@ def _score(work: Workload, device: Device, selected: int) -> float:
         return 0.0
     tokens = work.prompt_tokens + work.response_tokens
     flops = selected * work.samples * work.reward.forward_flops(tokens, _causal(tokens), 0)
-    return flops / (work.engines * device.scoring)
+    return flops / (work.scorers * device.scoring)
 
 
 def _train(work: Workload, device: Device) -> float:

@@ -17,6 +17,7 @@ from optune_core.config import OptuneConfig, parse_config
 from optune_core.errors import OptuneError
 from optune_core.plan.cost import STAGES, Workload, stage_seconds
 from optune_core.plan.devices import Device
+from optune_core.plan.projection import side_by_side
 from optune_core.plan.shape import ModelShape
 from optune_core.storage import ArtifactStore, Ledger, Ref
 from optune_core.storage.ledger import list_runs
@@ -70,11 +71,12 @@ def _left_out_error(pairs: Sequence[tuple[float, float]]) -> float | None:
     )
 
 
-def measured_iterations(store: ArtifactStore, run: str, *, devices: int, engines: int) -> list[Measured]:
+def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list[Measured]:
     """The committed iterations of a run, with the lengths that they had.
 
     Args:
-        devices, engines: that the run was made on, which the ledger does not say.
+        devices: that the run was made on, which the ledger does not say. Engines and reward models are taken to have
+            been as many as they allow, or as the run's first configuration says.
 
     Raises:
         OptuneError: there is no such run, or it has committed no iteration.
@@ -95,7 +97,7 @@ def measured_iterations(store: ArtifactStore, run: str, *, devices: int, engines
     policy = _shape(store, inputs["policy"], "model/config.json")
     reward = inputs["reward"]["model"] if inputs["reward"] else None
     scorer = _shape(store, reward, "model/config.json") if reward else None
-    return [_measured(config, policy, scorer, record, devices, engines) for record in records]
+    return [_measured(config, policy, scorer, record, devices) for record in records]
 
 
 def _shape(store: ArtifactStore, reference: dict[str, str], file: str) -> ModelShape:
@@ -109,13 +111,13 @@ def _measured(
     reward: ModelShape | None,
     record: dict[str, Any],
     devices: int,
-    engines: int,
 ) -> Measured:
     metrics = record["metrics"]
     replay, selected = metrics["replay"], metrics["selection"]["selected"]
     pair_responses = replay["tokens/chosen"] + replay["tokens/rejected"]
     prompt_tokens = metrics["policy"]["tokens"] / config.training.epochs / metrics["policy"]["pairs"] - pair_responses
     fresh = metrics["generated_tokens"] / (selected * config.generation.samples) if selected else pair_responses / 2
+    engines, scorers = side_by_side(config, devices)
     work = Workload(
         policy=policy,
         reward=reward,
@@ -131,5 +133,6 @@ def _measured(
         training=config.training,
         devices=devices,
         engines=engines,
+        scorers=scorers,
     )
     return Measured(work, selected, record["timing"])

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from optune_core.config import OptuneConfig
-from optune_core.config.schema import FunctionReward, VllmEngine
+from optune_core.config.schema import FunctionReward
 from optune_core.errors import ConfigError
 from optune_core.plan.cost import Workload, stage_seconds
 from optune_core.plan.devices import Device
@@ -81,11 +81,22 @@ def project(config: OptuneConfig, work: Workload, device: Device) -> Projection:
     )
 
 
+def side_by_side(config: OptuneConfig, devices: int, engines: int | None = None) -> tuple[int, int]:
+    """(engines, reward models) that a run has on so many devices, as the stages' `replicas` have it.
+
+    Args:
+        engines: that are asked for; default: the configuration's, else as many as the devices suffice for.
+    """
+    engine, reward = config.generation.engine, config.reward
+    scorers = 1 if isinstance(reward, FunctionReward) else reward.replicas or max(1, devices // reward.devices)
+    return engines or engine.replicas or max(1, devices // engine.devices), scorers
+
+
 def workload_of(
     config: OptuneConfig,
     *,
     devices: int,
-    engines: int,
+    engines: int | None = None,
     prompts: int | None = None,
     prompt_tokens: float | None = None,
     response_tokens: float | None = None,
@@ -94,8 +105,8 @@ def workload_of(
     """The work of an iteration of this configuration.
 
     Args:
-        devices: that share training.
-        engines: engines and reward models side by side.
+        devices: that share training, and what engines and reward models run on.
+        engines: side by side; default: the configuration's replicas, else as many as the devices suffice for.
         prompts: default: the configuration's sample.
         prompt_tokens, response_tokens: means; default: the configuration's maxima.
         parameters: weights of the policy; default: its model's.
@@ -118,13 +129,15 @@ def workload_of(
             problems.append(
                 f"{option} {means[option]:g} is not a mean of lengths up to {name}={maximum}: give one in between"
             )
-    if isinstance(engine := config.generation.engine, VllmEngine):
-        taken = engines * engine.tensor_parallel_size
-        if taken > devices:
-            problems.append(
-                f"--engines {engines} × generation.engine.tensor_parallel_size={engine.tensor_parallel_size} "
-                f"is {taken} devices, more than --devices {devices}: lower one of them"
-            )
+    engine = config.generation.engine
+    engines, scorers = side_by_side(config, devices, engines)
+    if engines * engine.devices > devices:
+        problems.append(
+            f"{engines} engines × {engine.devices} devices (--engines, generation.engine.replicas and "
+            f"tensor_parallel_size) are more than --devices {devices}: lower one of them, or give more devices"
+        )
+    if scorers > devices:
+        problems.append(f"reward.replicas={scorers} is more than --devices {devices}: lower one, or raise the other")
     policy = ModelShape.from_parameters(parameters) if parameters else known_shape(config.policy.model)
     if policy is None:
         problems.append(
@@ -145,8 +158,9 @@ def workload_of(
         max_prompt_tokens=config.prompts.max_tokens,
         max_response_tokens=config.generation.max_tokens,
         shard_size=config.generation.shard_size,
-        engine=config.generation.engine,
+        engine=engine,
         training=config.training,
         devices=devices,
         engines=engines,
+        scorers=scorers,
     )

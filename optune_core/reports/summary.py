@@ -33,8 +33,9 @@ def held_out_change(store: ArtifactStore, ledger: Ledger, first: int, last: int)
 def savings(record: Row) -> Row:
     """What selective regeneration saved in an iteration, in the measured seconds of its stages.
 
-    `speedup` compares with regenerating every prompt at the same seconds a prompt; `bound` is the same for
-    orchestration that costs nothing: 1 / (1 - g·(1 - ρ)), g being the share of generation and scoring at ρ = 1.
+    `speedup` compares with regenerating every prompt at the same seconds a prompt. `bound` is what it would be if
+    orchestration ("rank and merge") cost nothing: 1 / (1 - g·(1 - ρ)), g being the share of generation and scoring at
+    ρ = 1 in the time that is not orchestration.
     """
     seconds, metrics = record["timing"], record["metrics"]
     selected, prompts = metrics["selection"]["selected"], metrics["selection"]["prompts"]
@@ -43,10 +44,10 @@ def savings(record: Row) -> Row:
     sampled = seconds["generate"] + seconds["score"]
     everywhere = sampled * prompts / selected
     rest = seconds["start engine"] + seconds["train"]
-    share = everywhere / (everywhere + rest + seconds["rank and merge"])
+    whole = rest + seconds["rank and merge"]
     return {
-        "speedup": (everywhere + rest) / (sampled + rest) if sampled + rest else None,
-        "bound": speedup_bound(share, selected / prompts),
+        "speedup": (everywhere + whole) / (sampled + whole),
+        "bound": speedup_bound(everywhere / (everywhere + rest), selected / prompts),
         "seconds_saved": everywhere - sampled,
     }
 

@@ -3,6 +3,11 @@
 Spec            what the stage is asked for: configuration parts and references, as JSON
 works(store, spec)           the works it commits, computed without heavy imports
 run(store, spec, progress)   commits each of them that is not committed yet
+
+and, where several processes can make its works side by side:
+
+replicas(spec)               how many, on how many devices each; None for one process that does all
+share(spec, numbers)         the spec of the works with these numbers alone
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stage `responses`: K responses a prompt from the policy, in shards, from one engine."""
+"""Stage `responses`: K responses a prompt from the policy, in shards, from one engine or several side by side."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from optune_core.background import Background
-from optune_core.config.schema import Generation
+from optune_core.config.schema import Generation, Replicated
 from optune_core.errors import ConservationError
 from optune_core.failpoints import reach
 from optune_core.generation import Request, Response, open_engine, sampling_seed
+from optune_core.gpus import Replicas
 from optune_core.progress import Progress
 from optune_core.row_groups import read_rows
 from optune_core.schemas import PROMPTS, RESPONSES, write_table
@@ -42,11 +43,24 @@ class Spec(BaseModel):
     iteration: int
     policy: dict[str, str]
     jobs: list[Job]
+    shards: list[int] | None = None
+    """Which of the jobs' shards to make, counted from 0 over all jobs; None: all."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work a shard, job after job."""
     return [work for work, _, _ in _shards(spec)]
+
+
+def replicas(spec: Spec) -> Replicas:
+    """Engines side by side."""
+    engine = spec.generation.engine
+    return Replicas("generation.engine", engine.replicas, engine.devices)
+
+
+def share(spec: Spec, numbers: list[int]) -> Spec:
+    """What one of several engines is asked for: the works with these numbers."""
+    return spec.model_copy(update={"shards": numbers})
 
 
 @dataclass
@@ -96,7 +110,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
                 del entered[response.shard]
                 before, now = now, time.monotonic()
                 # Shards may overlap: a shard's seconds are those since the one before it, so that their sum is right.
-                timing = {"seconds": now - before, "engine_start_seconds": engine_start}
+                timing = {"seconds": now - before, "engine_start_seconds": engine_start, "ended_at": time.time()}
                 background.run(_commit, store, shard, timing)
                 engine_start = 0.0
         if done != total:
@@ -116,8 +130,9 @@ def _shards(spec: Spec) -> list[tuple[Work, Job, tuple[int, int]]]:
     for job in spec.jobs:
         for first in range(0, job.rows, size):
             rows = (first, min(size, job.rows - first))
-            params = spec.generation.model_dump(mode="json", exclude={"samples", "truncated", "shard_size"})
+            params = spec.generation.model_dump(mode="json", exclude={"samples", "truncated", "shard_size", "engine"})
             params |= {
+                "engine": spec.generation.engine.model_dump(mode="json", exclude=set(Replicated.HOW)),
                 "samples": job.samples,
                 "max_prompt_tokens": spec.max_prompt_tokens,
                 "seed": spec.seed,
@@ -127,7 +142,7 @@ def _shards(spec: Spec) -> list[tuple[Work, Job, tuple[int, int]]]:
             }
             parents = {"policy": Ref.from_json(spec.policy), "prompts": Ref.from_json(job.prompts)}
             shards.append((Work("responses", VERSION, params, parents), job, rows))
-    return shards
+    return shards if spec.shards is None else [shards[number] for number in spec.shards]
 
 
 def _requests(shard: int, prompts: pa.Table, samples: int, spec: Spec) -> Iterator[Request]:

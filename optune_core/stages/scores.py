@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from optune_core.background import Background
 from optune_core.failpoints import reach
+from optune_core.gpus import Replicas
 from optune_core.progress import Progress
 from optune_core.rewards import RewardRef, open_scorer
 from optune_core.rewards.scorer import Conversation
@@ -29,6 +30,8 @@ class Spec(BaseModel):
     drop_truncated: bool
     responses: list[dict[str, str]]
     """References to the shards."""
+    replicas: int | None = None
+    """Reward models side by side; None: as many as there are devices."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
@@ -37,6 +40,16 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     params = reward.model_dump(mode="json", exclude={"model"}) | {"drop_truncated": spec.drop_truncated}
     model = {"reward": Ref.from_json(reward.model)} if reward.model else {}
     return [Work("scores", VERSION, params, model | {"responses": Ref.from_json(shard)}) for shard in spec.responses]
+
+
+def replicas(spec: Spec) -> Replicas | None:
+    """Reward models side by side; a function is called in one process, which sees all devices."""
+    return None if spec.reward.type == "function" else Replicas("reward", spec.replicas, devices=1)
+
+
+def share(spec: Spec, numbers: list[int]) -> Spec:
+    """What one of several reward models is asked for: the works with these numbers."""
+    return spec.model_copy(update={"responses": [spec.responses[number] for number in numbers]})
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
@@ -63,7 +76,8 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             )
             reach("scores.scored")
             before += table.num_rows
-            background.run(_commit, store, work, table, {"seconds": time.monotonic() - started})
+            timing = {"seconds": time.monotonic() - started, "ended_at": time.time()}
+            background.run(_commit, store, work, table, timing)
 
 
 def _commit(store: ArtifactStore, work: Work, table: pa.Table, timing: dict[str, float]) -> None:

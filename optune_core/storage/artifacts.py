@@ -8,6 +8,7 @@ gives way to the next commit of the same work.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -309,7 +310,8 @@ class ArtifactStore:
         return f"{self._base(manifest.ref.stage, manifest.ref.key)}/{manifest.attempt}.damaged"
 
     def _download(self, manifest: Manifest, data: str, files: list[str]) -> Path:
-        """Complete the copy in the cache. Files enter it whole and verified, whoever else downloads the same."""
+        """Complete the copy in the cache. Files enter it whole and verified, whoever else downloads the same; of
+        processes of this machine that want it at once, such as engines side by side, one downloads."""
         ref = manifest.ref
         target = self._cache / "artifacts" / ref.stage / ref.key / manifest.attempt
         target.mkdir(parents=True, exist_ok=True)
@@ -329,9 +331,18 @@ class ArtifactStore:
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
                 fresh.replace(target / path)
 
-        with ThreadPoolExecutor(_PARALLEL_TRANSFERS) as pool:
-            list(pool.map(complete, files))
-        return target
+        def each(call: Callable[[str], None]) -> None:
+            with ThreadPoolExecutor(_PARALLEL_TRANSFERS) as pool:
+                list(pool.map(call, files))
+
+        while True:
+            with suppress(CorruptArtifact):
+                each(lambda path: _verify(manifest, target, path))
+                return target
+            with _first_at(target) as first:
+                if first:
+                    each(complete)
+                    return target
 
     def _download_file(self, path: str, file: Path) -> None:
         try:
@@ -348,6 +359,22 @@ class ArtifactStore:
         if not (_ID.fullmatch(stage) and _ID.fullmatch(key)):
             raise StoreError(f"{stage}/{key} is not the id of an artifact: a stage and a key in hex are")
         return f"artifacts/{stage}/{key}"
+
+
+@contextmanager
+def _first_at(folder: Path) -> Iterator[bool]:
+    """True while no other process of this machine is here; else False, once that has left or died."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            first = True
+        except BlockingIOError:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            first = False
+        yield first
+    finally:
+        os.close(handle)
 
 
 def _files_digest(files: Mapping[str, tuple[int, str]]) -> str:

@@ -8,12 +8,17 @@ from itertools import count
 from typing import Any
 
 from optune_core.config.names import validate_name
-from optune_core.config.schema import Training
+from optune_core.config.schema import Replicated, Training
 from optune_core.errors import ConfigDrift, StoreError
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import Objects
 
-_MAY_CHANGE = ("iterations:", "health.", *(f"training.{name}:" for name in Training.HOW))
+_MAY_CHANGE = (
+    "iterations:",
+    "health.",
+    *(f"training.{name}:" for name in Training.HOW),
+    *(f"{section}.{name}:" for section in ("generation.engine", "reward") for name in Replicated.HOW),
+)
 """Fields, as `differences` begins its lines, that change no result of a run."""
 
 

@@ -31,14 +31,14 @@ the paper does not say about its generation."""
 
 
 def paper_shares(device: str = "a100-80gb") -> dict[str, dict[str, float]]:
-    """Shares of generation, rewarding and training at ρ = 1 on eight devices: ours as it is (one engine), ours with an
-    engine a device, and a stack like the paper's: `generate` in static batches on each device, and padded training
-    with the prompt twice and a reference pass in each step."""
+    """Shares of generation, rewarding and training at ρ = 1 on eight devices: ours with one engine and one reward
+    model, ours as it is (one of each a device), and a stack like the paper's: `generate` in static batches on each
+    device, and padded training with the prompt twice and a reference pass in each step."""
     config = load_config(str(CONFIG), [])
-    eight = workload_of(config, devices=8, engines=8, prompt_tokens=PROMPT_TOKENS, response_tokens=RESPONSE_TOKENS)
+    eight = workload_of(config, devices=8, prompt_tokens=PROMPT_TOKENS, response_tokens=RESPONSE_TOKENS)
     static = TransformersEngine(batch_size=STATIC_BATCH)
     columns = {
-        "ours, 1 engine": replace(eight, engines=1),
+        "ours, 1 engine": replace(eight, engines=1, scorers=1),
         "ours, 8 engines": eight,
         "paper's stack": replace(eight, engine=static, layout="padded"),
     }
@@ -64,7 +64,7 @@ def paper_speedups(share: float) -> dict[str, dict[float, float]]:
 
 def left_out(store_url: str, run: str, device: str, devices: int) -> list[dict[str, Any]]:
     """Each iteration of a run, measured, and predicted with the rates of the others."""
-    iterations = measured_iterations(ArtifactStore(open_objects(store_url)), run, devices=devices, engines=1)
+    iterations = measured_iterations(ArtifactStore(open_objects(store_url)), run, devices=devices)
     rows = []
     for index, each in enumerate(iterations):
         fitted, _ = fit_device(named_device(device), [*iterations[:index], *iterations[index + 1 :]])

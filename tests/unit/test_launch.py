@@ -15,7 +15,7 @@ import pytest
 
 from optune_core import bound, launch
 from optune_core.errors import DiskFull, OptuneError, OutOfMemory, TransientError
-from optune_core.progress import silent
+from optune_core.progress import Progress, silent
 from optune_core.stages import selection
 from optune_core.storage import ArtifactStore, open_objects
 
@@ -66,12 +66,12 @@ class FakeStage:
         self.lines: list[str] = []
         self.committed = 0
 
-    def run(self) -> None:
+    def run(self, progress: Progress = silent) -> None:
         def committed() -> None:
             self.committed += 1
 
         spec = selection.Spec(selection={}, seed=0, iteration=0, previous={})
-        launch._run_child(str(self._store.objects.url), "scores", spec, silent, self.lines.append, committed, None)
+        launch._run_children(self._store, "model", spec, progress, self.lines.append, committed, None)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ class FakeStage:
         ('{"error": {"type": "DiskFull", "message": "no space in /x"}}', DiskFull, "no space in /x"),
         ('{"error": {"type": "OutOfMemory", "message": "lower it"}}', OutOfMemory, "lower it"),
         ('{"error": {"type": "Preempted", "message": "asked to end"}}', TransientError, "asked to end"),
-        ('{"error": {"type": "KeyError", "message": "KeyError: 3"}}', OptuneError, "stage 'scores': KeyError: 3"),
+        ('{"error": {"type": "KeyError", "message": "KeyError: 3"}}', OptuneError, "stage 'model': KeyError: 3"),
     ],
 )
 def test_what_a_child_reports_is_raised_here(
@@ -106,7 +106,7 @@ def test_a_child_that_the_kernel_killed_for_memory_is_not_tried_again(
     events.write_text("low 0\noom_kill 2\n")
     monkeypatch.setattr(launch, "_OOM_KILLS", events)
     program = f"import os\nopen({str(events)!r}, 'w').write('low 0\\noom_kill 3\\n')\nos.kill(os.getpid(), 9)"
-    with pytest.raises(OutOfMemory, match="ran out of memory in stage 'scores'"):
+    with pytest.raises(OutOfMemory, match="ran out of memory in stage 'model'"):
         FakeStage(monkeypatch, tmp_path, program).run()
 
 
@@ -114,7 +114,7 @@ def test_commits_are_counted_and_secrets_masked(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("SOME_TOKEN", "correct-horse-battery")
     program = (
         "import os, sys\n"
-        'print(\'{"committed": "scores"}\')\nprint(\'{"committed": "scores"}\')\n'
+        'print(\'{"committed": "model"}\')\nprint(\'{"committed": "model"}\')\n'
         "print('key', os.environ['SOME_TOKEN'], file=sys.stderr)\nprint('{\"done\": true}')"
     )
     stage = FakeStage(monkeypatch, tmp_path, program)
@@ -146,12 +146,7 @@ def test_a_child_is_told_to_end_and_given_time_when_its_parent_is(
     try:
         stage = FakeStage(monkeypatch, tmp_path, program)
         with pytest.raises(Terminated):
-            spec = selection.Spec(selection={}, seed=0, iteration=0, previous={})
-
-            def progress(what: str, done: int, total: int) -> None:
-                os.kill(os.getpid(), signal.SIGUSR1)
-
-            launch._run_child(str(tmp_path / "store"), "scores", spec, progress, stage.lines.append, lambda: None, None)
+            stage.run(lambda what, done, total: os.kill(os.getpid(), signal.SIGUSR1))
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert saved.exists()

@@ -107,6 +107,17 @@ def test_stages_by_hand() -> None:
     assert seconds["train"] == pytest.approx(8 * pair * 4 / 2e6 + 2 * 11_000 * 20 / 1e5 + 11_000 * 14 / 1e5)
 
 
+def test_only_repeatable_generation_waits_for_each_shards_longest_response() -> None:
+    def steps(repeatable: bool) -> float:
+        engine = VllmEngine(max_num_seqs=4, repeatable=repeatable)
+        work = replace(WORK, engine=engine, shard_size=2)  # four shards of four sequences
+        slow = stage_seconds(work, replace(DEVICE, step_seconds=1.0), 8)["generate"]
+        return slow - stage_seconds(work, replace(DEVICE, step_seconds=0.0), 8)["generate"]
+
+    assert steps(True) == pytest.approx(4 * (4 + 2))
+    assert steps(False) == pytest.approx(4 * 4 + 2)
+
+
 def test_products_set_the_pace_of_a_large_batch() -> None:
     work = replace(WORK, engine=VllmEngine(max_num_seqs=512), samples=64)
     slow = stage_seconds(work, replace(DEVICE, decode=1e5), 8)["generate"]
@@ -249,7 +260,7 @@ def test_offline_and_full_runs_save_nothing() -> None:
     device = named_device("h100")
     for name in ("zephyr-7b-offline", "zephyr-7b-full"):
         config = load_config(f"configs/{name}.yaml", [])
-        projection = project(config, workload_of(config, devices=8, engines=8, prompts=1000), device)
+        projection = project(config, workload_of(config, devices=8, prompts=1000), device)
         assert projection.iteration_speedup == projection.bound == 1.0
         assert (projection.full["generate"] > 0) == (name == "zephyr-7b-full")
 
@@ -350,7 +361,7 @@ def store(tmp_path: Path) -> str:
         Ledger(artifacts.objects, run).open(config.model_dump(mode="json"), inputs)
     shape = ModelShape.from_config(TINY, "tiny")
     work = replace(
-        workload_of(config, devices=2, engines=1, prompts=100, prompt_tokens=30, response_tokens=20),
+        workload_of(config, devices=2, prompts=100, prompt_tokens=30, response_tokens=20),
         policy=shape,
         reward=shape,
         pair_response_tokens=18,
@@ -372,12 +383,12 @@ def store(tmp_path: Path) -> str:
 
 
 def test_plan_with_a_profile() -> None:
-    plan = json.loads(call(ZEPHYR, "--devices", "8", "--engines", "8", *LENGTHS, "--json"))
+    plan = json.loads(call(ZEPHYR, "--devices", "8", *LENGTHS, "--json"))
     assert (plan["device"], plan["prompts"], plan["rho"], plan["fit"]) == ("a100-80gb", 48_000, 0.5, {})
     first, later = sum(plan["first"].values()), sum(plan["later"].values())
     assert plan["seconds"] == pytest.approx(first + 2 * later)
     assert plan["run_speedup"] < plan["iteration_speedup"] <= plan["bound"]
-    table = call(ZEPHYR, "--devices", "8", "--engines", "8", *LENGTHS)
+    table = call(ZEPHYR, "--devices", "8", *LENGTHS)
     assert f"{plan['later']['train']:,.0f}" in table
     assert f"{plan['iteration_speedup']:.2f}× an iteration" in table
     assert "not measured" in table
@@ -391,6 +402,25 @@ def test_overrides_and_lengths_count() -> None:
     longest = json.loads(call(ZEPHYR, "--json"))
     assert fewer["seconds"] < default["seconds"] < longest["seconds"]
     assert longest["response_tokens"] == 512
+
+
+@pytest.mark.parametrize(
+    ("arguments", "engines", "reward_models"),
+    [
+        ((), 8, 8),
+        (("generation.engine.tensor_parallel_size=2",), 4, 8),
+        (("generation.engine.tensor_parallel_size=3",), 2, 8),
+        (("generation.engine.replicas=2", "reward.replicas=4"), 2, 4),
+        (("generation.engine.replicas=2", "--engines", "5"), 5, 8),
+    ],
+)
+def test_engines_and_reward_models_take_all_devices_unless_told(
+    arguments: tuple[str, ...], engines: int, reward_models: int
+) -> None:
+    plan = json.loads(call(ZEPHYR, *arguments, "--devices", "8", *LENGTHS, "--json"))
+    assert (plan["engines"], plan["reward_models"]) == (engines, reward_models)
+    alone = json.loads(call(ZEPHYR, *LENGTHS, "--json"))
+    assert plan["full"]["score"] == pytest.approx(alone["full"]["score"] / reward_models)
 
 
 def test_plan_with_the_rates_of_a_run(store: str) -> None:
@@ -415,7 +445,10 @@ def test_plan_with_the_rates_of_a_run(store: str) -> None:
         (("prompts.sample=null",), ConfigError, "give it with --prompts"),
         (("--prompt-tokens", "513"), ConfigError, "--prompt-tokens 513 is not a mean of lengths up to .*=512"),
         (("--response-tokens", "0"), ConfigError, "--response-tokens 0 is not a mean"),
-        (("--engines", "2"), ConfigError, "is 2 devices, more than --devices 1"),
+        (("--engines", "2"), ConfigError, "2 engines × 1 devices .* are more than --devices 1"),
+        (("generation.engine.replicas=3", "--devices", "2"), ConfigError, "3 engines × 1 devices .* --devices 2"),
+        (("generation.engine.tensor_parallel_size=4", "--devices", "2"), ConfigError, "1 engines × 4 devices"),
+        (("reward.replicas=3", "--devices", "2"), ConfigError, "reward.replicas=3 is more than --devices 2"),
         (("--parameters", "7e10"), OptuneError, "140.0 GB of weights leave 0.0 GB of 1 × a100-80gb"),
     ],
 )

@@ -2,14 +2,16 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optune_core.errors import ConfigDrift, CorruptArtifact, StoreError
+from optune_core.errors import ConfigDrift, CorruptArtifact, StoreError, TransientError
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, Work, open_objects
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import LocalObjects, check_conditional_writes
@@ -164,6 +166,34 @@ def test_a_damaged_copy_is_replaced_and_is_no_damage_to_the_store(tmp_path: Path
     assert files_below(ArtifactStore(objects, cache=tmp_path / "cache").fetch(manifest.ref)) == POLICY
     assert sorted(objects.downloaded[len(POLICY) :]) == ["master/a.bin", "model/sub/a.bin"]
     assert store.find(WORK) == manifest
+
+
+class Slow(Remote):
+    """Downloads take long enough for others to want the same meanwhile; the first of them can be made to break off."""
+
+    def __init__(self, root: Path, breaks: bool) -> None:
+        super().__init__(root)
+        self.breaks = breaks
+
+    def download(self, path: str, file: Path) -> None:
+        time.sleep(0.1)
+        if self.breaks:
+            self.breaks = False
+            raise TransientError("the line is cut")
+        super().download(path, file)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_of_several_that_want_the_same_one_downloads_and_another_if_it_fails(tmp_path: Path, breaks: bool) -> None:
+    objects = Slow(tmp_path / "store", breaks)
+    ref = commit_policy(ArtifactStore(objects, cache=tmp_path / "cache")).ref
+    stores = [ArtifactStore(objects, cache=tmp_path / "cache") for _ in range(4)]
+    with ThreadPoolExecutor(len(stores)) as pool:
+        fetching = [pool.submit(store.fetch, ref) for store in stores]
+    failed = [future for future in fetching if future.exception() is not None]
+    assert len(failed) == breaks
+    assert all(files_below(future.result()) == POLICY for future in fetching if future not in failed)
+    assert sorted(objects.downloaded) == sorted(POLICY)
 
 
 @pytest.mark.parametrize("make_objects", [Remote, LocalObjects])
