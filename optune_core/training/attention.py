@@ -41,9 +41,11 @@ def sdpa(
         (1, T, heads, head size).
     """
 
+    # Without tile registers a CPU's attention is slower in half precision than in single, backwards by half; and
+    # autocast would cast it back.
+    single = query.device.type == "cpu" and not torch.cpu._is_amx_tile_supported()
     kind = query.dtype
-    if query.device.type == "cpu" and not torch.cpu._is_amx_tile_supported():
-        # Without tile registers torch's attention is slower in half precision than in single, backwards by half.
+    if single:
         query, key, value = query.float(), key.float(), value.float()
 
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -64,11 +66,12 @@ def sdpa(
     segments = [n for s in packed.spans for n in (s.prompt, s.chosen, s.rejected)]
     keys, values = torch.split(key, segments, dim=2), torch.split(value, segments, dim=2)
     outputs = []
-    for number, span in enumerate(packed.spans):
-        for side, length in enumerate((span.prompt + span.chosen, span.rejected)):
-            if length:
-                seen = [torch.cat([of[3 * number], of[3 * number + 1 + side]], dim=2) for of in (keys, values)]
-                outputs.append(attend(queries[2 * number + side], *seen))
+    with torch.autocast(query.device.type, enabled=not single and torch.is_autocast_enabled(query.device.type)):
+        for number, span in enumerate(packed.spans):
+            for side, length in enumerate((span.prompt + span.chosen, span.rejected)):
+                if length:
+                    seen = [torch.cat([of[3 * number], of[3 * number + 1 + side]], dim=2) for of in (keys, values)]
+                    outputs.append(attend(queries[2 * number + side], *seen))
     return torch.cat(outputs, dim=2).to(kind).transpose(1, 2), None
 
 

@@ -53,8 +53,27 @@ def order(rows: list[dict[str, list[int]]], batch_size: int) -> list[dict[str, l
     return [rows[row] for step in steps for pack in step[0] for row in pack.rows]
 
 
+def stop_watch() -> Any:
+    """A trainer's callback that notes when each step ended. The first step is the warm-up."""
+    from transformers import TrainerCallback
+
+    class StopWatch(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.ends: list[float] = []
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            self.ends.append(time.perf_counter())
+
+    return StopWatch()
+
+
+def seconds_a_pair(reference_seconds: float, ends: list[float], pairs: int, batch_size: int) -> float:
+    """Of the reference pass, where it is one of its own, and of the steps after the first."""
+    return reference_seconds / pairs + (ends[-1] - ends[0]) / (pairs - batch_size)
+
+
 def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folder: Path) -> tuple[float, list[float]]:
-    """Seconds of the reference pass and training, and the losses."""
+    """Seconds a pair, and the losses."""
     import pyarrow as pa
     import torch
 
@@ -99,6 +118,7 @@ def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], fold
     for shard in shards_of(steps, config.batch_size):
         for pack in shard:
             logps |= reference_logps(model.eval(), device, pairs_of_rows, pack, precision)
+    reference_seconds = time.perf_counter() - started
     data = PairData(pairs_of_rows, torch.tensor([logps[row] for row in range(len(rows))]).T, torch.zeros(2, len(rows)))
     trainer = WeightedDPOTrainer(
         model=model,
@@ -108,15 +128,15 @@ def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], fold
         epochs=1,
         beta1=BETA,
         beta2=0.0,
-        callbacks=[],
+        callbacks=[watch := stop_watch()],
     )
     trainer.train()
-    seconds = time.perf_counter() - started
+    seconds = seconds_a_pair(reference_seconds, watch.ends, len(rows), job["batch_size"])
     return seconds, [2 * entry["loss"] for entry in trainer.state.log_history if "loss" in entry]  # β₂ = 0 halves it
 
 
 def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folder: Path) -> tuple[float, list[float]]:
-    """Seconds of the reference pass and training, and the losses."""
+    """Seconds a pair, and the losses."""
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import AutoTokenizer
@@ -163,10 +183,10 @@ def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folde
         ),
         train_dataset=Dataset.from_list(order(rows, job["batch_size"])),
         processing_class=AutoTokenizer.from_pretrained(job["model"]),
+        callbacks=[watch := stop_watch()],
     )
-    started = time.perf_counter()
     trainer.train()
-    seconds = time.perf_counter() - started + reference_seconds
+    seconds = seconds_a_pair(reference_seconds, watch.ends, len(rows), job["batch_size"])
     return seconds, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
@@ -179,14 +199,9 @@ def main() -> None:
     run = ours if job["contender"] == "ours" else trl
     if job["keep_freed_memory"]:
         keep_freed_memory()
-    vocabulary = load(job["model"]).config.vocab_size
+    model = load(job["model"]).to(job["device"])
+    rows = pairs(job["mix"], job["pairs"], model.config.vocab_size)
     with tempfile.TemporaryDirectory() as folder:
-        warm_up = pairs(job["mix"], 2, vocabulary)
-        run(load(job["model"]).to(job["device"]), warm_up, job | {"batch_size": 2}, Path(folder))
-        rows = pairs(job["mix"], job["pairs"], vocabulary)
-        model = load(job["model"]).to(job["device"])
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
         seconds, losses = run(model, rows, job, Path(folder))
     peak = (
         torch.cuda.max_memory_allocated() / 2**20
@@ -194,7 +209,8 @@ def main() -> None:
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     )
     tokens = sum(len(ids) for row in rows for ids in row.values())
-    result = {"seconds_per_pair": seconds / len(rows), "tokens_per_second": tokens / seconds, "peak_mib": peak}
+    rate = tokens / len(rows) / seconds
+    result = {"seconds_per_pair": seconds, "tokens_per_second": rate, "peak_mib": peak}
     print(json.dumps(result | {"losses": losses}))
 
 
