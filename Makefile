@@ -14,7 +14,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 DEMO := env PREFECT_HOME=$(CURDIR)/.optune/prefect PREFECT_LOCAL_STORAGE_PATH=$(CURDIR)/.optune/prefect/storage $(BIN)/optune
 DEMO_STORE ?= .optune/store
 
-.PHONY: install demo test faults check format lock up down status clean
+.PHONY: install demo test faults bench check format lock up down status clean
 .DEFAULT_GOAL := help
 
 help:  ## This list.
@@ -39,6 +39,14 @@ test: install  ## All tests.
 
 faults: install  ## The long fault suite: every point, dozens of kills, eight runners (hours).
 	$(BIN)/python -m pytest tests/faults -m faults
+
+BENCH := .optune/bench
+
+bench: install  ## All benchmarks, JSON into .optune/bench (two hours on two cores).
+	mkdir -p $(BENCH)
+	$(BIN)/python -m configs.demo.prepare
+	for name in training data_plane generation overhead iteration engine_logps; do \
+		$(BIN)/python -m tests.benchmarks.$$name --json $(BENCH)/$$name.json || exit 1; done
 
 check: install  ## Format, lint, types.
 	$(BIN)/ruff format --check .

@@ -16,7 +16,7 @@ from torch.autograd import Function
 _CHUNK = 1 << 26
 """Logits that exist at a time, in the type that is computed in."""
 _BLOCK = 1 << 22
-"""Logits that exist in float32 at a time: few, so that a processor's cache holds them."""
+"""Logits that exist in float32 at a time on a CPU: few, so that its cache holds them."""
 
 
 def token_logps(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class _TokenLogps(Function):
         for chunk in _slices(len(targets), _CHUNK // len(weight)):
             logits = _logits(inputs[chunk], cast_weight, bias)
             picked[chunk] = logits.gather(-1, targets[chunk, None])[:, 0].float()
-            for block in _slices(len(logits), _BLOCK // len(weight)):
+            for block in _blocks(logits):
                 norms[chunk][block] = logits[block].float().logsumexp(-1)
         ctx.save_for_backward(inputs, cast_weight, bias, targets, norms)
         ctx.kinds = hidden.dtype, weight.dtype
@@ -62,7 +62,7 @@ class _TokenLogps(Function):
         of_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         for chunk in _slices(len(targets), _CHUNK // len(weight)):
             logits = _logits(inputs[chunk], weight, bias)
-            for block in _slices(len(logits), _BLOCK // len(weight)):
+            for block in _blocks(logits):
                 rows = logits[block].float().sub_(norms[chunk][block, None]).exp_().neg_()
                 one = torch.ones_like(rows[:, :1])
                 rows.scatter_add_(-1, targets[chunk][block, None], one).mul_(gradient[chunk][block, None])
@@ -78,6 +78,11 @@ class _TokenLogps(Function):
 def _logits(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     logits = inputs @ weight.T
     return logits if bias is None else logits + bias.to(logits.dtype)
+
+
+def _blocks(logits: Tensor) -> Iterator[slice]:
+    on_cpu = logits.device.type == "cpu"
+    return _slices(len(logits), _BLOCK // logits.shape[1] if on_cpu else len(logits))
 
 
 def _slices(length: int, size: int) -> Iterator[slice]:

@@ -56,7 +56,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     reference_seconds = time.monotonic() - started
 
     started = time.monotonic()
-    if os.environ.get("ACCELERATE_USE_FSDP"):  # which has a way of its own to load and hand out a model
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # which has a way of its own to load and hand out a model
         model = without_dropout(load_master(policy))
         compute_inside(model, kernel)
     with store.scratch() as scratch, Checkpoints(store, work) as checkpoints:
