@@ -22,7 +22,7 @@ from optune_core.heap import keep_freed_memory
 from optune_core.losses import reward_weights
 from optune_core.progress import Progress
 from optune_core.replay import trainable
-from optune_core.schemas import REFERENCE, REPLAY, read_table, write_table
+from optune_core.schemas import REFERENCE, REPLAY, only, read_table, write_table
 from optune_core.stages.policy import Spec, works
 from optune_core.storage import ArtifactStore, Ref
 from optune_core.training import checkpoints as checkpoint_files
@@ -36,6 +36,15 @@ from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_a
 from optune_core.training.weights import load_master, save_policy, whole_on_every_process, without_dropout
 
 LOG = "train_log.jsonl"
+COLUMNS = only(
+    REPLAY,
+    "prompt_id",
+    *(f"{side}_token_ids" for side in ("prompt", "chosen", "rejected")),
+    *(f"{side}_{what}" for side in ("chosen", "rejected") for what in ("reward", "policy_logps")),
+    "generated_at",
+    "sampled_from",
+)
+"""What training reads of D_t: no texts."""
 
 
 def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
@@ -44,7 +53,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     (work,) = works(store, spec)
     config, state = spec.training, PartialState(cpu=not torch.cuda.is_available())
     started = time.monotonic()
-    replay = training_pairs(read_table(store.fetch(Ref.from_json(spec.replay)) / "replay.parquet", REPLAY), config)
+    replay = training_pairs(read_table(store.fetch(Ref.from_json(spec.replay)) / "replay.parquet", COLUMNS), config)
     pairs = Pairs(replay)
     policy = store.fetch(Ref.from_json(spec.policy))
     model, kernel = _load(policy, config, state)
