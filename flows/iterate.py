@@ -79,13 +79,15 @@ def advance(context: RunContext, *, trust_ledger: bool) -> dict[str, object]:
     """From the last committed iteration to the target; without trust in the ledger from iteration 0, where all that
     is whole is found committed and only what is damaged is made again."""
     start_run(context)
-    replay, policy = Ref.from_json(context.prompts), Ref.from_json(context.policy)
+    replay, policies = Ref.from_json(context.prompts), [Ref.from_json(context.policy)]
     done = reached_iterations(context) if trust_ledger else []
     for t in range(context.config.iterations):
         if t < len(done):
             get_run_logger().info("iteration %d is committed", t)
-            replay, policy = done[t]
+            replay, trained = done[t]
         else:
-            replay, policy = iteration(context, t, replay, policy)
-    evaluate(context, context.config.iterations, policy)
+            ahead = context.config.generation.ahead and t > 0
+            replay, trained = iteration(context, t, replay, policies[t], sampler=policies[t - 1 if ahead else t])
+        policies.append(trained)
+    evaluate(context, context.config.iterations, policies[-1])
     return publish_run(context)

@@ -9,11 +9,11 @@ from optune_core.storage import Ref
 from tasks.context import RunContext
 from tasks.iterate import generate, merge, score, select, split_held_out, take_fixed_pairs
 from tasks.report import check_fresh_data, commit_iteration
-from tasks.train import train
+from tasks.train import begin_training
 
 
 @flow(name="iteration", flow_run_name="{context.run} iteration {t}")
-def iteration(context: RunContext, t: int, previous: Ref, policy: Ref) -> tuple[Ref, Ref]:
+def iteration(context: RunContext, t: int, previous: Ref, policy: Ref, sampler: Ref) -> tuple[Ref, Ref]:
     """Rank, regenerate, score, merge, train.
 
     Args:
@@ -21,20 +21,39 @@ def iteration(context: RunContext, t: int, previous: Ref, policy: Ref) -> tuple[
         t: the iteration.
         previous: D_{t-1}; at t = 0 the prompt set.
         policy: π_t.
+        sampler: the policy that responses are sampled from: π_t, or π_{t-1} where they were sampled ahead.
 
     Returns:
         (D_t, π_{t+1}).
     """
+    selected, responses, scores = respond(context, t, previous, sampler, held_out=sampler == policy)
+    staleness = 0 if sampler == policy else 1
+    (replay,) = merge(context, t, staleness, previous, selected, responses, scores)
+    check_fresh_data(context, t, selected, responses, replay)
+    evaluate(context, t, policy)
+    training = begin_training(context, t, policy, replay)
+    if context.config.generation.ahead and t + 1 < context.config.iterations:
+        respond(context, t + 1, replay, policy, held_out=False)  # iteration t + 1 finds it
+    (trained,) = training()
+    commit_iteration(context, t, selected, responses, scores, replay, policy, trained)
+    return replay, trained
+
+
+def respond(
+    context: RunContext, t: int, previous: Ref, sampler: Ref, *, held_out: bool
+) -> tuple[Ref, list[Ref], list[Ref]]:
+    """Rank, regenerate, score: (selection, responses, scores) of iteration t.
+
+    Args:
+        held_out: the same engine answers the held-out prompts too.
+    """
     (selected,) = select(context, t, previous)
     if context.config.selection.selector == "none":
         responses = take_fixed_pairs(context) if t == 0 else []
+    elif held_out:
+        responses, _ = split_held_out(context, generate(context, t, sampler, [selected]))
     else:
-        responses, _ = split_held_out(context, generate(context, t, policy, [selected]))
+        responses = generate(context, t, sampler, [selected], held_out=False)
     drop_truncated = context.config.generation.truncated == "drop"
     scores = score(context, "pairs", context.reward, responses, drop_truncated) if responses else []
-    (replay,) = merge(context, t, previous, selected, responses, scores)
-    check_fresh_data(context, t, selected, responses, replay)
-    evaluate(context, t, policy)
-    (trained,) = train(context, t, policy, replay)
-    commit_iteration(context, t, selected, responses, scores, replay, policy, trained)
-    return replay, trained
+    return selected, responses, scores

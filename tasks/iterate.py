@@ -27,16 +27,16 @@ def select(context: RunContext, iteration: int, previous: Ref) -> Any:
 
 
 @stage_task("generate")
-def generate(context: RunContext, iteration: int, policy: Ref, prompts: list[Ref]) -> Any:
+def generate(context: RunContext, iteration: int, policy: Ref, prompts: list[Ref], held_out: bool = True) -> Any:
     """Sample K responses from the policy for each of these prompts, and for the held-out ones, by the same engines.
 
     Args:
         prompts: references to a selection; empty to answer the held-out prompts only.
+        held_out: answer those too.
     """
     jobs = [selected_job(context, ref) for ref in prompts]
-    return make(
-        context.store, "responses", generation_spec(context, iteration, policy, [*jobs, *held_out_job(context)])
-    )
+    jobs += held_out_job(context) if held_out else []
+    return make(context.store, "responses", generation_spec(context, iteration, policy, jobs))
 
 
 @stage_task("take fixed pairs")
@@ -61,19 +61,24 @@ def score(context: RunContext, name: str, reward: RewardRef, shards: list[Ref], 
 def merge(
     context: RunContext,
     iteration: int,
+    staleness: int,
     previous: Ref,
     selected: Ref,
     response_shards: list[Ref],
     score_shards: list[Ref],
 ) -> Any:
-    """Pair the fresh responses and merge them into the replay set; all other prompts keep their pair."""
+    """Pair the fresh responses and merge them into the replay set; all other prompts keep their pair.
+
+    Args:
+        staleness: iterations by which the policy that sampled them is older than π_t.
+    """
     spec = replay.Spec(
         iteration=iteration,
         previous=previous.to_json(),
         selection=selected.to_json(),
         responses=[shard.to_json() for shard in response_shards],
         scores=[shard.to_json() for shard in score_shards],
-        sampled_from=iteration,
+        sampled_from=iteration - staleness,
         fixed_pairs=context.config.selection.selector == "none" and iteration == 0,
     )
     return make(context.store, "replay", spec)

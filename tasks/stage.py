@@ -34,6 +34,8 @@ def is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
 def stage_task(name: str, run_name: str | None = None) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     """A Prefect task that retries what is transient, and whose call returns its value, cached or not.
 
+    Its `submit` is Prefect's: it runs beside the caller and returns a future.
+
     Args:
         name: the task's name in the UI.
         run_name: template for the name of its runs.
@@ -53,6 +55,7 @@ def stage_task(name: str, run_name: str | None = None) -> Callable[[Callable[P, 
         def call(*args: P.args, **kwargs: P.kwargs) -> Any:
             return wrapped(*args, **kwargs, return_state=True).result()
 
+        call.submit = wrapped.submit  # type: ignore[attr-defined]
         return call
 
     return wrap

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
 from typing import Any
@@ -35,6 +36,15 @@ def train(context: RunContext, iteration: int, policy: Ref, replay: Ref) -> Any:
     if context.train_deployment is None:
         return make(context.store, "policy", spec, accelerate_config=spec.training.accelerate_config)
     return _on_pool(context.store, context.train_deployment, spec)
+
+
+def begin_training(context: RunContext, iteration: int, policy: Ref, replay: Ref) -> Callable[[], Any]:
+    """π_{t+1} as a promise. On a work pool training begins now, beside the caller; here it begins when the promise is
+    redeemed, since this machine's devices are the caller's until then."""
+    if context.train_deployment is None:
+        return lambda: train(context, iteration, policy, replay)
+    future = train.submit(context, iteration, policy, replay)
+    return lambda: future.result()
 
 
 @stage_task("train")

@@ -144,6 +144,10 @@ class Generation(Section):
     """Longest response in tokens (paper: 512)."""
     truncated: Literal["keep", "drop"] = "keep"
     """Whether a response cut at `max_tokens` may enter a pair."""
+    ahead: bool = False
+    """Beyond the paper: while π_{t+1} trains on a work pool, iteration t + 1 samples already, from π_t. Hides the
+    shorter of the two behind the longer, if they have devices of their own. From iteration 1 on responses then come
+    from a policy that is one iteration old (`sampled_from` in the replay set, `staleness/mean` in its metrics)."""
     engine: Engine = Field(default_factory=VllmEngine)
     shard_size: int = Field(default=256, ge=1)
     """Prompts a shard: the unit that is committed, and done again after a kill."""

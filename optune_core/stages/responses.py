@@ -130,7 +130,9 @@ def _shards(spec: Spec) -> list[tuple[Work, Job, tuple[int, int]]]:
     for job in spec.jobs:
         for first in range(0, job.rows, size):
             rows = (first, min(size, job.rows - first))
-            params = spec.generation.model_dump(mode="json", exclude={"samples", "truncated", "shard_size", "engine"})
+            params = spec.generation.model_dump(
+                mode="json", exclude={"samples", "truncated", "shard_size", "engine", "ahead"}
+            )
             params |= {
                 "engine": spec.generation.engine.model_dump(mode="json", exclude=set(Replicated.HOW)),
                 "samples": job.samples,
