@@ -1,6 +1,6 @@
 """Flow `train`: what the GPU work pool runs."""
 
-from __future__ import annotations
+# No `annotations` from the future here: Prefect validates parameters by the types themselves, wherever it loads this.
 
 from prefect import flow
 

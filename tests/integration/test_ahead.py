@@ -1,0 +1,99 @@
+"""`generation.ahead`: responses come from the policy before, and on a work pool they are made while training runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from optune_core.storage import ArtifactStore, Ref, open_objects
+from tests.integration.test_pipeline import facts, records, replay, run
+from tests.tiny import write_config
+
+pytestmark = pytest.mark.slow
+
+SERVE = """
+from flows.train import train
+from prefect.types.entrypoint import EntrypointType
+
+train.serve(name="gpu", pause_on_shutdown=False, entrypoint_type=EntrypointType.MODULE_PATH)
+"""
+
+
+@pytest.fixture(scope="module")
+def ahead_run(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two iterations in turns, on one machine."""
+    store = str(tmp_path_factory.mktemp("ahead") / "store")
+    run(write_config(tiny, name="ahead", generation={"ahead": True}), store)
+    return store
+
+
+def test_responses_are_one_iteration_old_and_say_so(ahead_run: str) -> None:
+    store = ArtifactStore(open_objects(ahead_run))
+    made = records(ahead_run, "ahead")
+    for t, record in enumerate(made):
+        sampler = record["artifacts"]["started_from"] if t == 0 else made[t - 1]["artifacts"]["started_from"]
+        parents = store.manifest(Ref.from_json(record["artifacts"]["responses"][0])).parents
+        assert parents["policy"] == Ref.from_json(sampler)
+        fresh = [row for row in replay(ahead_run, record) if row["generated_at"] == t]
+        assert fresh
+        assert {row["sampled_from"] for row in fresh} == {max(0, t - 1)}
+    staleness = [record["metrics"]["replay"]["staleness/mean"] for record in made]
+    assert staleness[0] == 0 < staleness[1] <= 1
+
+
+def test_what_is_sampled_does_not_depend_on_when(tiny: Path) -> None:
+    """So iteration 0 is shared with a run in step."""
+    from optune_core.config import load_config
+    from optune_core.stages import responses
+
+    keys = set()
+    for ahead in (False, True):
+        config = load_config(write_config(tiny, name="either", generation={"ahead": ahead}))
+        job = responses.Job(prompts=Ref("prompts", "a", "b").to_json(), file="file", rows=3, samples=2)
+        policy = Ref("model", "a", "b").to_json()
+        spec = responses.Spec(
+            generation=config.generation, max_prompt_tokens=9, seed=0, iteration=0, policy=policy, jobs=[job]
+        )
+        keys |= {work.key for work in responses.works(ArtifactStore(open_objects(str(tiny / "none"))), spec)}
+    assert len(keys) == 1
+
+
+@pytest.fixture
+def training_pool(prefect_server: None, tmp_path: Path) -> Iterator[str]:
+    """A process that serves the deployment `train/gpu`; it is named as `train_deployment` wants it."""
+    from prefect.settings import PREFECT_API_URL
+
+    environment = os.environ | {
+        "PREFECT_API_URL": PREFECT_API_URL.value(),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stdout=log, stderr=log)
+        try:
+            deadline = time.monotonic() + 60
+            while "gpu" not in (tmp_path / "log").read_text():
+                assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.3)
+            yield "train/gpu"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def test_on_a_work_pool_sampling_does_not_wait_for_training(
+    ahead_run: str, tiny: Path, training_pool: str, tmp_path: Path
+) -> None:
+    store = str(tmp_path / "store")
+    run(tiny / "ahead.yaml", store, train_deployment=training_pool)
+    first, second = records(store, "ahead")
+    artifacts = ArtifactStore(open_objects(store))
+    sampled = [artifacts.manifest(Ref.from_json(ref)).committed_at for ref in second["artifacts"]["responses"]]
+    trained = artifacts.manifest(Ref.from_json(first["artifacts"]["policy"])).committed_at
+    assert min(sampled) < trained
+    assert facts(store, "ahead") == facts(ahead_run, "ahead")
