@@ -33,7 +33,7 @@ from optune_core.training.logps import PLAIN, choose_kernel, compute_inside
 from optune_core.training.recovery import Checkpoints
 from optune_core.training.reference import FILE, ReferencePass, shard_table
 from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_arguments, with_adapter
-from optune_core.training.weights import load_master, save_policy, whole_on_every_process, without_dropout
+from optune_core.training.weights import load_master, save_policy, whole_on_every_process
 
 LOG = "train_log.jsonl"
 COLUMNS = only(
@@ -66,7 +66,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
     started = time.monotonic()
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # which has a way of its own to load and hand out a model
-        model = without_dropout(load_master(policy))
+        model = load_master(policy)
         compute_inside(model, kernel)
     with store.scratch() as scratch, Checkpoints(store, work) as checkpoints:
         data = PairData(pairs, logps, rewards)
@@ -129,7 +129,7 @@ def training_pairs(replay: pa.Table, config: Training) -> pa.Table:
 def _load(policy: Path, config: Training, state: PartialState) -> tuple[Any, str]:
     """π_t on this process's device, computing log-probabilities, and the kernel by which."""
     with whole_on_every_process():
-        model = without_dropout(load_master(policy)).to(state.device)
+        model = load_master(policy).to(state.device)
     kernel = choose_kernel(model, getattr(torch, config.precision))
     compute_inside(model, kernel)
     return model, kernel

@@ -21,7 +21,7 @@ from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.training.batches import Pack, Step
 from optune_core.training.layout import Pairs
 from optune_core.training.logps import compute_inside, row_logps
-from optune_core.training.weights import load_master, whole_on_every_process, without_dropout
+from optune_core.training.weights import load_master, whole_on_every_process
 
 VERSION = 3
 SHARD_PAIRS = 512
@@ -147,7 +147,7 @@ class ReferencePass:
             return policy.eval()
         with whole_on_every_process():
             model = load_master(self._store.fetch(Ref.from_json(spec.initial)))
-        model = without_dropout(model).to(self._state.device).eval()
+        model = model.to(self._state.device).eval()
         compute_inside(model, self._kernel)
         return model
 

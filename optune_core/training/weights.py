@@ -19,15 +19,14 @@ from optune_core.models import model_files
 
 
 def load_master(policy: Path) -> Any:
-    """The causal language model of a policy artifact in float32: its master weights, or π_0's published ones."""
+    """The causal language model of a policy artifact in float32: its master weights, or π_0's published ones.
+
+    Without dropout: policy and reference are compared, and have to be the same function.
+    """
     from transformers import AutoModelForCausalLM
 
     folder = policy / "master"
-    return AutoModelForCausalLM.from_pretrained(folder if folder.is_dir() else policy / "model", dtype=torch.float32)
-
-
-def without_dropout(model: Any) -> Any:
-    """The model itself, with no dropout: policy and reference are compared, and have to be the same function."""
+    model = AutoModelForCausalLM.from_pretrained(folder if folder.is_dir() else policy / "model", dtype=torch.float32)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0

@@ -27,7 +27,7 @@ from optune_core.training.layout import Pairs
 from optune_core.training.logps import choose_kernel, compute_inside
 from optune_core.training.reference import reference_logps, shards_of
 from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_arguments
-from optune_core.training.weights import load_master, without_dropout
+from optune_core.training.weights import load_master
 
 
 def main() -> None:
@@ -63,7 +63,7 @@ def main() -> None:
 
     replay = trainable(pq.read_table(job["replay"]))
     pairs, training = Pairs(replay), config.training
-    model, precision = without_dropout(load_master(policy)), getattr(torch, training.precision)
+    model, precision = load_master(policy), getattr(torch, training.precision)
     compute_inside(model, choose_kernel(model, precision))
     steps = plan_steps(
         pairs.tokens(prompt_once=True).tolist(),

@@ -274,7 +274,6 @@ def train(
 
     from optune_core.config.schema import Training
     from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_arguments, with_adapter
-    from optune_core.training.weights import without_dropout
 
     config = Training(
         **{
@@ -287,7 +286,7 @@ def train(
         }
         | changes
     )
-    model = without_dropout(load(tiny))
+    model = load(tiny)
     compute_inside(model, kernel)
     pairs = pairs_of([(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows])
     tokens = pairs.tokens(prompt_once=kernel != PLAIN).tolist()
