@@ -17,6 +17,9 @@ from transformers import AttentionInterface
 
 from optune_core.training.layout import Row
 
+_SHORT = 512
+"""Keys up to which a CPU's fused attention in bfloat16 takes up to twice as long, backwards, as matrix products."""
+
 
 def sdpa(
     module: Any,
@@ -41,16 +44,17 @@ def sdpa(
         (1, T, heads, head size).
     """
 
-    # Without tile registers a CPU's attention is slower in half precision than in single, backwards by half; and
-    # autocast would cast it back.
-    single = query.device.type == "cpu" and not torch.cpu._is_amx_tile_supported()
-    kind = query.dtype
-    if single:
-        query, key, value = query.float(), key.float(), value.float()
+    # Under autocast, position embeddings have made queries and keys float32 in some architectures; never values.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    explicit = query.device.type == "cpu" and query.dtype == torch.bfloat16
 
     def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         length = keys.shape[2]
         causal = queries.shape[2] == length and (sliding_window is None or length <= sliding_window)
+        if explicit and length <= _SHORT:
+            return _explicit(
+                queries, keys, values, _mask(queries.shape[2], length, sliding_window, query.device), scaling
+            )
         return F.scaled_dot_product_attention(
             queries,
             keys,
@@ -66,13 +70,21 @@ def sdpa(
     segments = [n for s in packed.spans for n in (s.prompt, s.chosen, s.rejected)]
     keys, values = torch.split(key, segments, dim=2), torch.split(value, segments, dim=2)
     outputs = []
-    with torch.autocast(query.device.type, enabled=not single and torch.is_autocast_enabled(query.device.type)):
-        for number, span in enumerate(packed.spans):
-            for side, length in enumerate((span.prompt + span.chosen, span.rejected)):
-                if length:
-                    seen = [torch.cat([of[3 * number], of[3 * number + 1 + side]], dim=2) for of in (keys, values)]
-                    outputs.append(attend(queries[2 * number + side], *seen))
-    return torch.cat(outputs, dim=2).to(kind).transpose(1, 2), None
+    for number, span in enumerate(packed.spans):
+        for side, length in enumerate((span.prompt + span.chosen, span.rejected)):
+            if length:
+                seen = [torch.cat([of[3 * number], of[3 * number + 1 + side]], dim=2) for of in (keys, values)]
+                outputs.append(attend(queries[2 * number + side], *seen))
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _explicit(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scaling: float) -> Tensor:
+    """Attention in matrix products with its probabilities in between; all heads of a key head in one product."""
+    _, heads, length, size = queries.shape
+    grouped = (queries * scaling).reshape(keys.shape[1], -1, size)
+    scores = (grouped @ keys[0].transpose(1, 2)).view(heads, length, -1).masked_fill(~mask, float("-inf"))
+    probabilities = scores.softmax(-1, dtype=torch.float32).to(values.dtype)
+    return (probabilities.view(keys.shape[1], -1, keys.shape[2]) @ values[0]).view(queries.shape)
 
 
 def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:

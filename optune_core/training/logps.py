@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import functional_call
 
 from optune_core.training.attention import KERNELS
 from optune_core.training.head import token_logps
@@ -52,14 +54,20 @@ def choose_kernel(model: Any, precision: torch.dtype) -> str:
     return chosen
 
 
-def compute_inside(model: Any, kernel: str) -> None:
-    """Make `model(packed=row)` return what `row_logps` promises, by that kernel."""
+def compute_inside(model: Any, kernel: str, *, cast_weights: bool = True) -> None:
+    """Make `model(packed=row)` return what `row_logps` promises, by that kernel.
+
+    Args:
+        cast_weights: under autocast, cast all weights to its type once a row and compute in it throughout, instead of
+            going back and forth between operations. Not where FSDP, which does so by itself, or gradient
+            checkpointing take hold of the weights.
+    """
     if kernel == PLAIN:
         own = model.forward
         model.forward = MethodType(lambda self, packed, **ignored: _plain(own, packed), model)
     else:
         model.set_attn_implementation(f"optune_{kernel}")
-        model.forward = MethodType(_packed, model)
+        model.forward = MethodType(partial(_packed, cast_weights=cast_weights), model)
 
 
 def row_logps(model: Any, row: Row) -> tuple[Tensor, Tensor]:
@@ -76,11 +84,17 @@ def row_logps(model: Any, row: Row) -> tuple[Tensor, Tensor]:
     return chosen, rejected
 
 
-def _packed(model: Any, packed: Row, **ignored: Any) -> Tensor:
+def _packed(model: Any, packed: Row, *, cast_weights: bool = True, **ignored: Any) -> Tensor:
     """float32, (2P,): chosen, then rejected."""
-    hidden = model.base_model(
-        input_ids=packed.input_ids, position_ids=packed.position_ids, packed=packed, use_cache=False
-    ).last_hidden_state[0]
+    body, device = model.base_model, packed.input_ids.device.type
+    inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "packed": packed, "use_cache": False}
+    if cast_weights and torch.is_autocast_enabled(device):
+        kind = torch.get_autocast_dtype(device)
+        weights = {name: weight.to(kind) for name, weight in body.named_parameters()}
+        with torch.autocast(device, enabled=False):
+            hidden = functional_call(body, weights, kwargs=inputs).last_hidden_state[0]
+    else:
+        hidden = body(**inputs).last_hidden_state[0]
     of_tokens = token_logps(model.get_output_embeddings(), hidden[packed.predictors], packed.targets)
     # One sequence after the other: a sum whose order no device changes.
     return torch.stack([part.sum() for part in torch.split(of_tokens, list(packed.lengths))])

@@ -67,7 +67,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     started = time.monotonic()
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # which has a way of its own to load and hand out a model
         model = load_master(policy)
-        compute_inside(model, kernel)
+        compute_inside(model, kernel, cast_weights=False)
     with store.scratch() as scratch, Checkpoints(store, work) as checkpoints:
         data = PairData(pairs, logps, rewards)
         trainer = _trainer(spec, model, steps, data, scratch / "trainer", checkpoints, progress)
@@ -131,7 +131,7 @@ def _load(policy: Path, config: Training, state: PartialState) -> tuple[Any, str
     with whole_on_every_process():
         model = load_master(policy).to(state.device)
     kernel = choose_kernel(model, getattr(torch, config.precision))
-    compute_inside(model, kernel)
+    compute_inside(model, kernel, cast_weights=not config.gradient_checkpointing)
     return model, kernel
 
 

@@ -23,7 +23,7 @@ from optune_core.training.layout import Pairs
 from optune_core.training.logps import compute_inside, row_logps
 from optune_core.training.weights import load_master, whole_on_every_process
 
-VERSION = 3
+VERSION = 4
 SHARD_PAIRS = 512
 FILE = "reference.parquet"
 """Of a shard; and in the artifact of a policy that was trained against π_0, of all of its pairs."""
@@ -148,7 +148,7 @@ class ReferencePass:
         with whole_on_every_process():
             model = load_master(self._store.fetch(Ref.from_json(spec.initial)))
         model = model.to(self._state.device).eval()
-        compute_inside(model, self._kernel)
+        compute_inside(model, self._kernel, cast_weights=not spec.training.gradient_checkpointing)
         return model
 
     def _compute(self, model: Any, pack: Pack) -> Logps:

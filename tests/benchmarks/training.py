@@ -24,7 +24,7 @@ from typing import Any
 
 MODEL = ".optune/models/SmolLM2-135M-Instruct"
 STEPS = 2
-BATCH = {"short": 16, "ultrachat": 8, "long": 8}
+BATCH = {"short": 16, "ultrachat": 8, "long": 4}
 CANDIDATES = [
     {"precompute_ref_log_probs": True, "gradient_checkpointing": False, "per_device_train_batch_size": each}
     for each in (1, 2)
@@ -109,7 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--mixes", nargs="+", choices=BATCH, default=list(BATCH))
-    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--micro-batch-tokens", type=int, default=8192)
     parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--device", default="cpu")

@@ -111,6 +111,46 @@ def test_logits_in_chunks_change_nothing(packed_model: Any, monkeypatch: pytest.
         torch.testing.assert_close(other, results[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("cast_weights", [True, False])
+@pytest.mark.parametrize("short", [8, 512])
+def test_half_precision_is_single_precision_but_for_its_noise(
+    tiny: Path, packed_model: Any, monkeypatch: pytest.MonkeyPatch, cast_weights: bool, short: int
+) -> None:
+    """Whether attention is fused or in products, weights cast once or by every operation; gradients are float32."""
+    from optune_core.training import attention
+
+    monkeypatch.setattr(attention, "_SHORT", short)
+    half = load(tiny)
+    compute_inside(half, "sdpa", cast_weights=cast_weights)
+    row = pairs_of([(list(range(9)), [8, 9, 10], [12] * 5), (list(range(20, 33)), [15] * 7, [])]).row([0, 1])
+    results = []
+    for model, on in ((packed_model, False), (half, True)):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=on):
+            chosen, rejected = row_logps(model, row)
+        (chosen - 2 * rejected).sum().backward()
+        results.append((torch.cat([chosen, rejected]).detach(), [p.grad for p in model.parameters()]))
+    (expected, exact), (found, rounded) = results
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=1e-2)
+    for mine, theirs in zip(rounded, exact, strict=True):
+        assert mine.dtype == torch.float32
+        assert torch.nn.functional.cosine_similarity(mine.flatten(), theirs.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.slow
+def test_gradient_checkpointing_changes_nothing_but_memory_and_roundings(tiny: Path, tmp_path: Path) -> None:
+    rows = dataset(8)
+    with_it, without = (
+        train(tiny, tmp_path / str(on), rows, gradient_checkpointing=on, precision="bfloat16") for on in (True, False)
+    )
+    assert with_it.model.is_gradient_checkpointing and not without.model.is_gradient_checkpointing
+    assert losses(with_it) == pytest.approx(losses(without), rel=1e-2)
+    for trainer in (with_it, without):  # policy and reference took the same path
+        first = trainer.state.log_history[0]
+        assert first["rewards/chosen"] == first["rewards/rejected"] == 0
+
+
 def test_a_sliding_window_is_kept(tiny: Path) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -287,7 +327,7 @@ def train(
         | changes
     )
     model = load(tiny)
-    compute_inside(model, kernel)
+    compute_inside(model, kernel, cast_weights=not config.gradient_checkpointing)
     pairs = pairs_of([(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows])
     tokens = pairs.tokens(prompt_once=kernel != PLAIN).tolist()
     steps = [
