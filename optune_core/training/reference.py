@@ -91,10 +91,11 @@ class ReferencePass:
         reference = self._load(policy) if missing else None
         total = _rows(shards[shard] for shard in mine)
         done = total - _rows(shards[shard] for shard in missing)
+        precision = getattr(torch, self._spec.training.precision)
         for shard in missing:
             logps: Logps = {}
             for pack in shards[shard]:
-                logps |= self._compute(reference, pack)
+                logps |= reference_logps(reference, state.device, self._pairs, pack, precision)
                 progress("reference", done + len(logps), total)
             done += len(logps)
             with store.scratch() as scratch:
@@ -150,11 +151,6 @@ class ReferencePass:
         model = model.to(self._state.device).eval()
         compute_inside(model, self._kernel, cast_weights=not spec.training.gradient_checkpointing)
         return model
-
-    def _compute(self, model: Any, pack: Pack) -> Logps:
-        return reference_logps(
-            model, self._state.device, self._pairs, pack, getattr(torch, self._spec.training.precision)
-        )
 
 
 @torch.no_grad()
