@@ -88,7 +88,7 @@ class ReferencePass:
         shards = shards_of(steps, self._spec.training.batch_size, known)
         mine = range(state.process_index, len(shards), state.num_processes)
         missing = [shard for shard in mine if store.find(self.work(shard)) is None]
-        reference = self._load(policy) if missing else None
+        reference: Any = self._load(policy) if missing else None
         total = _rows(shards[shard] for shard in mine)
         done = total - _rows(shards[shard] for shard in missing)
         precision = getattr(torch, self._spec.training.precision)
