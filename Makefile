@@ -34,8 +34,9 @@ demo: install  ## Three OPTune iterations of SmolLM2-135M on this CPU, end to en
 	$(BIN)/python -m configs.demo.prepare
 	$(DEMO) run configs/demo.yaml --store $(DEMO_STORE)
 
+# Tests wait for servers and child processes as much as they compute: two processes share them, one thread each.
 test: install  ## All tests.
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: install  ## The long fault suite: every point, dozens of kills, eight runners (hours).
 	$(BIN)/python -m pytest tests/faults -m faults

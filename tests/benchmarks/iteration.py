@@ -86,10 +86,9 @@ def peer(store: str, base: str, repetition: int, overrides: list[str]) -> dict[s
         (Path(folder) / "job.json").write_text(json.dumps(job))
         command = [sys.executable, "-m", "tests.benchmarks.peer"]
         stages = {step: timed([*command, step, f"{folder}/job.json"]) for step in ("generate", "train")}
-        judged = subprocess.run(
-            [*command, "judge", f"{folder}/job.json"], capture_output=True, text=True, check=True
-        ).stdout.splitlines()[-1]
-    return {"seconds": sum(stages.values()), "stages": stages, "held_out_reward": json.loads(judged)["reward"]}
+        timed([*command, "judge", f"{folder}/job.json"])
+        judged = json.loads((Path(folder) / "judged.json").read_text())
+    return {"seconds": sum(stages.values()), "stages": stages, "held_out_reward": judged["reward"]}
 
 
 def main() -> None:

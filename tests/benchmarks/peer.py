@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.peer generate JOB.json    samples and scores; writes pairs.jsonl
     python -m tests.benchmarks.peer train JOB.json       trains on them; writes the policy
-    python -m tests.benchmarks.peer judge JOB.json       mean held-out reward of a policy; prints it
+    python -m tests.benchmarks.peer judge JOB.json       mean held-out reward of that policy; writes judged.json
 
 JOB holds policy, reward_model, prompts (a Parquet file with the column messages), held_out, samples, max_tokens,
 top_p, seed, batch_size, learning_rate, beta and folder.
@@ -96,7 +96,8 @@ def train(job: dict[str, Any]) -> None:
 
 def judge(job: dict[str, Any]) -> None:
     answers = sample(job, str(Path(job["folder"]) / "policy"), job["held_out"], 1)
-    print(json.dumps({"reward": fmean(reward for rewards in score(job, answers) for reward in rewards)}))
+    reward = fmean(reward for rewards in score(job, answers) for reward in rewards)
+    (Path(job["folder"]) / "judged.json").write_text(json.dumps({"reward": reward}))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,17 @@ def uninterrupted(tiny: Path, api: dict[str, str], tmp_path_factory: pytest.Temp
     return run_whole(tiny, tmp_path_factory.mktemp("uninterrupted"), api)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # one of several processes that share the tests
+        session.config.workeroutput["fault_counts"] = dict(_COUNTS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for name, value in getattr(node, "workeroutput", {}).get("fault_counts", {}).items():
+        _COUNTS[name] += value
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     if _COUNTS:
         terminalreporter.section("faults")
