@@ -56,7 +56,7 @@ def standing_ratings(
                     "outcome": _outcome(last["choice"], last["swapped"]),
                     "seconds": last["seconds"],
                     "rated_at": last["rated_at"],
-                    "corrections": len(records) - 1,
+                    "submissions": len(records),
                 }
             )
     return rows
