@@ -74,7 +74,7 @@ def _outcome_table(summary: dict[str, Any]) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("policy against baseline")
+    table.add_column("policy against baseline", min_width=24)
     for name in (*OUTCOMES, "ratings", "prompts", "people", "alpha"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in summary["comparisons"]:
@@ -113,4 +113,4 @@ def _participant_table(summary: dict[str, Any]) -> Table:
 def _share(percent: dict[str, Any]) -> str:
     if percent["low"] is None:
         return f"{percent['value']:.2f}"
-    return f"{percent['value']:.2f} [{percent['low']:.1f}, {percent['high']:.1f}]"
+    return f"{percent['value']:.2f} [{percent['low']:.0f}, {percent['high']:.0f}]"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -215,6 +216,23 @@ def test_an_address_that_others_reach_is_said_to_be_one(store: str) -> None:
         command = [str(optune), "study", "serve", "habits", "--store", store, "--port", url.rpartition(":")[2]]
         second = subprocess.run(command, capture_output=True, text=True)
         assert second.returncode == 2 and "choose another --host or --port" in second.stderr
+
+
+def test_a_study_in_a_bucket(s3_bucket: str, tmp_path: Path) -> None:
+    """Two servers hold it; each sees what the other recorded."""
+    store = f"{s3_bucket}/study"
+    sources = []
+    for name in ("ours", "theirs"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": "Why?", "response": name}) + "\n")
+        sources.append(f"{name}={tmp_path}/{name}.jsonl")
+    call("study", "create", "habits", "--responses", *sources, "--store", store)
+    with server(store) as (one, _), server(store) as (two, _), httpx.Client(follow_redirects=True) as client:
+        assert client.post(f"{one}/join", data={"name": "anna"}).url.path == "/guidelines"
+        token = client.get(f"{two}/pair/1").text.partition('name="token" value="')[2].partition('"')[0]
+        done = client.post(f"{two}/pair/1", data={"choice": "first", "token": token})
+        assert done.url.path == "/done"
+        assert client.get(f"{one}/pair").url.path == "/done"
+    assert results(store)["ratings"] == 1
 
 
 def test_the_last_policies_of_two_runs(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
