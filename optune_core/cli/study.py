@@ -20,7 +20,9 @@ _CONSOLE = Console(width=max(100, Console().width))
 
 
 def print_created(record: dict[str, Any]) -> None:
-    """How many prompts each comparison asks about, and why others are left out."""
+    """What is compared, how many prompts each comparison asks about, and why others are left out."""
+    for name, identity in record["sources"].items():
+        print(f"{name}: policy {identity['iteration']} of the run" if identity["type"] == "run" else f"{name}: a file")
     for comparison in record["comparisons"]:
         outcomes = dict(comparison["prompts"])
         asked = outcomes.pop("asked")

@@ -38,8 +38,8 @@ def create_study(
         baseline: source that the others are compared with; None: the first is compared with each other one.
 
     Returns:
-        The study's record: `study`, `prompts`, `pairs` (reference to the artifact), and `comparisons`, each with the
-        names of `policy` and `baseline` and the number of prompts by outcome.
+        The study's record: `study`, `sources` (what each name stands for), `prompts`, `pairs` (reference to the
+        artifact), and `comparisons`, each with the names of `policy` and `baseline` and the prompts by outcome.
 
     Raises:
         StudyError: fewer than two or more than three sources, names that are not distinct, a baseline that is none of
@@ -71,7 +71,13 @@ def create_study(
     with store.scratch() as scratch:
         write_table(pa.Table.from_pylist(rows, schema=STUDY_PAIRS), STUDY_PAIRS, scratch / FILE)
         manifest = store.commit(Work("study", VERSION, params, parents), scratch, metrics={"comparisons": counts})
-    record = {"study": study, "prompts": prompts, "comparisons": counts, "pairs": manifest.ref.to_json()}
+    record = {
+        "study": study,
+        "sources": params["sources"],
+        "prompts": prompts,
+        "comparisons": counts,
+        "pairs": manifest.ref.to_json(),
+    }
     ledger.create(record)
     return record
 

@@ -243,6 +243,7 @@ def test_the_last_policies_of_two_runs(tiny: Path, prefect_server: None, tmp_pat
         config = write_config(tiny, name=name, iterations=2, selection={"selector": selector})
         optune(str(config), store=store)
     said = call("study", "create", "runs", "--runs", "chosen", "chance", "--prompts", "4", "--store", store)
+    assert "chosen: policy 2 of the run" in said
     assert "chosen against chance: 4 prompts are asked about" in said
     call("gc", "--grace", "0", "--store", store)
     assert "0 of 4" in call("study", "results", "runs", "--store", store)
