@@ -13,7 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.options import Store
 from flows.request import DEFAULT_STORE, requested
+from flows.study import study
 
 app = typer.Typer(
     help="OPTune: efficient online preference tuning.",
@@ -21,10 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(study, name="study")
 
-Store = Annotated[
-    str, typer.Option("--store", envvar="OPTUNE_STORE", help="Folder or s3://bucket/prefix of the artifacts.")
-]
 _INTERRUPTED = 130
 _TERMINATED = 143
 _GRACE_SECONDS = 28.0

@@ -48,6 +48,10 @@ class ConservationError(OptuneError):
     """A stage lost, invented or duplicated prompts: a defect, never data to train on."""
 
 
+class StudyError(OptuneError):
+    """A human study cannot be made, held or read as asked."""
+
+
 class UnhealthyData(DataError):
     """An iteration's data passed a limit of `health`: training on it would make the policy worse, not better."""
 

@@ -78,6 +78,19 @@ PREFERENCES = pa.schema(
     ]
 )
 
+STUDY_PAIRS = pa.schema(
+    [
+        ("pair", pa.int32()),  # number in the study, from 0; null where the outcome is not asked
+        ("policy", pa.string()),  # names of the two sides: a win is the policy's
+        ("baseline", pa.string()),
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),
+        ("policy_response", pa.string()),  # null where there is none
+        ("baseline_response", pa.string()),
+        ("outcome", pa.string()),  # asked | not_drawn | identical | empty | missing
+    ]
+)
+
 
 def only(schema: pa.Schema, *names: str) -> pa.Schema:
     """Some columns of a schema."""

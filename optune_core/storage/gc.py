@@ -1,7 +1,7 @@
 """Garbage: what no run needs and nobody is writing.
 
 Kept is
-- what a run's records refer to, and what that was made from;
+- what the records of a run or of a human study refer to, and what that was made from;
 - what was made from the last committed state of a run that is not at its target: its work in progress;
 - everything that is committed, while a run is in preparation: nothing records yet what it found;
 - checkpoints of a policy that is not committed, while a run is not at its target;
@@ -21,6 +21,7 @@ from optune_core.storage.artifacts import ArtifactStore, Manifest, Ref
 from optune_core.storage.lease import LeaseRecord, read_lease
 from optune_core.storage.ledger import Ledger, list_runs
 from optune_core.storage.objects import Entry
+from optune_core.storage.studies import StudyLedger, list_studies
 
 _READERS = 16
 
@@ -82,7 +83,7 @@ def find_garbage(store: ArtifactStore, grace_seconds: float) -> Garbage:
     for place in ("scratch", "probe"):
         for entry in store.objects.walk(place):
             sort(entry, False)
-    for entry in store.objects.walk("runs"):
+    for entry in (*store.objects.walk("runs"), *store.objects.walk("studies")):
         sort(entry, not entry.path.rsplit("/", 1)[-1].startswith("."))  # temporary files of a killed writer
     return garbage
 
@@ -113,7 +114,7 @@ def _needed(
     leases: Mapping[str, LeaseRecord | None],
     unfinished: set[str],
 ) -> set[Artifact]:
-    recorded: set[Artifact] = set()
+    recorded = _artifacts([StudyLedger(store.objects, study).record() for study in list_studies(store.objects)])
     last_states: set[Artifact] = set()
     for run, lease in leases.items():
         ledger = Ledger(store.objects, run)

@@ -1,0 +1,1 @@
+"""The human study (appendix D): people compare responses of two policies without knowing which is whose."""

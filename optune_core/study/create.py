@@ -1,0 +1,113 @@
+"""Create a study: an artifact with its pairs, and the record that gives it a name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from optune_core.errors import StudyError
+from optune_core.schemas import STUDY_PAIRS, read_table, write_table
+from optune_core.storage import ArtifactStore, Ref, Work
+from optune_core.storage.studies import StudyLedger, list_studies
+from optune_core.study.pairing import ASKED, Pair, asked_pairs, comparisons, pair_up
+from optune_core.study.sources import Source, of_file, of_run
+
+VERSION = 1
+FILE = "pairs.parquet"
+
+
+def create_study(
+    store: ArtifactStore,
+    study: str,
+    runs: Sequence[str],
+    files: Sequence[tuple[str, str]],
+    prompts: int,
+    baseline: str | None,
+) -> dict[str, Any]:
+    """Draw the pairs and create the study; the same call again finds it.
+
+    Args:
+        store: where it is kept.
+        study: its name, which also seeds the draw.
+        runs: names of runs.
+        files: (name, path) of files with responses. Two or three sources in all.
+        prompts: pairs a comparison, at most.
+        baseline: source that the others are compared with; None: the first is compared with each other one.
+
+    Returns:
+        The study's record: `study`, `sources` (what each name stands for), `prompts`, `pairs` (reference to the
+        artifact), and `comparisons`, each with the names of `policy` and `baseline` and the prompts by outcome.
+
+    Raises:
+        StudyError: fewer than two or more than three sources, names that are not distinct, a baseline that is none of
+            them, a run without responses, a comparison without a single pair, a name that is taken.
+        DataError: a file cannot be used.
+    """
+    ledger = StudyLedger(store.objects, study)
+    names = [*runs, *(name for name, _ in files)]
+    if len(names) not in (2, 3) or len(set(names)) != len(names):
+        raise StudyError(f"{len(names)} sources ({', '.join(names) or 'none'}): two or three different ones are needed")
+    if baseline is not None and baseline not in names:
+        raise StudyError(f"baseline {baseline!r} is none of the sources {', '.join(names)}: name one of them")
+    sources = [*(of_run(store, run) for run in runs), *(of_file(name, path) for name, path in files)]
+    compared = comparisons(sources, baseline)
+    rows = pair_up(compared, prompts, seed=study)
+    counts = [
+        {"policy": policy.name, "baseline": other.name, "prompts": _outcomes(rows, policy, other)}
+        for policy, other in compared
+    ]
+    for comparison in counts:
+        _require_pairs(comparison)
+    parents = {f"{source.name}/{shard}": ref for source in sources for shard, ref in enumerate(source.parents)}
+    params = {
+        "seed": study,
+        "prompts": prompts,
+        "sources": {source.name: source.identity for source in sources},
+        "comparisons": [[policy.name, other.name] for policy, other in compared],
+    }
+    with store.scratch() as scratch:
+        write_table(pa.Table.from_pylist(rows, schema=STUDY_PAIRS), STUDY_PAIRS, scratch / FILE)
+        manifest = store.commit(Work("study", VERSION, params, parents), scratch, metrics={"comparisons": counts})
+    record = {
+        "study": study,
+        "sources": params["sources"],
+        "prompts": prompts,
+        "comparisons": counts,
+        "pairs": manifest.ref.to_json(),
+    }
+    ledger.create(record)
+    return record
+
+
+def open_study(store: ArtifactStore, study: str) -> tuple[StudyLedger, dict[str, Any], list[Pair]]:
+    """A study's ledger, its record, and the pairs that it asks about, by number.
+
+    Raises:
+        StudyError: there is no such study.
+    """
+    ledger = StudyLedger(store.objects, study)
+    record = ledger.record()
+    if record is None:
+        known = ", ".join(list_studies(store.objects)) or "none"
+        raise StudyError(f"store {store.objects.url!r} has no study {study!r}; its studies: {known}")
+    table = read_table(store.fetch(Ref.from_json(record["pairs"])) / FILE, STUDY_PAIRS)
+    return ledger, record, asked_pairs(table.to_pylist())
+
+
+def _outcomes(rows: Sequence[dict[str, Any]], policy: Source, baseline: Source) -> dict[str, int]:
+    here = (row for row in rows if (row["policy"], row["baseline"]) == (policy.name, baseline.name))
+    return dict(sorted(Counter(row["outcome"] for row in here).items()))
+
+
+def _require_pairs(comparison: dict[str, Any]) -> None:
+    outcomes = comparison["prompts"]
+    if ASKED not in outcomes:
+        found = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "none on either side"
+        raise StudyError(
+            f"{comparison['policy']} against {comparison['baseline']}: no prompt can be asked about ({found}). Both "
+            "sides need different responses to the same prompts: runs share held-out prompts if their `prompts` and "
+            "`seed` are the same"
+        )
