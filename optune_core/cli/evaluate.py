@@ -7,6 +7,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from optune_core.reports.comparison import COLUMNS, comparison_cells
 
@@ -16,7 +17,7 @@ def print_comparisons(run: str, records: list[dict[str, Any]]) -> None:
     console = Console(width=max(100, Console().width))
     first = records[0]
     table = Table(
-        title=f"{first['name']}: policies of run {run} against {first['baseline']}, {first['prompts']} prompts",
+        title=Text(f"{first['name']}: policies of run {run} against {first['baseline']}, {first['prompts']} prompts"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -85,7 +85,8 @@ def validate(schema: type[Schema], data: Any, overrides: Sequence[str], *, sourc
     try:
         config = schema.model_validate(data)
     except ValidationError as error:
-        raise ConfigError([_render(problem) for problem in error.errors()], source=source) from error
+        unions = _UNIONS | _UNIONS_OF.get(schema, {})
+        raise ConfigError([_render(problem, unions) for problem in error.errors()], source=source) from error
     if found := list(secrets_in(config.model_dump(mode="json"))):
         rule = "holds a secret, and configurations are stored and shown: keep it in an environment variable"
         raise ConfigError([f"{place}: {rule}" for place in found], source=source)
@@ -120,10 +121,10 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _render(problem: Any) -> str:
+def _render(problem: Any, unions: Mapping[str, tuple[str, ...]]) -> str:
     # After a discriminated union pydantic adds the chosen tag to the location: keep only what stands in the file.
     parts = [str(part) for part in problem["loc"]]
-    written = [part for before, part in zip(["", *parts], parts, strict=False) if part not in _UNIONS.get(before, ())]
+    written = [part for before, part in zip(["", *parts], parts, strict=False) if part not in unions.get(before, ())]
     location = ".".join(written) or "(whole file)"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
@@ -140,8 +141,14 @@ _UNIONS = {
     "engine": ("vllm", "transformers"),
     "reward": ("classifier", "function", "trained"),
     "pairs": ("file", "labelled"),
-    "prompts": ("held_out", "drawn"),
-    "baseline": ("iteration", "model", "responses"),
-    "judge": ("openai", "reward"),
 }
 """Fields that hold a union, with the tags that tell its members apart."""
+
+_UNIONS_OF: dict[type[BaseModel], dict[str, tuple[str, ...]]] = {
+    EvaluationConfig: {
+        "prompts": ("held_out", "drawn"),
+        "baseline": ("iteration", "model", "responses"),
+        "judge": ("openai", "reward"),
+    },
+}
+"""Those that only one schema has."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import re
 from typing import Any
 
 from optune_core.schemas import COMPARISONS
@@ -47,19 +47,15 @@ def comparison_markdown(store: ArtifactStore, run: str, record: Row) -> str:
     rows = read_shards(store, record["comparisons"], "comparisons.parquet", COMPARISONS).to_pylist()
     for outcome in ("win", "lose", "malformed"):
         for row in [row for row in rows if row["outcome"] == outcome][:_EXAMPLES]:
-            lines += ["", f"## {outcome}: {_short(row['prompt'], 120)}"]
-            lines += [f"**policy**\n\n{_quoted(row['policy_response'])}\n"]
-            lines += [f"**baseline**\n\n{_quoted(row['baseline_response'])}\n"]
-            if said := row["reason"] or row["first_explanation"]:
-                lines += [f"**judge**\n\n{_quoted(said)}"]
+            said = row["reason"] or row["first_explanation"]
+            texts = {"prompt": row["prompt"], "policy": row["policy_response"], "baseline": row["baseline_response"]}
+            lines += ["", f"## {outcome}"]
+            for name, text in (texts | ({"judge": said} if said else {})).items():
+                lines += [f"**{name}**", *_quoted(text), ""]
     return "\n".join(lines)
 
 
-def _quoted(text: str) -> str:
-    """A model's text as it is, not as Markdown."""
-    return f"<pre>{html.escape(text[:_SHOWN])}{'…' if len(text) > _SHOWN else ''}</pre>"
-
-
-def _short(text: str, length: int) -> str:
-    line = " ".join(text.split())
-    return html.escape(line if len(line) <= length else line[: length - 1] + "…")
+def _quoted(text: str) -> list[str]:
+    """A model's text as it is, not as Markdown: between fences that it does not hold."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [fence, text[:_SHOWN] + ("…" if len(text) > _SHOWN else ""), fence]

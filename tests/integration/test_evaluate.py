@@ -77,12 +77,9 @@ def judged(store: str, record: dict[str, Any]) -> list[dict[str, Any]]:
     return read_shards(objects, record["comparisons"], "comparisons.parquet", COMPARISONS).to_pylist()
 
 
-def test_held_out_answers_of_the_run_are_judged_and_never_generated_again(
-    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_held_out_answers_of_the_run_are_judged_and_never_generated_again(store: str, tmp_path: Path) -> None:
     answered = artifacts(store, "responses")
-    call("evaluate", write(tmp_path, "held"), "--run", "judged", "--all", "--store", store)
-    printed = capsys.readouterr().out
+    printed = call("evaluate", write(tmp_path, "held"), "--run", "judged", "--all", "--store", store)
     assert artifacts(store, "responses") == answered
     objects = ArtifactStore(open_objects(store))
     ledger = Ledger(objects.objects, "judged")
@@ -218,6 +215,9 @@ def test_what_cannot_be_evaluated_is_refused_before_work_is_spent(
     file = write(tmp_path, "refused")
     with pytest.raises(OptuneError, match="has no run 'absent' to evaluate; its runs: judged"):
         evaluate(file, "absent", store=store)
+    with pytest.raises(OptuneError, match="has no run 'judged' to evaluate; its runs: none"):
+        evaluate(file, "judged", store=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
     with pytest.raises(OptuneError, match="iteration=3: run 'judged' has the policies 0 to 2"):
         evaluate(file, "judged", iteration=3, store=store)
     drawn = {"type": "drawn", "source": {"type": "file", "path": str(tmp_path / "none.jsonl")}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from optune_core.config import load_evaluation
@@ -18,6 +19,8 @@ from optune_core.evaluation.subject import (
     recorded_config,
     run_config,
 )
+from optune_core.reports.comparison import comparison_markdown
+from optune_core.schemas import COMPARISONS, write_table
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Work
 from optune_core.storage.gc import delete_garbage, find_garbage
 from optune_core.storage.objects import LocalObjects
@@ -171,3 +174,26 @@ def test_baselines_are_named_for_people(tmp_path: Path) -> None:
         "model owner/name",
         "responses of file 'a.jsonl'",
     ]
+
+
+def test_a_page_shows_a_models_text_as_text(store: ArtifactStore) -> None:
+    text = "# no heading\n```\n[no](link)\n```"
+    row = {"outcome": "win", "prompt": "Why?", "policy_response": text, "baseline_response": "b" * 900}
+    with store.scratch() as scratch:
+        write_table(pa.Table.from_pylist([row], schema=COMPARISONS), COMPARISONS, scratch / "comparisons.parquet")
+        shard = store.commit(Work("comparisons", 1, {}), scratch).ref
+    counts = {"wins": 1, "ties": 0, "losses": 0, "malformed": 2, "total": 1, "requests": 6}
+    usage = {"prompt_tokens": 1200, "completion_tokens": 34, "cost": 0.5}
+    record = {
+        "iteration": 2,
+        "baseline": "model x",
+        "judge": "stand-in: reward function f",
+        "prompts": 3,
+        "metrics": {"win_score": 150.0, "low": 150.0, "high": 150.0} | counts | usage,
+        "comparisons": [shard.to_json()],
+    }
+    page = comparison_markdown(store, "r", record)
+    assert "| 2 | 150.0 | [150.0, 150.0] | 1 | 0 | 0 | 2 | 1,234 | 0.50 |" in page
+    assert "Judge: stand-in: reward function f." in page
+    assert f"````\n{text}\n````" in page
+    assert "b" * 800 + "…" in page and "b" * 801 not in page
