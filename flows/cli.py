@@ -134,6 +134,31 @@ def reward_model(
 
 
 @app.command()
+def evaluate(
+    evaluation: Annotated[
+        str, typer.Argument(help="YAML file of the evaluation, such as configs/evaluation/demo.yaml.")
+    ],
+    run: Annotated[str, typer.Option("--run", help="Run whose policies are judged.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of it.")] = None,
+    iteration: Annotated[
+        int | None, typer.Option("--iteration", help="Of the policy, 0 being the run's start. Default: the last.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All policies of the run.")] = False,
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Judge a run's policies against a baseline, and print their win scores."""
+    from optune_core.config import load_evaluation
+
+    load_evaluation(evaluation, overrides or [])
+    _quiet_prefect()
+    from flows.evaluate import evaluate as flow
+    from optune_core.cli.evaluate import print_comparisons
+
+    records: Any = flow(evaluation, run, iteration, every, overrides, store)
+    print_comparisons(run, records)
+
+
+@app.command()
 def status(
     run: Annotated[str | None, typer.Argument(help="Name of the run. Default: all runs, a line each.")] = None,
     store: Store = DEFAULT_STORE,

@@ -28,6 +28,10 @@ class ModelError(OptuneError):
     """A policy or a reward model cannot be used as it is."""
 
 
+class JudgeError(OptuneError):
+    """A judge cannot be asked as it is, or says nothing that can be read."""
+
+
 class StoreError(OptuneError):
     """The artifact store cannot be used as it is (wrong bucket, no conditional writes, no permission)."""
 

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 from optune_core.config.schema import Prompts
@@ -35,7 +36,8 @@ def as_messages(value: Any) -> list[Message] | str:
     """A cell of the prompt column as chat messages that end with the user's turn, or why it is not one.
 
     Args:
-        value: a string, or a list of {role, content} where trailing assistant turns are cut off.
+        value: a string, or a list of {role, content} where trailing assistant turns are cut off; a list of strings
+            (LIMA's way) holds the user's and the assistant's turns, one after the other.
 
     Returns:
         Messages, or a reason: `empty`, `no_user_turn`, `malformed`.
@@ -46,6 +48,9 @@ def as_messages(value: Any) -> list[Message] | str:
         return [{"role": "user", "content": value}] if value.strip() else "empty"
     if not isinstance(value, list):
         return "malformed"
+    if value and all(isinstance(turn, str) for turn in value):
+        roles = cycle(("user", "assistant"))
+        value = [{"role": role, "content": text} for role, text in zip(roles, value, strict=False)]
     messages: list[Message] = []
     for turn in value:
         if not isinstance(turn, dict) or not all(isinstance(turn.get(part), str) for part in ("role", "content")):

@@ -91,6 +91,33 @@ STUDY_PAIRS = pa.schema(
     ]
 )
 
+ANSWERS = pa.schema(
+    [RESPONSES.field(name) for name in ("prompt_id", "prompt", "messages", "sample", "response")]  # what is compared
+)
+
+COMPARISONS = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("prompt", pa.string()),
+        ("policy_response", pa.string()),
+        ("baseline_response", pa.string()),
+        ("judge", pa.string()),  # says so where it is a stand-in
+        ("first_judgement", pa.string()),  # win | tie | lose of the policy, which was answer 1; null if malformed
+        ("second_judgement", pa.string()),  # the same with the policy as answer 2
+        ("outcome", pa.string()),  # win | tie | lose | malformed
+        ("first_policy_score", pa.float64()),
+        ("first_baseline_score", pa.float64()),
+        ("second_policy_score", pa.float64()),
+        ("second_baseline_score", pa.float64()),
+        ("first_explanation", pa.string()),  # the judge's words; a malformed reply whole
+        ("second_explanation", pa.string()),
+        ("reason", pa.string()),  # why malformed; null otherwise
+        ("requests", pa.int64()),  # for both orders, with those for malformed replies
+        ("prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+    ]
+)
+
 
 def only(schema: pa.Schema, *names: str) -> pa.Schema:
     """Some columns of a schema."""

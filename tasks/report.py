@@ -101,8 +101,8 @@ def commit_iteration(
     }
     standing = _ledger(context).commit_iteration(iteration, record)
     _check_same(context.run, iteration, standing["artifacts"], record["artifacts"])
-    _show(
-        key=_key(context.run, f"iteration-{iteration}"),
+    show_page(
+        key=artifact_key(context.run, f"iteration-{iteration}"),
         markdown=iteration_markdown(store, context.run, standing),
         description=f"Iteration {iteration} of run {context.run}",
     )
@@ -141,7 +141,9 @@ def publish_run(context: RunContext) -> dict[str, Any]:
         "policy": record["artifacts"]["policy"],
         "replay": record["artifacts"]["replay"],
     }
-    _show(key=_key(context.run, "summary"), markdown=run_markdown(summary), description=f"Run {context.run}")
+    show_page(
+        key=artifact_key(context.run, "summary"), markdown=run_markdown(summary), description=f"Run {context.run}"
+    )
     return summary
 
 
@@ -149,15 +151,16 @@ def publish_run(context: RunContext) -> dict[str, Any]:
 def show_reward_model(store: str, model: Ref) -> None:
     """Accuracies of the reward model beside the length-only baseline."""
     metrics = open_store(store).manifest(model).metrics
-    _show(
-        key=_key("reward-model", model.key[:12]),
+    show_page(
+        key=artifact_key("reward-model", model.key[:12]),
         markdown=reward_model_markdown(metrics),
         description="Bradley-Terry reward model",
     )
     get_run_logger().info("reward model: %s", metrics)
 
 
-def _show(**page: Any) -> None:
+def show_page(**page: Any) -> None:
+    """A page in Prefect's UI."""
     with only_shown():
         create_markdown_artifact(**page)
 
@@ -182,6 +185,6 @@ def _mean_reward(store: ArtifactStore, shards: list[Ref]) -> float | None:
     return sum(rewards) / len(rewards) if rewards else None
 
 
-def _key(*parts: str) -> str:
+def artifact_key(*parts: str) -> str:
     """A Prefect artifact key: lower-case letters, digits and dashes."""
     return "-".join(parts).replace(".", "-").replace("_", "-").lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +14,8 @@ import pyarrow.compute as pc
 
 from optune_core.replay import trainable
 
-_RESAMPLES = 2000
+RESAMPLES = 2000
+"""Of a bootstrap."""
 
 Values = npt.NDArray[Any]
 
@@ -121,15 +123,22 @@ def paired_difference(before: dict[str, float], after: dict[str, float]) -> dict
         return {"before": None, "after": None, "difference": None, "low": None, "high": None, "prompts": 0}
     differences = [after[prompt_id] - before[prompt_id] for prompt_id in both]
     generator = random.Random(0)
-    means = sorted(fmean(generator.choices(differences, k=len(differences))) for _ in range(_RESAMPLES))
+    means = [fmean(generator.choices(differences, k=len(differences))) for _ in range(RESAMPLES)]
+    low, high = central_interval(means)
     return {
         "before": fmean(before[prompt_id] for prompt_id in both),
         "after": fmean(after[prompt_id] for prompt_id in both),
         "difference": fmean(differences),
-        "low": means[int(0.025 * _RESAMPLES)],
-        "high": means[int(0.975 * _RESAMPLES) - 1],
+        "low": low,
+        "high": high,
         "prompts": len(both),
     }
+
+
+def central_interval(resampled: Sequence[float]) -> tuple[float, float]:
+    """The interval that holds the central 95 % of a statistic's resampled values."""
+    ordered = sorted(resampled)
+    return ordered[int(0.025 * len(ordered))], ordered[int(0.975 * len(ordered)) - 1]
 
 
 def _mean(values: Values) -> float | None:

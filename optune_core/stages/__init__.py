@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-IN_PROCESS = frozenset({"selection", "replay"})
+IN_PROCESS = frozenset({"selection", "replay", "given-responses", "win-score"})
 """Columnar work of a moment; all other stages run in a child process of their own."""
 
 _MODULES = {
@@ -29,6 +29,10 @@ _MODULES = {
     "policy": "optune_core.stages.policy",
     "preferences": "optune_core.stages.preferences",
     "reward-model": "optune_core.stages.reward_model",
+    "templated-prompts": "optune_core.stages.templated_prompts",
+    "given-responses": "optune_core.stages.given_responses",
+    "comparisons": "optune_core.stages.comparisons",
+    "win-score": "optune_core.stages.win_score",
 }
 
 

@@ -15,7 +15,7 @@ from optune_core.schemas import FIXED_PAIRS, PROMPTS, write_table
 from optune_core.sources import read_source, require_columns, source_identity
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 2
+VERSION = 3
 TRAIN, HELD_OUT = "train.parquet", "held_out.parquet"
 
 

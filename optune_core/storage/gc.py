@@ -122,7 +122,8 @@ def _needed(
         if not inputs and lease is not None and lease.is_open:  # in preparation
             return set(manifests)
         records = ledger.iterations()
-        recorded |= inputs | _artifacts([records, *(ledger.evaluation(t) for t in range(len(records) + 1))])
+        evaluations = [ledger.evaluation(t) for t in range(len(records) + 1)]
+        recorded |= inputs | _artifacts([records, evaluations, ledger.comparisons()])
         if run in unfinished:
             last_states |= _artifacts(records[-1]["artifacts"]) if records else inputs
     parents: defaultdict[Artifact, set[Artifact]] = defaultdict(set)

@@ -1,4 +1,5 @@
-"""The run ledger: one immutable record a run, one an iteration. The store alone tells where every run stands."""
+"""The run ledger: an immutable record for a run, for each iteration, for each evaluation. The store alone tells where
+every run stands."""
 
 from __future__ import annotations
 
@@ -102,6 +103,24 @@ class Ledger:
     def evaluation(self, iteration: int) -> dict[str, Any] | None:
         """The committed evaluation of π_iteration, or None."""
         return self._read("evaluations", iteration)
+
+    def commit_comparison(self, name: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit the win score of π_iteration in the evaluation of this name once. Returns the record that stands."""
+        return self._commit(f"comparisons/{validate_name(name)}", iteration, record)
+
+    def comparison(self, name: str, iteration: int) -> dict[str, Any] | None:
+        """The committed win score of π_iteration in the evaluation of this name, or None."""
+        return self._read(f"comparisons/{validate_name(name)}", iteration)
+
+    def comparisons(self) -> list[dict[str, Any]]:
+        """All committed win scores, by name and iteration, found by a listing."""
+        records: list[dict[str, Any]] = []
+        for name in self.objects.names(f"{self._base}/comparisons"):
+            for file in self.objects.names(f"{self._base}/comparisons/{name}"):
+                iteration = file.removesuffix(".json")  # a killed writer's temporary file has no such name
+                if iteration.isdecimal() and (record := self.comparison(name, int(iteration))) is not None:
+                    records.append(record)
+        return sorted(records, key=lambda record: (record["name"], record["iteration"]))
 
     def _commit(self, kind: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
         body = self.objects.create(self._path(kind, iteration), canonical_json(dict(record)))

@@ -55,6 +55,11 @@ def test_rho_outside_its_range(tmp_path: Path, rho: str) -> None:
         load_config(write(tmp_path, GOOD), [f"selection.rho={rho}"])
 
 
+def test_a_field_that_is_called_as_another_schemas_tag_is_named_whole(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"prompts\.held_out = -1"):
+        load_config(write(tmp_path, GOOD), ["prompts.held_out=-1"])
+
+
 def test_overrides_apply_in_order_and_read_yaml(tmp_path: Path) -> None:
     overrides = ["training.learning_rate=5e-6", "selection.rho=0.3", "selection.rho=0.7", "seed=4"]
     config = load_config(write(tmp_path, GOOD), overrides)

@@ -1,0 +1,41 @@
+"""A reward in a judge's place. Each answer is scored once; both orders of a pair follow from that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from optune_core.evaluation.judge import Pair, Rating
+from optune_core.rewards import RewardRef, open_scorer
+from optune_core.rewards.scorer import Conversation
+
+_PAIRS = 256
+"""Scored together."""
+
+
+class StandInJudge:
+    """Rates by a reward model or a reward function."""
+
+    def __init__(self, reward: RewardRef, model: Path | None) -> None:
+        self._scorer = open_scorer(reward, model)
+
+    def rate(self, pairs: Iterable[Pair]) -> Iterator[Rating]:
+        waiting = iter(pairs)
+        while together := list(islice(waiting, _PAIRS)):
+            yield from self._rate(together)
+
+    def _rate(self, pairs: list[Pair]) -> Iterator[Rating]:
+        answers: dict[tuple[str, str], Conversation] = {}
+        for pair in pairs:
+            for answer in pair.answers:
+                answers.setdefault((pair.prompt, answer), Conversation(pair.prompt, pair.messages, answer))
+        scores = self._scorer.score(list(answers.values()), lambda done: None)
+        rewards = dict(zip(answers, scores, strict=True))
+        for pair in pairs:
+            first, second = (rewards[pair.prompt, answer] for answer in pair.answers)
+            if math.isfinite(first) and math.isfinite(second):
+                yield Rating(pair.index, (first, second), "")
+            else:
+                yield Rating(pair.index, None, "", f"rewards {first} and {second} are not both finite")

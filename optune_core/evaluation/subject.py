@@ -1,0 +1,126 @@
+"""What an evaluation is asked of: a run of the store, and some of its policies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optune_core.config import EvaluationConfig, OptuneConfig, parse_config
+from optune_core.config.evaluation import IterationBaseline, ModelBaseline
+from optune_core.errors import ConfigDrift, ConfigError, OptuneError
+from optune_core.sources import describe
+from optune_core.storage import Ledger, Ref
+from optune_core.storage.ledger import differences, list_runs
+
+
+def run_config(ledger: Ledger) -> OptuneConfig:
+    """The configuration that a run was created with.
+
+    Raises:
+        OptuneError: there is no such run.
+    """
+    config = ledger.config()
+    if config is None:
+        known = ", ".join(list_runs(ledger.objects)) or "none"
+        raise OptuneError(f"store {ledger.objects.url!r} has no run {ledger.run!r} to evaluate; its runs: {known}")
+    return parse_config(config, source=f"run {ledger.run!r}")
+
+
+def policies(ledger: Ledger) -> list[Ref]:
+    """π_0 and what the run's committed iterations trained."""
+    trained = [Ref.from_json(record["artifacts"]["policy"]) for record in ledger.iterations()]
+    return [Ref.from_json(ledger.inputs()["policy"]), *trained]
+
+
+def asked_iterations(
+    ledger: Ledger, config: EvaluationConfig, known: int, iteration: int | None, *, every: bool
+) -> list[int]:
+    """The t of the policies π_t that are to be evaluated.
+
+    Args:
+        known: policies that the run has, π_0 included.
+        iteration: one of them; None: the last.
+        every: all of them, but for the baseline itself.
+
+    Raises:
+        ConfigError: `iteration` and `every` are both given.
+        OptuneError: a policy that is asked for, or the baseline, is not committed; or they are the same.
+    """
+    baseline = config.baseline.iteration if isinstance(config.baseline, IterationBaseline) else None
+    if every and iteration is not None:
+        raise ConfigError([f"--iteration {iteration} and --all are both given: leave one out"], source="command")
+    asked = [t for t in range(known) if t != baseline] if every else [known - 1 if iteration is None else iteration]
+    for name, t in [("baseline.iteration", baseline), *(("iteration", t) for t in asked)]:
+        if t is not None and not 0 <= t < known:
+            raise OptuneError(
+                f"{name}={t}: run {ledger.run!r} has the policies 0 to {known - 1} so far (0 is the one it started "
+                "from). Name one of them, or continue the run"
+            )
+    if asked == [baseline] or not asked:
+        raise OptuneError(
+            f"policy {baseline} of run {ledger.run!r} is the baseline itself: it ties with itself. Name another "
+            "iteration, or continue the run"
+        )
+    return asked
+
+
+def check_held_out(ledger: Ledger, settings: OptuneConfig, iterations: list[int]) -> None:
+    """Refuse to judge on held-out prompts that there are not, or that a policy has not answered.
+
+    Raises:
+        OptuneError: as it says.
+    """
+    if settings.prompts.held_out == 0:
+        raise OptuneError(
+            f"run {ledger.run!r} keeps no prompts for evaluation (prompts.held_out=0): name other prompts "
+            "(prompts.type=drawn)"
+        )
+    for t in iterations:
+        held_out_responses(ledger, t)
+
+
+def held_out_responses(ledger: Ledger, iteration: int) -> list[Ref]:
+    """π_iteration's responses to the run's held-out prompts, from the run's own evaluation.
+
+    Raises:
+        OptuneError: the run did not come to it.
+    """
+    record = ledger.evaluation(iteration)
+    if record is None:
+        raise OptuneError(
+            f"policy {iteration} of run {ledger.run!r} has not answered the held-out prompts: continue the run, which "
+            "does, or name other prompts (prompts.type=drawn)"
+        )
+    return [Ref.from_json(shard) for shard in record["responses"]]
+
+
+def check_comparison(ledger: Ledger, config: EvaluationConfig, iteration: int) -> None:
+    """Refuse to commit another evaluation under a name that has one already.
+
+    Raises:
+        ConfigDrift: the comparison of this name and iteration was made with another configuration.
+    """
+    standing = ledger.comparison(config.name, iteration)
+    if standing is None:
+        return
+    if drift := differences(standing["config"], recorded_config(config)):
+        lines = "\n".join(f"  - {line}" for line in drift)
+        raise ConfigDrift(
+            f"evaluation {config.name!r} of policy {iteration} of run {ledger.run!r} was made with another "
+            f"configuration:\n{lines}\nPut it back, or give this one another name: what is unchanged is reused."
+        )
+
+
+def recorded_config(config: EvaluationConfig) -> dict[str, Any]:
+    """The configuration as a record holds it: without what changes no result."""
+    how = getattr(config.judge, "HOW", ())
+    return config.model_dump(mode="json", exclude={"judge": set(how)})
+
+
+def describe_baseline(config: EvaluationConfig) -> str:
+    """The baseline, for people."""
+    baseline = config.baseline
+    if isinstance(baseline, IterationBaseline):
+        return f"policy {baseline.iteration} of the run"
+    if isinstance(baseline, ModelBaseline):
+        return f"model {baseline.model}"
+    return f"responses of {describe(baseline.source)}"

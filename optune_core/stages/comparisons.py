@@ -1,0 +1,164 @@
+"""Stage `comparisons`: pairs of responses, each judged in both orders, in shards of prompts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel
+
+from optune_core.background import Background
+from optune_core.config.evaluation import OpenAIJudge
+from optune_core.errors import ConservationError
+from optune_core.evaluation.judge import JudgeSpec, Pair, Rating, describe_judge, open_judge
+from optune_core.evaluation.judgements import combine_judgements, judgement
+from optune_core.evaluation.rating import rating_prompt
+from optune_core.failpoints import reach
+from optune_core.progress import Progress
+from optune_core.schemas import ANSWERS, COMPARISONS, write_table
+from optune_core.stages.replay import read_shards
+from optune_core.storage import ArtifactStore, Ref, Work
+from optune_core.storage.canonical import digest
+
+VERSION = 1
+FILE, RESPONSES_FILE = "comparisons.parquet", "responses.parquet"
+
+Row = dict[str, Any]
+
+
+class Spec(BaseModel):
+    judge: JudgeSpec
+    prompts: int
+    """That both sides have answered."""
+    shard_size: int
+    policy: list[dict[str, str]]
+    """References to the shards of the policy's responses; of several samples the first is judged."""
+    baseline: list[dict[str, str]]
+
+
+def works(store: ArtifactStore, spec: Spec) -> list[Work]:
+    """One work a shard of prompts."""
+    return [work for work, _ in _shards(spec)]
+
+
+@dataclass
+class _Shard:
+    """A shard whose pairs are with the judge."""
+
+    work: Work
+    rows: range
+    ratings: dict[int, Rating] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        return len(self.ratings) == 2 * len(self.rows)
+
+
+def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
+    """Judge the shards that are missing; each is committed when its last rating is there.
+
+    Raises:
+        ConservationError: the two sides do not answer the same prompts.
+        JudgeError, TransientError: as the judge; what was committed stays.
+    """
+    missing = [_Shard(work, rows) for work, rows in _shards(spec) if store.find(work) is None]
+    pairs = _paired(store, spec)
+    model = None
+    progress("start judge", 0, 0)
+    if not isinstance(spec.judge, OpenAIJudge) and spec.judge.reward.model is not None:
+        model = store.fetch(Ref.from_json(spec.judge.reward.model), "model/*")
+    judge = open_judge(spec.judge, model)
+    shard_of = {row: shard for shard in missing for row in shard.rows}
+    done, before = 0, time.monotonic()
+    with Background() as background:
+        for rating in judge.rate(_both_orders(pairs, list(shard_of))):
+            reach("comparisons.rating")
+            shard = shard_of[rating.index // 2]
+            shard.ratings[rating.index] = rating
+            done += 1
+            progress("judge", done, 2 * len(shard_of))
+            if shard.whole:
+                # Shards overlap: a shard's seconds are those since the one before it, so that their sum is right.
+                began, before = before, time.monotonic()
+                rows = [_compared(pairs[row], row, shard.ratings, spec) for row in shard.rows]
+                background.run(_commit, store, shard.work, rows, before - began)
+    if done != 2 * len(shard_of):
+        raise ConservationError(f"the judge gave {done} ratings for {2 * len(shard_of)} pairs")
+
+
+def _commit(store: ArtifactStore, work: Work, rows: list[Row], seconds: float) -> None:
+    outcomes = [row["outcome"] for row in rows]
+    metrics = {outcome: outcomes.count(outcome) for outcome in ("win", "tie", "lose", "malformed")}
+    with store.scratch() as scratch:
+        write_table(pa.Table.from_pylist(rows, schema=COMPARISONS), COMPARISONS, scratch / FILE)
+        store.commit(work, scratch, metrics=metrics, timing={"seconds": seconds, "ended_at": time.time()})
+
+
+def _shards(spec: Spec) -> list[tuple[Work, range]]:
+    judge = spec.judge
+    parents: dict[str, Ref] = {}
+    if isinstance(judge, OpenAIJudge):
+        params: Row = judge.model_dump(mode="json", exclude={*OpenAIJudge.HOW, *OpenAIJudge.PRICES})
+        params |= {"rating_prompt": digest(dict(rating_prompt()))}
+    else:
+        params = judge.model_dump(mode="json", exclude={"reward": {"model"}})
+        if judge.reward.model is not None:
+            parents["judge"] = Ref.from_json(judge.reward.model)
+    for side, shards in (("policy", spec.policy), ("baseline", spec.baseline)):
+        parents |= {f"{side}/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(shards)}
+    size = spec.shard_size
+    rows = [range(first, min(first + size, spec.prompts)) for first in range(0, spec.prompts, size)]
+    return [
+        (Work("comparisons", VERSION, {"judge": params, "rows": [shard.start, len(shard)]}, parents), shard)
+        for shard in rows
+    ]
+
+
+def _paired(store: ArtifactStore, spec: Spec) -> list[tuple[Row, str]]:
+    """The policy's answers in their order (rows of schema ANSWERS), each with the baseline's response."""
+    policy, baseline = (
+        [row for row in read_shards(store, shards, RESPONSES_FILE, ANSWERS).to_pylist() if row["sample"] == 0]
+        for shards in (spec.policy, spec.baseline)
+    )
+    others = {row["prompt_id"]: row["response"] for row in baseline}
+    if {row["prompt_id"] for row in policy} != others.keys() or len(policy) != len(baseline) or not policy:
+        raise ConservationError(f"{len(policy)} answers of the policy, {len(baseline)} of the baseline: not the same")
+    if len(policy) != spec.prompts:
+        raise ConservationError(f"{len(policy)} prompts are answered, {spec.prompts} were expected")
+    return [(row, others[row["prompt_id"]]) for row in policy]
+
+
+def _both_orders(pairs: list[tuple[Row, str]], rows: list[int]) -> Iterator[Pair]:
+    """Every pair twice, side by side: pair 2·row has the policy's answer first, pair 2·row + 1 the baseline's."""
+    for row in rows:
+        answer, other = pairs[row]
+        for order, answers in enumerate(((answer["response"], other), (other, answer["response"]))):
+            yield Pair(2 * row + order, answer["prompt"], answer["messages"], answers)
+
+
+def _compared(pair: tuple[Row, str], row: int, ratings: dict[int, Rating], spec: Spec) -> Row:
+    """A row of schema COMPARISONS: both ratings turned to the policy's point of view, and what they come to."""
+    answer, other = pair
+    first, second = ratings[2 * row], ratings[2 * row + 1]
+    own = first.scores, second.scores and (second.scores[1], second.scores[0])
+    judged = [None if scores is None else judgement(*scores, spec.judge.tie_margin) for scores in own]
+    problems = [rating.problem for rating in (first, second) if rating.problem is not None]
+    compared: Row = {
+        "prompt_id": answer["prompt_id"],
+        "prompt": answer["prompt"],
+        "policy_response": answer["response"],
+        "baseline_response": other,
+        "judge": describe_judge(spec.judge),
+        "outcome": "malformed" if judged[0] is None or judged[1] is None else combine_judgements(judged[0], judged[1]),
+        "reason": "; ".join(problems) or None,
+    }
+    for name, rating, scores, verdict in zip(("first", "second"), (first, second), own, judged, strict=True):
+        compared[f"{name}_judgement"] = verdict
+        compared[f"{name}_policy_score"], compared[f"{name}_baseline_score"] = scores or (None, None)
+        compared[f"{name}_explanation"] = rating.explanation
+    for count in ("requests", "prompt_tokens", "completion_tokens"):
+        compared[count] = getattr(first.usage, count) + getattr(second.usage, count)
+    return compared

@@ -1,0 +1,41 @@
+"""Stage `win-score`: the summary of judged comparisons (Eq. 7)."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import BaseModel
+
+from optune_core.evaluation.summary import summarise_comparisons
+from optune_core.progress import Progress
+from optune_core.schemas import COMPARISONS
+from optune_core.stages.replay import read_shards
+from optune_core.storage import ArtifactStore, Ref, Work
+
+VERSION = 1
+FILE = "win_score.json"
+
+
+class Spec(BaseModel):
+    comparisons: list[dict[str, str]]
+    """References to the shards."""
+    prices: tuple[float, float] | None
+    """Of a million prompt tokens and of a million completion tokens."""
+    judge: str
+    """As `describe_judge` gives it: every output says where the judge is a stand-in."""
+
+
+def works(store: ArtifactStore, spec: Spec) -> list[Work]:
+    """One work."""
+    parents = {f"comparisons/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(spec.comparisons)}
+    return [Work("win-score", VERSION, {"prices": spec.prices, "judge": spec.judge}, parents)]
+
+
+def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
+    """Raises JudgeError if no judgement can be read."""
+    (work,) = works(store, spec)
+    table = read_shards(store, spec.comparisons, "comparisons.parquet", COMPARISONS)
+    metrics = {"judge": spec.judge} | summarise_comparisons(table, spec.prices)
+    with store.scratch() as scratch:
+        (scratch / FILE).write_text(json.dumps(metrics, sort_keys=True, indent=2) + "\n")
+        store.commit(work, scratch, metrics=metrics)

@@ -1,0 +1,234 @@
+"""The stages of a win-score evaluation as tasks (Eq. 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import get_run_logger
+from pydantic import BaseModel
+
+from optune_core.config import EvaluationConfig, OptuneConfig
+from optune_core.config.evaluation import DrawnPrompts, IterationBaseline, OpenAIJudge, ResponsesBaseline
+from optune_core.config.schema import Generation
+from optune_core.evaluation.judge import JudgeSpec, RewardJudge, api_key, describe_judge
+from optune_core.evaluation.subject import (
+    asked_iterations,
+    check_comparison,
+    check_held_out,
+    describe_baseline,
+    held_out_responses,
+    policies,
+    recorded_config,
+    run_config,
+)
+from optune_core.reports.comparison import comparison_markdown
+from optune_core.stages import comparisons, given_responses, prompts, responses, templated_prompts, win_score
+from optune_core.storage import Ledger, Ref
+from tasks.prepare import classifier_ref, function_ref, import_model
+from tasks.report import artifact_key, show_page
+from tasks.stage import make, open_store, stage_task
+
+
+class PromptTable(BaseModel):
+    """Prompts in a model's template."""
+
+    prompts: dict[str, str]
+    """Reference to the artifact that holds them."""
+    file: str
+    rows: int
+    max_tokens: int
+
+
+class EvaluationContext(BaseModel):
+    """What the tasks of an evaluation need to know."""
+
+    store: str
+    run: str
+    config: EvaluationConfig
+    run_config: OptuneConfig
+    policies: list[dict[str, str]]
+    """References to π_0, π_1, …"""
+    iterations: list[int]
+    """That are evaluated."""
+
+    @property
+    def generation(self) -> Generation:
+        """How responses are sampled that the run does not have."""
+        own = self.config.generation
+        return self.run_config.generation if own is None else own.as_generation()
+
+
+@stage_task("open evaluation")
+def open_evaluation(
+    store: str, run: str, config: EvaluationConfig, iteration: int | None, every: bool
+) -> EvaluationContext:
+    """Refuse what cannot be evaluated, before anything is spent on it."""
+    ledger = Ledger(open_store(store).objects, run)
+    settings = run_config(ledger)
+    known = policies(ledger)
+    asked = asked_iterations(ledger, config, len(known), iteration, every=every)
+    sides = [*asked, config.baseline.iteration] if isinstance(config.baseline, IterationBaseline) else asked
+    for t in asked:
+        check_comparison(ledger, config, t)
+    if not isinstance(config.prompts, DrawnPrompts):
+        check_held_out(ledger, settings, sides)
+    if isinstance(config.judge, OpenAIJudge):
+        api_key(config.judge)
+    return EvaluationContext(
+        store=store,
+        run=run,
+        config=config,
+        run_config=settings,
+        policies=[policy.to_json() for policy in known],
+        iterations=asked,
+    )
+
+
+def find_judge(context: EvaluationContext) -> JudgeSpec:
+    """The judge as the stage takes it; a reward model enters the store."""
+    judge = context.config.judge
+    if isinstance(judge, OpenAIJudge):
+        return judge
+    if judge.reward.type == "function":
+        reward, name = function_ref(judge.reward), judge.reward.function
+    else:
+        (model,) = import_model(context.store, judge.reward, "reward")
+        reward, name = classifier_ref(judge.reward, model), judge.reward.model
+    return RewardJudge(reward=reward, name=name, tie_margin=judge.tie_margin)
+
+
+def find_prompts(context: EvaluationContext) -> PromptTable:
+    """The prompts in the run's own template: its held-out ones, or freshly drawn."""
+    wanted, settings = context.config.prompts, context.run_config
+    if isinstance(wanted, DrawnPrompts):
+        (drawn,) = draw_evaluation_prompts(context)
+        rows = open_store(context.store).manifest(drawn).metrics["train"]
+        return PromptTable(prompts=drawn.to_json(), file=prompts.TRAIN, rows=rows, max_tokens=wanted.max_tokens)
+    held_out = Ref.from_json(Ledger(open_store(context.store).objects, context.run).inputs()["prompts"])
+    rows = open_store(context.store).manifest(held_out).metrics["held_out"]
+    return PromptTable(
+        prompts=held_out.to_json(), file=prompts.HELD_OUT, rows=rows, max_tokens=settings.prompts.max_tokens
+    )
+
+
+@stage_task("draw prompts")
+def draw_evaluation_prompts(context: EvaluationContext) -> Any:
+    """The evaluation's own prompts."""
+    assert isinstance(context.config.prompts, DrawnPrompts)
+    spec = prompts.Spec(
+        prompts=context.config.prompts.as_prompts(), seed=context.config.seed, policy=context.policies[0]
+    )
+    return make(context.store, "prompts", spec)
+
+
+@stage_task("read baseline")
+def read_baseline(context: EvaluationContext, baseline: ResponsesBaseline, table: PromptTable) -> Any:
+    """The baseline's responses from its file; refused where one is missing."""
+    spec = given_responses.Spec(baseline=baseline, prompts=table.prompts, file=table.file)
+    return make(context.store, "given-responses", spec)
+
+
+def template_for(context: EvaluationContext, model: Ref, table: PromptTable) -> PromptTable:
+    """The same prompts for a model with another template."""
+    (templated,) = template_prompts(context, model, table)
+    longest = open_store(context.store).manifest(templated).metrics["longest"]
+    return PromptTable(
+        prompts=templated.to_json(), file=templated_prompts.FILE, rows=table.rows, max_tokens=max(1, longest)
+    )
+
+
+@stage_task("template prompts")
+def template_prompts(context: EvaluationContext, model: Ref, table: PromptTable) -> Any:
+    spec = templated_prompts.Spec(prompts=table.prompts, file=table.file, policy=model.to_json())
+    return make(context.store, "templated-prompts", spec)
+
+
+@stage_task("answer", "answer: {who}")
+def answer(context: EvaluationContext, who: str, iteration: int, model: Ref, table: PromptTable) -> Any:
+    """One response a prompt."""
+    spec = responses.Spec(
+        generation=context.generation,
+        max_prompt_tokens=table.max_tokens,
+        seed=context.config.seed,
+        iteration=iteration,
+        policy=model.to_json(),
+        jobs=[responses.Job(prompts=table.prompts, file=table.file, rows=table.rows, samples=1)],
+    )
+    return make(context.store, "responses", spec)
+
+
+def answers_of_policy(context: EvaluationContext, iteration: int, table: PromptTable) -> list[Ref]:
+    """π_iteration's responses: those that the run has already, or new ones."""
+    if not isinstance(context.config.prompts, DrawnPrompts):
+        return held_out_responses(Ledger(open_store(context.store).objects, context.run), iteration)
+    found: list[Ref] = answer(
+        context, f"policy {iteration}", iteration, Ref.from_json(context.policies[iteration]), table
+    )
+    return found
+
+
+@stage_task("judge", "judge policy {iteration}")
+def judge_pairs(
+    context: EvaluationContext,
+    iteration: int,
+    judge: JudgeSpec,
+    table: PromptTable,
+    policy: list[Ref],
+    baseline: list[Ref],
+) -> Any:
+    """Judge each pair in both orders."""
+    spec = comparisons.Spec(
+        judge=judge,
+        prompts=table.rows,
+        shard_size=context.config.shard_size,
+        policy=[shard.to_json() for shard in policy],
+        baseline=[shard.to_json() for shard in baseline],
+    )
+    return make(context.store, "comparisons", spec)
+
+
+@stage_task("win score")
+def count_wins(context: EvaluationContext, judge: JudgeSpec, judged: list[Ref]) -> Any:
+    """Win score and interval."""
+    prices = [getattr(context.config.judge, name, None) for name in OpenAIJudge.PRICES]
+    spec = win_score.Spec(
+        comparisons=[shard.to_json() for shard in judged],
+        prices=None if None in prices else tuple(prices),
+        judge=describe_judge(judge),
+    )
+    return make(context.store, "win-score", spec)
+
+
+@stage_task("commit comparison")
+def commit_comparison(
+    context: EvaluationContext,
+    iteration: int,
+    judge: JudgeSpec,
+    baseline_model: Ref | None,
+    judged: list[Ref],
+    summary: Ref,
+) -> dict[str, Any]:
+    """Record the win score in the run's ledger, tied to the policy's digest, and show it."""
+    store, config = open_store(context.store), context.config
+    metrics = {name: value for name, value in store.manifest(summary).metrics.items() if name != "judge"}
+    record: dict[str, Any] = {
+        "name": config.name,
+        "iteration": iteration,
+        "policy": context.policies[iteration],
+        "baseline": describe_baseline(config),
+        "baseline_model": baseline_model.to_json() if baseline_model else None,
+        "judge": describe_judge(judge),
+        "prompts": metrics["total"] + metrics["malformed"],
+        "metrics": metrics,
+        "artifact": summary.to_json(),
+        "comparisons": [shard.to_json() for shard in judged],
+        "config": recorded_config(config),
+    }
+    standing = Ledger(store.objects, context.run).commit_comparison(config.name, iteration, record)
+    show_page(
+        key=artifact_key(context.run, config.name, f"policy-{iteration}"),
+        markdown=comparison_markdown(store, context.run, standing),
+        description=f"Win score of policy {iteration} of run {context.run}",
+    )
+    get_run_logger().info("win score of policy %d against %s: %s", iteration, standing["baseline"], standing["metrics"])
+    return standing
