@@ -74,8 +74,10 @@ class Prompts(Section):
 
 
 class Selection(Section):
-    selector: Literal["optune", "random", "all", "none"] = "optune"
-    """`optune`: lowest chosen reward first; `none` regenerates nothing (offline DPO on `prompts.pairs`)."""
+    selector: Literal["optune", "random", "all", "margin", "relative", "bandit", "none"] = "optune"
+    """`optune`: lowest chosen reward first; `none` regenerates nothing (offline DPO on `prompts.pairs`). Beyond the
+    paper `margin`: smallest reward margin first; `relative`: chosen reward lowest against what the prompt's own
+    responses scored so far; `bandit`: highest upper confidence bound of the gain in chosen reward."""
     rho: float = Field(default=0.5, gt=0.0, le=1.0)
     """ρ, the share of prompts regenerated from iteration 1 on; iteration 0 takes every prompt. Read by the ranking
     selectors only."""

@@ -69,7 +69,7 @@ def project(config: OptuneConfig, work: Workload, device: Device) -> Projection:
         OptuneError: the policy does not fit in the engine's memory.
     """
     offline = config.selection.selector == "none"
-    rho = config.selection.rho if config.selection.selector in ("optune", "random") else 1.0
+    rho = 1.0 if config.selection.selector == "all" else config.selection.rho
     selected = 0 if offline else math.ceil(rho * work.prompts)
     full = stage_seconds(work, device, 0 if offline else work.prompts)
     return Projection(

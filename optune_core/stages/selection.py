@@ -14,7 +14,7 @@ from optune_core.progress import Progress
 from optune_core.replay import empty_replay
 from optune_core.row_groups import read_groups, write_groups
 from optune_core.schemas import PROMPTS, REPLAY, only
-from optune_core.selection import select_rows
+from optune_core.selection import columns_of, select_rows
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 2
@@ -43,8 +43,8 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     (work,) = works(store, spec)
     started = time.monotonic()
     previous = Ref.from_json(spec.previous)
-    ranked = pa.concat_tables(read_replay(store, previous, only(REPLAY, "prompt_id", "chosen_reward")))
     config = _selection(spec)
+    ranked = pa.concat_tables(read_replay(store, previous, only(REPLAY, *columns_of(config.selector))))
     rows = select_rows(ranked, selector=config.selector, rho=config.rho, seed=spec.seed, iteration=spec.iteration)
     selected = np.zeros(ranked.num_rows, bool)
     selected[rows] = True

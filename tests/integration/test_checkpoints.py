@@ -398,6 +398,11 @@ def replay_table() -> pa.Table:
             "sampled_from": [0] * PAIRS,
             "status": ["regenerated"] * PAIRS,
             "reason": [None] * PAIRS,
+            "responses_scored": [2] * PAIRS,
+            "reward_mean": [(row["chosen_rewards"] + row["rejected_rewards"]) / 2 for row in rows],
+            "reward_variance": [((row["chosen_rewards"] - row["rejected_rewards"]) / 2) ** 2 for row in rows],
+            "regenerations": [0] * PAIRS,
+            "gain_mean": pa.nulls(PAIRS, pa.float64()),
         },
         schema=REPLAY,
     )
