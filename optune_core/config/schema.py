@@ -8,7 +8,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from optune_core.config.names import FunctionPath, Name
 
@@ -228,10 +237,14 @@ Duration = Annotated[str, BeforeValidator(_check_duration)]
 
 
 class Training(Section):
-    beta1: float = Field(gt=0.0)
-    """β₁ of Eq. 6, the strength of the tie to the reference. Not given by the paper: state it."""
-    beta2: float = Field(ge=0.0)
-    """β₂ of Eq. 6, the sharpness of the reward weight; 0 is DPO up to the factor ½. Not given by the paper."""
+    loss: Literal["wdpo", "best_of_n"] = "wdpo"
+    """`wdpo`: weighted DPO (Eq. 6). Beyond the paper `best_of_n`: supervised fine-tuning on the chosen responses of
+    the replay set, a mean over their tokens; it reads neither β and has no reference."""
+    beta1: float | None = Field(default=None, gt=0.0, validate_default=True)
+    """β₁ of Eq. 6, the strength of the tie to the reference. Not given by the paper: state it. Read by `wdpo`."""
+    beta2: float | None = Field(default=None, ge=0.0, validate_default=True)
+    """β₂ of Eq. 6, the sharpness of the reward weight; 0 is DPO up to the factor ½. Not given by the paper: state it.
+    Read by `wdpo`."""
     reference: Literal["previous", "initial"] = "previous"
     """π_t (the paper's) or π_0."""
     reference_logps: Literal["computed", "engine"] = "computed"
@@ -269,6 +282,15 @@ class Training(Section):
 
     HOW: ClassVar = ("micro_batch_tokens", "gradient_checkpointing", "checkpoint_every", "accelerate_config")
     """Fields that say how to compute, not what: no part of an artifact's key, and free to change in a run."""
+    READS: ClassVar[dict[str, tuple[str, ...]]] = {"wdpo": ("beta1", "beta2"), "best_of_n": ()}
+    """Fields without a default that a loss reads."""
+
+    @field_validator("beta1", "beta2")
+    @classmethod
+    def _loss_has_what_it_reads(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is None and info.field_name in cls.READS.get(info.data.get("loss", ""), ()):
+            raise PydanticCustomError("missing", "required by the loss")
+        return value
 
     @property
     def checkpoint_seconds(self) -> int:

@@ -30,9 +30,10 @@ from optune_core.training.batches import Step, plan_steps
 from optune_core.training.callbacks import ReportProgress, SaveByTheClock
 from optune_core.training.layout import Pairs
 from optune_core.training.logps import PLAIN, choose_kernel, compute_inside
+from optune_core.training.objectives import OBJECTIVES
 from optune_core.training.recovery import Checkpoints
 from optune_core.training.reference import FILE, ReferencePass, shard_table
-from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_arguments, with_adapter
+from optune_core.training.trainer import PairData, PolicyTrainer, trainer_arguments, with_adapter
 from optune_core.training.weights import load_master, save_policy, whole_on_every_process
 
 LOG = "train_log.jsonl"
@@ -54,13 +55,15 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     config, state = spec.training, PartialState(cpu=not torch.cuda.is_available())
     started = time.monotonic()
     replay = training_pairs(read_table(store.fetch(Ref.from_json(spec.replay)) / "replay.parquet", COLUMNS), config)
-    pairs = Pairs(replay)
+    objective = OBJECTIVES[config.loss]
+    pairs = Pairs(replay, rejected=objective.needs_rejected)
     policy = store.fetch(Ref.from_json(spec.policy))
     model, kernel = _load(policy, config, state)
     steps = _steps(pairs, kernel, spec, state.num_processes)
-    logps = ReferencePass(store, spec, replay, pairs, kernel, state)(
-        model, steps[: len(steps) // config.epochs], progress
-    )
+    logps = None
+    if objective.needs_reference:
+        first_epoch = steps[: len(steps) // config.epochs]
+        logps = ReferencePass(store, spec, replay, pairs, kernel, state)(model, first_epoch, progress)
     rewards = torch.tensor([replay[f"{side}_reward"].to_pylist() for side in ("chosen", "rejected")])
     reference_seconds = time.monotonic() - started
 
@@ -87,7 +90,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             # Without the summary at the end, which only knows the steps since the last interruption.
             log = [entry for entry in trainer.state.log_history if "loss" in entry]
             (output / LOG).write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in log))
-            if config.reference == "initial":
+            if logps is not None and config.reference == "initial":
                 carried = dict(enumerate(zip(*logps.tolist(), strict=True)))
                 write_table(shard_table(replay["prompt_id"].to_pylist(), carried), REFERENCE, output / FILE)
             store.commit(
@@ -99,7 +102,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
                     "tokens": int(pairs.tokens(prompt_once=kernel != PLAIN).sum()) * config.epochs,
                     "kernel": kernel,
                     "tokens_at_once": spec.tokens_at_once,
-                    "weights/mean": float(reward_weights(rewards[0], rewards[1], config.beta2).mean()),
+                    **_weights(rewards, config),
                     "first": log[0] if log else {},
                     "last": log[-1] if log else {},
                 },
@@ -107,6 +110,14 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             )
             checkpoints.wait()
             checkpoints.discard_all()
+
+
+def _weights(rewards: torch.Tensor, config: Training) -> dict[str, float]:
+    """The mean weight of all pairs, where the loss has weights."""
+    if config.loss != "wdpo":
+        return {}
+    assert config.beta2 is not None, "the configuration of this loss has it"
+    return {"weights/mean": float(reward_weights(rewards[0], rewards[1], config.beta2).mean())}
 
 
 def training_pairs(replay: pa.Table, config: Training) -> pa.Table:
@@ -160,21 +171,20 @@ def _trainer(
     folder: Path,
     checkpoints: Checkpoints,
     progress: Progress,
-) -> WeightedDPOTrainer:
+) -> PolicyTrainer:
     config, seed = spec.training, spec.seed + spec.iteration
-    return WeightedDPOTrainer(
+    return PolicyTrainer(
         model=with_adapter(model, config, seed),
         args=trainer_arguments(config, output_dir=str(folder), seed=seed),
+        config=config,
         steps=steps,
         data=data,
         epochs=config.epochs,
-        beta1=config.beta1,
-        beta2=config.beta2,
         callbacks=[ReportProgress(progress), SaveByTheClock(config.checkpoint_seconds, checkpoints)],
     )
 
 
-def _newest(store: ArtifactStore, checkpoints: Checkpoints, trainer: WeightedDPOTrainer) -> str | None:
+def _newest(store: ArtifactStore, checkpoints: Checkpoints, trainer: PolicyTrainer) -> str | None:
     """The folder to go on from: the first process chooses, all read the same step."""
     state = PartialState()
     chosen = (

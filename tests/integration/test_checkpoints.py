@@ -71,12 +71,19 @@ def nobody_asked() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adamw_torch"])
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
-@pytest.mark.parametrize("step", [3, 4])  # within the second epoch, and between two
+@pytest.mark.parametrize(("step", "loss"), [(3, "wdpo"), (4, "wdpo"), (3, "best_of_n")])  # in an epoch, between two
 def test_training_resumed_equals_an_uninterrupted_one(
-    tiny: Path, tmp_path: Path, optimizer: str, lora: dict[str, Any] | None, step: int
+    tiny: Path, tmp_path: Path, optimizer: str, lora: dict[str, Any] | None, step: int, loss: str
 ) -> None:
     rows = dataset(8)
-    options = {"epochs": 3, "optimizer": optimizer, "lora": lora, "learning_rate": 1e-3, "schedule": "cosine"}
+    options = {
+        "loss": loss,
+        "epochs": 3,
+        "optimizer": optimizer,
+        "lora": lora,
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+    }
     whole = train(tiny, tmp_path / "whole", rows, **options)
     train(tiny, tmp_path / "cut", rows, save_at=step, **options)
     checkpoint = tmp_path / "cut" / f"checkpoint-{step}"
@@ -486,6 +493,32 @@ def test_a_finished_training_leaves_no_checkpoint(
     assert head(store, stage.works(store, spec)[0]) is None
     assert [path for path in (tmp_path / "store" / "artifacts" / "checkpoint").rglob("*") if path.is_file()] == []
     assert list((tmp_path / "store" / "scratch").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_best_of_n_survives_sigterm_and_has_no_reference_pass(
+    tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, taken_over: None, tmp_path: Path
+) -> None:
+    spec = prepare(store, tiny, loss="best_of_n", beta1=None, beta2=None, checkpoint_every="1h")
+    with monkeypatch.context() as patch:
+        at_point(patch, "policy.forward", 10, end)  # within the third step
+        with pytest.raises(Preempted):
+            run(store, spec)
+    assert standing(store, checkpoints_of(store, spec)) == [3]
+    preemption._requested.clear()
+    made = run(store, spec)
+    other = ArtifactStore(open_objects(str(tmp_path / "other")))
+    assert made.ref == run(other, prepare(other, tiny, loss="best_of_n", beta1=None, beta2=None)).ref
+    assert not (tmp_path / "store" / "artifacts" / "reference").exists()
+    assert made.metrics["tokens"] == 2 * sum(len(row["prompt_ids"] + row["chosen_ids"]) for row in dataset(PAIRS))
+    assert "weights/mean" not in made.metrics
+
+
+@pytest.mark.slow
+def test_the_loss_is_part_of_a_policys_key(tiny: Path, store: ArtifactStore) -> None:
+    spec = prepare(store, tiny)
+    other = spec.model_copy(update={"training": spec.training.model_copy(update={"loss": "best_of_n"})})
+    assert stage.works(store, spec)[0].key != stage.works(store, other)[0].key
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from optune_core.schemas import PROMPTS, REPLAY, read_table
@@ -126,6 +127,31 @@ def test_other_beta2_shares_iteration_0_up_to_training(reference_run: str, tiny:
     for name in ("select", "generate", "score pairs", "merge"):
         assert states[name] == "Cached", states
     assert states["train"] == "Completed"
+
+
+def test_best_of_n_shares_iteration_0_up_to_training(reference_run: str, tiny: Path, prefect_server: None) -> None:
+    config = write_config(tiny, name="best-of-n", training={"loss": "best_of_n", "beta1": None, "beta2": None})
+    summary = run(config, reference_run)
+    (ours, _), (theirs, second) = records(reference_run, "tiny"), records(reference_run, "best-of-n")
+    assert ours["artifacts"]["replay"] == theirs["artifacts"]["replay"]
+    assert ours["artifacts"]["policy"] != theirs["artifacts"]["policy"]
+    assert [row["first_loss_expected"] for row in summary["iterations"]] == [None, None]
+    assert summary["iterations"][0]["first_loss"] == pytest.approx(theirs["metrics"]["policy"]["first"]["loss"])
+    assert second["metrics"]["policy"]["last"]["logps/chosen"] < 0
+
+
+@pytest.mark.parametrize("selector", ["margin", "relative", "bandit"])
+def test_selectors_beyond_the_paper_share_iteration_0(
+    reference_run: str, tiny: Path, prefect_server: None, selector: str
+) -> None:
+    from optune_core.selection import select
+
+    run(write_config(tiny, name=selector, selection={"selector": selector}), reference_run)
+    (ours, _), (theirs, second) = records(reference_run, "tiny"), records(reference_run, selector)
+    assert ours["artifacts"] == theirs["artifacts"]
+    before = pa.Table.from_pylist(replay(reference_run, theirs), schema=REPLAY)
+    chosen = select(before, selector=selector, rho=0.5, seed=1, iteration=1).to_pylist()
+    assert {r["prompt_id"] for r in replay(reference_run, second) if r["status"] != "reused"} == set(chosen)
 
 
 def test_a_finished_run_can_be_extended_and_repeats_nothing(
