@@ -161,7 +161,8 @@ def reverse_kl_losses(policy_logps: Tensor, reference_logps: Tensor) -> tuple[Te
 
     The value of each is the log-ratio Δ = log(π_θ(y|x) / π_ref(y|x)), whose mean over y ~ π_θ is the divergence; its
     gradient is Δ·∇log π_θ(y|x), whose mean is the divergence's. (∇Δ itself would have mean 0: the divergence also
-    depends on π_θ through what is sampled.) Exact in the mean while y comes from π_θ, so on fresh samples.
+    depends on π_θ through what is sampled.) Exact in the mean while y comes from π_θ, so on fresh samples; on older
+    ones it is the gradient of Δ²/2, which still pulls the log-ratio of what was sampled to 0.
 
     Args:
         policy_logps: log π_θ(y|x) of sampled responses, summed over response tokens, shape (samples,); gradients flow

@@ -138,6 +138,11 @@ def workload_of(
         )
     if scorers > devices:
         problems.append(f"reward.replicas={scorers} is more than --devices {devices}: lower one, or raise the other")
+    if config.training.loss == "hypo":
+        problems.append(
+            "training.loss='hypo' is not projected: the cost of its online samples is not known to the cost model. "
+            "Plan a run with loss=wdpo, and measure an iteration of this one"
+        )
     policy = ModelShape.from_parameters(parameters) if parameters else known_shape(config.policy.model)
     if policy is None:
         problems.append(

@@ -30,13 +30,15 @@ from optune_core.training.objectives import OBJECTIVES, PackData
 
 @dataclass(frozen=True)
 class PairData:
-    """All that training knows of N pairs."""
+    """All that training knows of N rows: preference pairs, and behind them online samples."""
 
     pairs: Pairs
     reference_logps: Tensor | None
     """float32, (2, N): chosen and rejected; None: the loss has no reference."""
     rewards: Tensor
-    """float32, (2, N): the reward model's, chosen and rejected."""
+    """float32, (2, N): the reward model's, chosen and rejected; NaN for online samples."""
+    preferences: int | None = None
+    """The first that many rows are pairs, the others online samples (HyPO); None: all are pairs."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class StepData:
     """What one process computes of an optimizer step."""
 
     packs: list[PackData]
-    pairs: int
+    rows: int
     """Of the whole step, over all processes."""
     tokens: int
     """Of the chosen responses of the whole step."""
@@ -61,12 +63,23 @@ class StepDataset(Dataset[StepData]):
 
     def __getitem__(self, number: int) -> StepData:
         step, data = self._steps[number], self._data
+        counted = [row for process in step for pack in process if pack.counted for row in pack.rows]
+        preferences = len(data.pairs) if data.preferences is None else data.preferences
+        online = sum(row >= preferences for row in counted)
         packs = []
         for pack in step[self._process]:
             rows = list(pack.rows)
             reference = None if data.reference_logps is None else data.reference_logps[:, rows]
-            packs.append(PackData(data.pairs.row(rows), reference, data.rewards[:, rows], pack.counted))
-        counted = [row for process in step for pack in process if pack.counted for row in pack.rows]
+            packs.append(
+                PackData(
+                    row=data.pairs.row(rows),
+                    reference_logps=reference,
+                    rewards=data.rewards[:, rows],
+                    counted=pack.counted,
+                    online=torch.tensor([row >= preferences for row in rows]),
+                    online_share=online / len(counted),
+                )
+            )
         return StepData(packs, len(counted), int(data.pairs.chosen_tokens[counted].sum()))
 
 
@@ -134,7 +147,7 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: StepData, num_items_in_batch: None = None) -> Tensor:
         """Forward and backward passes of a step, pack by pack; returns its loss, this process's part."""
         model.train()
-        divisor = inputs.tokens if self._objective.per_token else inputs.pairs
+        divisor = inputs.tokens if self._objective.per_token else inputs.rows
         losses, of_pairs = [], []
         for number, pack in enumerate(inputs.packs, start=1):
             # Gradients are exchanged between processes once a step, with the last pack.
@@ -165,10 +178,11 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
                 f"The weights of the last step are untouched; {self._remedy}"
             )
         for name, column in zip(names, columns, strict=True):
-            self._of_pairs["weights/mean" if name == "weights" else name] += column
+            known = [value for value in column if not math.isnan(value)]  # a pair has no divergence, a sample no margin
+            self._of_pairs["weights/mean" if name == "weights" else name] += known
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs |= {name: sum(values) / len(values) for name, values in self._of_pairs.items()}
+        logs |= {name: sum(values) / len(values) for name, values in self._of_pairs.items() if values}
         if weights := self._of_pairs.get("weights/mean"):
             logs["weights/effective_sample_size"] = sum(weights) ** 2 / sum(weight**2 for weight in weights)
         self._of_pairs.clear()

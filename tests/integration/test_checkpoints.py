@@ -42,7 +42,7 @@ from optune_core.training import callbacks, policy, reference
 from optune_core.training.checkpoints import FILES, RANDOM, STATE, WEIGHTS, check, restore_random, write
 from optune_core.training.layout import Pairs
 from optune_core.training.recovery import Checkpoints
-from tests.integration.test_training import dataset, losses, train
+from tests.integration.test_training import HYPO, dataset, losses, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,13 +71,14 @@ def nobody_asked() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adamw_torch"])
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
-@pytest.mark.parametrize(("step", "loss"), [(3, "wdpo"), (4, "wdpo"), (3, "best_of_n")])  # in an epoch, between two
+@pytest.mark.parametrize(
+    ("step", "loss"), [(3, "wdpo"), (4, "wdpo"), (3, "best_of_n"), (3, "hypo")]
+)  # in an epoch, between two
 def test_training_resumed_equals_an_uninterrupted_one(
     tiny: Path, tmp_path: Path, optimizer: str, lora: dict[str, Any] | None, step: int, loss: str
 ) -> None:
-    rows = dataset(8)
-    options = {
-        "loss": loss,
+    rows = dataset(4 if loss == "hypo" else 8)  # and four samples
+    options: dict[str, Any] = (HYPO if loss == "hypo" else {"loss": loss}) | {
         "epochs": 3,
         "optimizer": optimizer,
         "lora": lora,

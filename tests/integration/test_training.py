@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -316,6 +317,8 @@ def train(
     resume: str | None = None,
     save_at: int | None = None,
     kernel: str = "sdpa",
+    samples: Sequence[tuple[list[int], list[int]]] = (),
+    reference: torch.Tensor | None = None,
     **changes: Any,
 ) -> Any:
     """Train on `rows`.
@@ -323,6 +326,8 @@ def train(
     Args:
         resume: checkpoint folder to go on from.
         save_at: step after which a checkpoint is written and training stops.
+        samples: prompt and response of online samples.
+        reference: (2, rows + samples), log-probabilities; default: the policy's own.
         changes: fields of `Training`.
     """
     from transformers import TrainerCallback
@@ -345,6 +350,7 @@ def train(
     model, objective = load(tiny), OBJECTIVES[config.loss]
     compute_inside(model, kernel, cast_weights=not config.gradient_checkpointing)
     triples = [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
+    triples += [(*sample, []) for sample in samples]
     pairs = pairs_of(triples, objective.needs_rejected)
     tokens = pairs.tokens(prompt_once=kernel != PLAIN).tolist()
     steps = [
@@ -359,15 +365,15 @@ def train(
             epoch=epoch,
         )
     ]
-    reference = None
-    if objective.needs_reference:
+    if reference is None and objective.needs_reference:
         logps: dict[int, tuple[float, float]] = {}
         for shard in shards_of(steps[: len(steps) // config.epochs], config.batch_size):
             for pack in shard:
                 logps |= reference_logps(model, torch.device("cpu"), pairs, pack, getattr(torch, config.precision))
-        reference = torch.tensor([logps[row] for row in range(len(rows))]).T
-    rewards = [[row[f"{side}_rewards"] for row in rows] for side in ("chosen", "rejected")]
-    data = PairData(pairs, reference, torch.tensor(rewards))
+        reference = torch.tensor([logps[row] for row in range(len(pairs))]).T
+    nothing = [float("nan")] * len(samples)
+    rewards = [[*(row[f"{side}_rewards"] for row in rows), *nothing] for side in ("chosen", "rejected")]
+    data = PairData(pairs, reference, torch.tensor(rewards), len(rows))
 
     class SaveAndStop(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -391,11 +397,12 @@ def losses(trainer: Any) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["wdpo", "best_of_n"])
+@pytest.mark.parametrize("loss", ["wdpo", "best_of_n", "hypo"])
 def test_packing_changes_nothing_but_memory(tiny: Path, tmp_path: Path, loss: str) -> None:
     """Neither the loss, however many pairs a pack has, nor its gradient; nor does computing without packing."""
-    rows = dataset(11)
-    options = {"loss": loss, "epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
+    rows = dataset(7 if loss == "hypo" else 11)
+    options: dict[str, Any] = HYPO if loss == "hypo" else {"loss": loss}
+    options = options | {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
     trainers = [
         train(tiny, tmp_path / f"{budget}{kernel}", rows, micro_batch_tokens=budget, kernel=kernel, **options)
         for budget, kernel in ((1000, "sdpa"), (60, "sdpa"), (1, "sdpa"), (60, PLAIN))
@@ -471,6 +478,57 @@ def test_best_of_n_equals_the_supervised_loss_of_transformers(tiny: Path, tmp_pa
     others = [row | {"rejected_ids": [9], "rejected_rewards": 7.0} for row in rows]
     again = train(tiny, tmp_path / "again", others, loss="best_of_n", batch_size=8)
     assert again.state.log_history[:-1] == ours.state.log_history[:-1]
+
+
+SAMPLES = [([5, 6, 7], [8, 9, 10, 11]), ([14], [15] * 7), ([20, 21], [22]), ([30], [31, 32, 33])]
+HYPO = {"loss": "hypo", "kl_coefficient": 0.3, "beta2": None, "samples": SAMPLES}
+
+
+@pytest.mark.slow
+def test_hypo_equals_its_equation(tiny: Path, tmp_path: Path) -> None:
+    """Loss and gradient of a step that has pairs and online samples, one sequence at a time."""
+    from optune_core.losses import hypo_loss
+
+    rows = dataset(5)
+    generator = torch.Generator().manual_seed(0)
+    reference = -30 * torch.rand(2, 9, generator=generator)
+    reference[1, 5:] = 0.0  # of an empty response
+    ours = train(tiny, tmp_path, rows, **HYPO, reference=reference, batch_size=9)
+    model = load(tiny)
+    chosen, rejected = (
+        torch.stack([plain_logps(model, row["prompt_ids"], row[f"{side}_ids"]) for row in rows]).float()
+        for side in ("chosen", "rejected")
+    )
+    online = torch.stack([plain_logps(model, *sample) for sample in SAMPLES]).float()
+    loss, metrics = hypo_loss(chosen, rejected, reference[0, :5], reference[1, :5], online, reference[0, 5:], 0.1, 0.3)
+    loss.backward()
+    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+    first = ours.state.log_history[0]
+    assert first["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    assert first["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
+    for name, value in metrics.items():
+        assert first[name] == pytest.approx(value.item(), rel=1e-4), name
+    assert first["rm/chosen"] == pytest.approx(sum(row["chosen_rewards"] for row in rows) / 5)
+
+
+@pytest.mark.slow
+def test_hypo_starts_at_ln_2_where_the_policy_is_the_reference(tiny: Path, tmp_path: Path) -> None:
+    first = train(tiny, tmp_path, dataset(4), **HYPO, batch_size=8).state.log_history[0]
+    assert first["loss"] == pytest.approx(torch.log(torch.tensor(2.0)).item(), abs=1e-6)
+    assert first["kl"] == 0.0
+
+
+@pytest.mark.slow
+def test_hypo_brings_an_overrated_sample_back_to_the_reference(tiny: Path, tmp_path: Path) -> None:
+    rows, model = dataset(4), load(tiny)
+    with torch.no_grad():
+        online = torch.stack([plain_logps(model, *sample) for sample in SAMPLES]).float()
+    reference = torch.zeros(2, 8)
+    reference[0, 4:] = online - 2.0
+    options = HYPO | {"beta1": 1e-6, "epochs": 6, "batch_size": 8, "learning_rate": 2e-5}
+    log = train(tiny, tmp_path, rows, **options, reference=reference).state.log_history
+    assert log[0]["kl"] == pytest.approx(2.0, abs=1e-3)
+    assert log[-2]["kl"] < 1.8
 
 
 @pytest.mark.slow
