@@ -211,7 +211,14 @@ def test_hypo_is_a_configuration(tiny: Path, prefect_server: None, tmp_path: Pat
             "held_out": 0,
         },
         whole={"selection": {"selector": "none", "rho": 0.5}},
-        training={"loss": "hypo", "beta2": None, "kl_coefficient": 0.1, "reference": "initial", "batch_size": 12},
+        training={
+            "loss": "hypo",
+            "beta2": None,
+            "kl_coefficient": 0.1,
+            "reference": "initial",
+            "batch_size": 12,
+            "epochs": 3,
+        },
     )
     store = str(tmp_path / "store")
     summary = run(config, store)
@@ -227,7 +234,7 @@ def test_hypo_is_a_configuration(tiny: Path, prefect_server: None, tmp_path: Pat
         assert {parents[name] for name in parents if name.startswith("online/")} == set(shards)
         policy = record["metrics"]["policy"]
         assert (policy["pairs"], policy["online"]) == (6, 6)
-        assert policy["first"]["kl"] == 0 if t == 0 else policy["first"]["kl"] != 0
+        assert (policy["first"]["kl"] == 0) == (t == 0)  # π_0 is the reference
     assert sampled[0] != sampled[1]
     assert summary["iterations"][0]["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert summary["iterations"][0]["first_loss_expected"] is None
