@@ -95,8 +95,8 @@ def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list
     config = parse_config(body, source=f"run {run!r}")
     if config.training.loss == "hypo":
         raise OptuneError(
-            f"run {run!r} has training.loss='hypo', whose online samples the cost model does not know: give --run a run "
-            "with another loss, or leave it out"
+            f"run {run!r} has training.loss='hypo', whose online samples the cost model does not know: give --run a "
+            "run with another loss, or leave it out"
         )
     inputs = ledger.inputs()
     policy = _shape(store, inputs["policy"], "model/config.json")

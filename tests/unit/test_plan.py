@@ -272,6 +272,22 @@ def test_offline_and_full_runs_save_nothing() -> None:
         assert (projection.full["generate"] > 0) == (name == "zephyr-7b-full")
 
 
+def test_hypo_is_not_projected() -> None:
+    overrides = ["training.loss=hypo", "training.kl_coefficient=0.1"]
+    config = load_config("configs/zephyr-7b-offline.yaml", overrides)
+    with pytest.raises(ConfigError, match="online samples is not known to the cost model"):
+        workload_of(config, devices=8, prompts=1000)
+
+
+def test_selectors_beyond_the_paper_save_as_much_as_its_own() -> None:
+    device = named_device("h100")
+    own, other = (
+        project(config, workload_of(config, devices=8), device).later
+        for config in (load_config(ZEPHYR, [f"selection.selector={name}"]) for name in ("optune", "bandit"))
+    )
+    assert own == other
+
+
 # ---------------------------------------------------------------- the fit
 
 
