@@ -7,7 +7,7 @@ from prefect import flow
 from flows.evaluation import evaluate
 from optune_core.storage import Ref
 from tasks.context import RunContext
-from tasks.iterate import generate, merge, score, select, split_held_out, take_fixed_pairs
+from tasks.iterate import draw, generate, merge, score, select, split_held_out, take_fixed_pairs
 from tasks.report import check_fresh_data, commit_iteration
 from tasks.train import begin_training
 
@@ -29,9 +29,11 @@ def iteration(context: RunContext, t: int, previous: Ref, policy: Ref, sampler: 
     selected, responses, scores = respond(context, t, previous, sampler, held_out=sampler == policy)
     staleness = 0 if sampler == policy else 1
     (replay,) = merge(context, t, staleness, previous, selected, responses, scores)
+    online = sample_online(context, t, policy) if context.config.training.loss == "hypo" else []
+    responses = [*responses, *online]
     check_fresh_data(context, t, selected, responses, replay)
     evaluate(context, t, policy)
-    training = begin_training(context, t, policy, replay)
+    training = begin_training(context, t, policy, replay, online)
     if context.config.generation.ahead and t + 1 < context.config.iterations:
         respond(context, t + 1, replay, policy, held_out=False)  # iteration t + 1 finds it
     (trained,) = training()
@@ -57,3 +59,10 @@ def respond(
     drop_truncated = context.config.generation.truncated == "drop"
     scores = score(context, "pairs", context.reward, responses, drop_truncated) if responses else []
     return selected, responses, scores
+
+
+def sample_online(context: RunContext, t: int, policy: Ref) -> list[Ref]:
+    """HyPO: responses of π_t to a random share ρ of the prompts, for the divergence term alone."""
+    (drawn,) = draw(context, t)
+    responses, _ = split_held_out(context, generate(context, t, policy, [drawn]))
+    return responses

@@ -44,7 +44,7 @@ def check_health(fresh: Freshness, limits: Health, iteration: int) -> None:
 
 
 def _problems(fresh: Freshness, limits: Health) -> list[str]:
-    if fresh.prompts == 0 or fresh.responses == 0:
+    if fresh.responses == 0:
         return []
     problems = []
     dropped = fresh.prompts - fresh.pairs

@@ -15,14 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from optune_core.errors import ConservationError
+from optune_core.history import HISTORY, NOTHING_YET, REWARD_MOMENTS, advance, reward_moments
 from optune_core.id_hash import hash_ids
 from optune_core.pairs import Pairs, Rows
 from optune_core.row_groups import in_groups
 from optune_core.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only
 
-PAIR_COLUMNS = [name for name in REPLAY.names if name not in (*PROMPTS.names, "status", "reason")]
-FRESH = only(REPLAY, "prompt_id", *PAIR_COLUMNS, "reason")
-"""What an iteration made of each selected prompt: a pair, or the reason for none."""
+PAIR_COLUMNS = [name for name in REPLAY.names if name not in (*PROMPTS.names, "status", "reason", *HISTORY)]
+FRESH = only(REPLAY, "prompt_id", *PAIR_COLUMNS, "reason", *REWARD_MOMENTS)
+"""What an iteration made of each selected prompt: a pair, or the reason for none; and what its responses scored."""
 PAIRED_RESPONSES = only(RESPONSES, "prompt_id", "sample", "response", "response_token_ids", "policy_logps")
 """What pairs are built from."""
 
@@ -45,9 +46,9 @@ def empty_replay(prompts: pa.Table, schema: pa.Schema = REPLAY) -> pa.Table:
     """
     columns: dict[str, Any] = {name: pa.nulls(prompts.num_rows, schema.field(name).type) for name in schema.names}
     columns |= {name: prompts[name] for name in schema.names if name in PROMPTS.names}
-    for name, value in (("status", "unpaired"), ("reason", "not_generated")):
+    for name, value in (("status", "unpaired"), ("reason", "not_generated"), *NOTHING_YET.items()):
         if name in columns:
-            columns[name] = pa.repeat(value, prompts.num_rows)
+            columns[name] = pa.repeat(pa.scalar(value, schema.field(name).type), prompts.num_rows)
     return pa.table(columns, schema=schema)
 
 
@@ -95,6 +96,7 @@ def fresh_pairs(
         for side, rows in (("chosen", pairs.chosen), ("rejected", pairs.rejected)):
             taken = block.select(list(_OF_RESPONSE)).take(pa.array(rows, mask=unpaired))
             columns |= {f"{side}{suffix}": taken[name] for name, suffix in _OF_RESPONSE.items()}
+        columns |= reward_moments(block, pairs.first)
         columns["generated_at"] = pc.if_else(paired, pa.scalar(iteration, pa.int32()), None)
         columns["sampled_from"] = pc.if_else(paired, pa.scalar(sampled_from, pa.int32()), None)
         yield pa.table({name: columns[name] for name in FRESH.names}, schema=FRESH)
@@ -207,4 +209,5 @@ def _merged(group: pa.Table, fresh: pa.Table, rows: Rows) -> pa.Table:
         both = pa.concat_tables([group.select(names), fresh.select(names)]).combine_chunks()
         columns |= dict(zip(names, both.take(source).columns, strict=True))
     columns["status"] = _STATUS.take(pa.array(status))
+    columns |= advance(group, fresh, rows)
     return pa.table({name: columns[name] for name in REPLAY.names}, schema=REPLAY)

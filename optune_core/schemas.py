@@ -57,6 +57,11 @@ REPLAY = pa.schema(
         ("sampled_from", pa.int32()),  # iteration of the policy that sampled the pair
         ("status", pa.string()),  # regenerated | reused | kept | unpaired
         ("reason", pa.string()),  # why kept or unpaired; null otherwise
+        ("responses_scored", pa.int32()),  # of this prompt, in all iterations; and what they scored:
+        ("reward_mean", pa.float64()),  # null without any
+        ("reward_variance", pa.float64()),  # mean squared deviation from reward_mean; null without any
+        ("regenerations", pa.int32()),  # iterations that regenerated it while it had a pair
+        ("gain_mean", pa.float64()),  # of the chosen reward by these, 0 where the pair was kept; null without any
     ]
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from optune_core.config.schema import FunctionReward
+from optune_core.config.schema import FunctionReward, Selection
 from optune_core.rewards import RewardRef
 from optune_core.stages import fixed_pairs, replay, responses, scores, selection
 from optune_core.stages import prompts as prompts_stage
@@ -37,6 +37,19 @@ def generate(context: RunContext, iteration: int, policy: Ref, prompts: list[Ref
     jobs = [selected_job(context, ref) for ref in prompts]
     jobs += held_out_job(context) if held_out else []
     return make(context.store, "responses", generation_spec(context, iteration, policy, jobs))
+
+
+@stage_task("draw")
+def draw(context: RunContext, iteration: int) -> Any:
+    """HyPO: a random share ρ of the prompts, for online samples."""
+    spec = selection.Spec(
+        selection=Selection(selector="random", rho=context.config.selection.rho),
+        seed=context.config.seed,
+        iteration=iteration,
+        previous=context.prompts,
+        all_at_first=False,
+    )
+    return make(context.store, "selection", spec)
 
 
 @stage_task("take fixed pairs")

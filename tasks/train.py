@@ -23,8 +23,8 @@ _ATTEMPTS = 5
 
 
 @stage_task("train")
-def train(context: RunContext, iteration: int, policy: Ref, replay: Ref) -> Any:
-    """π_{t+1} from π_t and D_t."""
+def train(context: RunContext, iteration: int, policy: Ref, replay: Ref, online: list[Ref]) -> Any:
+    """π_{t+1} from π_t and D_t, and from samples of π_t where the loss has a term on such."""
     spec = policy_stage.Spec(
         training=context.config.training,
         seed=context.config.seed,
@@ -32,18 +32,21 @@ def train(context: RunContext, iteration: int, policy: Ref, replay: Ref) -> Any:
         policy=policy.to_json(),
         initial=context.policy,
         replay=replay.to_json(),
+        online=[shard.to_json() for shard in online],
     )
     if context.train_deployment is None:
         return make(context.store, "policy", spec, accelerate_config=spec.training.accelerate_config)
     return _on_pool(context.store, context.train_deployment, spec)
 
 
-def begin_training(context: RunContext, iteration: int, policy: Ref, replay: Ref) -> Callable[[], Any]:
+def begin_training(
+    context: RunContext, iteration: int, policy: Ref, replay: Ref, online: list[Ref]
+) -> Callable[[], Any]:
     """π_{t+1} as a promise. On a work pool training begins now, beside the caller; here it begins when the promise is
     redeemed, since this machine's devices are the caller's until then."""
     if context.train_deployment is None:
-        return lambda: train(context, iteration, policy, replay)
-    future = train.submit(context, iteration, policy, replay)
+        return lambda: train(context, iteration, policy, replay, online)
+    future = train.submit(context, iteration, policy, replay, online)
     return lambda: future.result()
 
 

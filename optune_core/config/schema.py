@@ -8,7 +8,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from optune_core.config.names import FunctionPath, Name
 
@@ -74,11 +83,13 @@ class Prompts(Section):
 
 
 class Selection(Section):
-    selector: Literal["optune", "random", "all", "none"] = "optune"
-    """`optune`: lowest chosen reward first; `none` regenerates nothing (offline DPO on `prompts.pairs`)."""
+    selector: Literal["optune", "random", "all", "margin", "relative", "bandit", "none"] = "optune"
+    """`optune`: lowest chosen reward first; `none` regenerates nothing (offline DPO on `prompts.pairs`). Beyond the
+    paper `margin`: smallest reward margin first; `relative`: chosen reward lowest against what the prompt's own
+    responses scored so far; `bandit`: highest upper confidence bound of the gain in chosen reward."""
     rho: float = Field(default=0.5, gt=0.0, le=1.0)
     """ρ, the share of prompts regenerated from iteration 1 on; iteration 0 takes every prompt. Read by the ranking
-    selectors only."""
+    selectors only; and with `training.loss: hypo` the share sampled in every iteration."""
 
 
 class Replicated(Section):
@@ -226,10 +237,19 @@ Duration = Annotated[str, BeforeValidator(_check_duration)]
 
 
 class Training(Section):
-    beta1: float = Field(gt=0.0)
-    """β₁ of Eq. 6, the strength of the tie to the reference. Not given by the paper: state it."""
-    beta2: float = Field(ge=0.0)
-    """β₂ of Eq. 6, the sharpness of the reward weight; 0 is DPO up to the factor ½. Not given by the paper."""
+    loss: Literal["wdpo", "best_of_n", "hypo"] = "wdpo"
+    """`wdpo`: weighted DPO (Eq. 6). Beyond the paper `best_of_n`: supervised fine-tuning on the chosen responses of
+    the replay set, a mean over their tokens; it reads neither β and has no reference. `hypo` (Song et al. 2024): DPO
+    (Eq. 5) on the fixed pairs of `prompts.pairs`, and the divergence KL(π_θ ‖ π_ref) on responses that every iteration
+    samples from π_t for ⌈ρ·|P|⌉ prompts drawn at random. Theirs has `reference: initial`."""
+    beta1: float | None = Field(default=None, gt=0.0, validate_default=True)
+    """β₁ of Eq. 6, the strength of the tie to the reference. Not given by the paper: state it. Read by `wdpo` and
+    `hypo`."""
+    beta2: float | None = Field(default=None, ge=0.0, validate_default=True)
+    """β₂ of Eq. 6, the sharpness of the reward weight; 0 is DPO up to the factor ½. Not given by the paper: state it.
+    Read by `wdpo`."""
+    kl_coefficient: float | None = Field(default=None, gt=0.0, validate_default=True)
+    """λ of HyPO, the weight of the divergence. Read by `hypo`."""
     reference: Literal["previous", "initial"] = "previous"
     """π_t (the paper's) or π_0."""
     reference_logps: Literal["computed", "engine"] = "computed"
@@ -239,7 +259,7 @@ class Training(Section):
     epochs: int = Field(default=1, ge=1)
     """Passes over the replay set an iteration. Not given by the paper."""
     batch_size: int = Field(default=128, ge=1)
-    """Pairs an optimizer step, over all devices (paper: 128)."""
+    """Pairs an optimizer step, over all devices (paper: 128); with `hypo` pairs and online samples together."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Tokens that share a forward and backward pass on one device: pairs are packed until they are as many, without
     padding, and with each prompt once. Changes no result but roundings, so it may be changed in a run."""
@@ -267,6 +287,19 @@ class Training(Section):
 
     HOW: ClassVar = ("micro_batch_tokens", "gradient_checkpointing", "checkpoint_every", "accelerate_config")
     """Fields that say how to compute, not what: no part of an artifact's key, and free to change in a run."""
+    READS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "wdpo": ("beta1", "beta2"),
+        "best_of_n": (),
+        "hypo": ("beta1", "kl_coefficient"),
+    }
+    """Fields without a default that a loss reads."""
+
+    @field_validator("beta1", "beta2", "kl_coefficient")
+    @classmethod
+    def _loss_has_what_it_reads(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is None and info.field_name in cls.READS.get(info.data.get("loss", ""), ()):
+            raise PydanticCustomError("missing", "required by the loss")
+        return value
 
     @property
     def checkpoint_seconds(self) -> int:
@@ -316,6 +349,22 @@ class OptuneConfig(Section):
             raise ValueError(
                 "training.reference_logps='engine' takes the engine's log-probabilities, but generation.logps=false "
                 "does not ask the engine for them: set generation.logps=true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hypo_is_offline_pairs_and_fresh_samples(self) -> OptuneConfig:
+        if self.training.loss != "hypo":
+            return self
+        if self.selection.selector != "none":
+            raise ValueError(
+                "training.loss='hypo' trains on a fixed preference set, but selection.selector="
+                f"{self.selection.selector!r} regenerates pairs: set selection.selector=none and prompts.pairs"
+            )
+        if self.generation.ahead:
+            raise ValueError(
+                "training.loss='hypo' needs samples of the policy that is trained, but generation.ahead=true takes "
+                "them from the one before: leave generation.ahead out"
             )
         return self
 

@@ -153,8 +153,8 @@ def _score(work: Workload, device: Device, selected: int) -> float:
 def _train(work: Workload, device: Device) -> float:
     """pairs · forward(pair) · passes / (devices · training [FLOP/s]) + optimizer steps + reading and writing weights.
 
-    passes: 1 for the reference and 3 an epoch (a backward pass costs two forward ones), 1 more with gradient
-    checkpointing, 1 less with LoRA, whose frozen weights need no gradient.
+    passes: 1 for the reference (none for Best-of-N) and 3 an epoch (a backward pass costs two forward ones), 1 more
+    with gradient checkpointing, 1 less with LoRA, whose frozen weights need no gradient.
     an optimizer step = weights · 20 bytes (RMSprop; AdamW 28) / bandwidth [bytes/s], on every device all of them: less
     where FSDP divides them.
     weights = 2 loads of float32 (reference, training), a save in float32 and one in bfloat16 / storage [bytes/s].
@@ -162,6 +162,8 @@ def _train(work: Workload, device: Device) -> float:
     training, policy = work.training, work.policy
     epoch = 3 + int(training.gradient_checkpointing) - int(training.lora is not None)
     references = training.epochs if work.layout == "padded" else 1
+    if training.loss == "best_of_n":
+        references = 0
     flops = work.prompts * pair_flops(work) * (references + training.epochs * epoch)
     updates = math.ceil(work.prompts / training.batch_size) * training.epochs
     update = 0.0 if training.lora else policy.parameters * _OPTIMIZER_BYTES[training.optimizer] / device.bandwidth
@@ -170,12 +172,13 @@ def _train(work: Workload, device: Device) -> float:
 
 
 def pair_flops(work: Workload) -> float:
-    """FLOPs of one forward pass over a pair, in the layout of the workload."""
+    """FLOPs of one forward pass over a pair, in the layout of the workload; Best-of-N leaves the rejected side out."""
+    n = 1 if work.training.loss == "best_of_n" else 2
     if work.layout == "padded":
         whole = work.max_prompt_tokens + work.max_response_tokens
-        return 2 * work.policy.forward_flops(whole, _causal(whole), whole)
+        return n * work.policy.forward_flops(whole, _causal(whole), whole)
     p, r = work.prompt_tokens, work.pair_response_tokens
-    return work.policy.forward_flops(p + 2 * r, _causal(p) + 2 * (r * p + _causal(r)), 2 * r)
+    return work.policy.forward_flops(p + n * r, _causal(p) + n * (r * p + _causal(r)), n * r)
 
 
 def _causal(tokens: float) -> float:

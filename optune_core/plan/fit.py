@@ -79,7 +79,7 @@ def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list
             been as many as they allow, or as the run's first configuration says.
 
     Raises:
-        OptuneError: there is no such run, or it has committed no iteration.
+        OptuneError: there is no such run, it has committed no iteration, or its loss is one that is not projected.
         ModelError: the cost model does not know its kind of model.
     """
     ledger = Ledger(store.objects, run)
@@ -93,6 +93,11 @@ def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list
             "(`optune status` shows it), or leave out --run"
         )
     config = parse_config(body, source=f"run {run!r}")
+    if config.training.loss == "hypo":
+        raise OptuneError(
+            f"run {run!r} has training.loss='hypo', whose online samples the cost model does not know: give --run a "
+            "run with another loss, or leave it out"
+        )
     inputs = ledger.inputs()
     policy = _shape(store, inputs["policy"], "model/config.json")
     reward = inputs["reward"]["model"] if inputs["reward"] else None
@@ -114,9 +119,15 @@ def _measured(
 ) -> Measured:
     metrics = record["metrics"]
     replay, selected = metrics["replay"], metrics["selection"]["selected"]
-    pair_responses = replay["tokens/chosen"] + replay["tokens/rejected"]
+    trained = ("chosen",) if config.training.loss == "best_of_n" else ("chosen", "rejected")
+    sides = [replay[f"tokens/{side}"] for side in trained]
+    pair_responses = sum(sides)
     prompt_tokens = metrics["policy"]["tokens"] / config.training.epochs / metrics["policy"]["pairs"] - pair_responses
-    fresh = metrics["generated_tokens"] / (selected * config.generation.samples) if selected else pair_responses / 2
+    fresh = (
+        metrics["generated_tokens"] / (selected * config.generation.samples)
+        if selected
+        else pair_responses / len(sides)
+    )
     engines, scorers = side_by_side(config, devices)
     work = Workload(
         policy=policy,
@@ -125,7 +136,7 @@ def _measured(
         samples=config.generation.samples,
         prompt_tokens=prompt_tokens,
         response_tokens=fresh,
-        pair_response_tokens=pair_responses / 2,
+        pair_response_tokens=pair_responses / len(sides),
         max_prompt_tokens=config.prompts.max_tokens,
         max_response_tokens=config.generation.max_tokens,
         shard_size=config.generation.shard_size,

@@ -69,7 +69,7 @@ def project(config: OptuneConfig, work: Workload, device: Device) -> Projection:
         OptuneError: the policy does not fit in the engine's memory.
     """
     offline = config.selection.selector == "none"
-    rho = config.selection.rho if config.selection.selector in ("optune", "random") else 1.0
+    rho = 1.0 if config.selection.selector == "all" else config.selection.rho
     selected = 0 if offline else math.ceil(rho * work.prompts)
     full = stage_seconds(work, device, 0 if offline else work.prompts)
     return Projection(
@@ -138,6 +138,11 @@ def workload_of(
         )
     if scorers > devices:
         problems.append(f"reward.replicas={scorers} is more than --devices {devices}: lower one, or raise the other")
+    if config.training.loss == "hypo":
+        problems.append(
+            "training.loss='hypo' is not projected: the cost of its online samples is not known to the cost model. "
+            "Plan a run with loss=wdpo, and measure an iteration of this one"
+        )
     policy = ModelShape.from_parameters(parameters) if parameters else known_shape(config.policy.model)
     if policy is None:
         problems.append(

@@ -55,8 +55,8 @@ def savings(record: Row) -> Row:
 def _row(store: ArtifactStore, ledger: Ledger, record: Row) -> Row:
     metrics, t = record["metrics"], record["iteration"]
     status = metrics["replay"]["status"]
-    weight = metrics["policy"]["weights/mean"]
     first = metrics["policy"]["first"]
+    weight = first.get("weights/mean", metrics["policy"].get("weights/mean"))
     return {
         "iteration": t,
         "prompts": metrics["replay"]["prompts"],
@@ -65,7 +65,7 @@ def _row(store: ArtifactStore, ledger: Ledger, record: Row) -> Row:
         "kept": status.get("kept", 0),
         "unpaired": status.get("unpaired", 0),
         "first_loss": first.get("loss"),
-        "first_loss_expected": first.get("weights/mean", weight) * math.log(2) if first else None,
+        "first_loss_expected": weight * math.log(2) if first and weight is not None else None,
         "seconds": record["timing"],
         **savings(record),
         **held_out_change(store, ledger, t, t + 1),

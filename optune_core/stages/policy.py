@@ -1,4 +1,4 @@
-"""Stage `policy`: π_{t+1}, trained by weighted DPO on D_t. What its process does is in `training.policy`."""
+"""Stage `policy`: π_{t+1}, trained on D_t. What its process does is in `training.policy`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Spec(BaseModel):
     """Reference to π_0."""
     replay: dict[str, str]
     """Reference to D_t."""
+    online: list[dict[str, str]] = []
+    """References to shards of responses of π_t, where the loss has a term on such (HyPO)."""
     memory_parts: int = Field(default=1, ge=1)
     """Divides the tokens that are computed at once, where memory does not suffice for `training.micro_batch_tokens`:
     the same policy but for roundings, so no part of its key."""
@@ -45,10 +47,16 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """The policy. (The reference log-probabilities are a function of its parents, so not one themselves.)"""
     params = spec.training.model_dump(mode="json", exclude=set(Training.HOW))
     params |= {"seed": spec.seed, "iteration": spec.iteration}
-    parents = {"policy": Ref.from_json(spec.policy), "replay": Ref.from_json(spec.replay)}
+    return [Work("policy", VERSION, params, parents(spec))]
+
+
+def parents(spec: Spec) -> dict[str, Ref]:
+    """What the policy is made from."""
+    found = {"policy": Ref.from_json(spec.policy), "replay": Ref.from_json(spec.replay)}
+    found |= {f"online/{number:05d}": Ref.from_json(shard) for number, shard in enumerate(spec.online)}
     if spec.training.reference == "initial":
-        parents["reference"] = Ref.from_json(spec.initial)
-    return [Work("policy", VERSION, params, parents)]
+        found["reference"] = Ref.from_json(spec.initial)
+    return found
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:

@@ -21,7 +21,7 @@ from optune_core.schemas import REPLAY, SCORES, only
 from optune_core.stages.selection import read_replay
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 2
+VERSION = 3
 FILE = "replay.parquet"
 
 

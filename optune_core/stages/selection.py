@@ -14,7 +14,7 @@ from optune_core.progress import Progress
 from optune_core.replay import empty_replay
 from optune_core.row_groups import read_groups, write_groups
 from optune_core.schemas import PROMPTS, REPLAY, only
-from optune_core.selection import select_rows
+from optune_core.selection import columns_of, select_rows
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 2
@@ -27,10 +27,12 @@ class Spec(BaseModel):
     iteration: int
     previous: dict[str, str]
     """Reference to D_{t-1}, or to the prompt set where there is none yet."""
+    all_at_first: bool = True
+    """Iteration 0 takes every prompt whatever the configuration says. Not where what it takes is no replay set's."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work. Iteration 0 takes every prompt whatever the configuration says, so all runs share it."""
+    """One work. All runs share that of iteration 0 (see `Spec.all_at_first`)."""
     params = {"iteration": spec.iteration, "seed": spec.seed, **_selection(spec).model_dump(mode="json")}
     return [Work("selection", VERSION, params, {"previous": Ref.from_json(spec.previous)})]
 
@@ -43,8 +45,8 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     (work,) = works(store, spec)
     started = time.monotonic()
     previous = Ref.from_json(spec.previous)
-    ranked = pa.concat_tables(read_replay(store, previous, only(REPLAY, "prompt_id", "chosen_reward")))
     config = _selection(spec)
+    ranked = pa.concat_tables(read_replay(store, previous, only(REPLAY, *columns_of(config.selector))))
     rows = select_rows(ranked, selector=config.selector, rho=config.rho, seed=spec.seed, iteration=spec.iteration)
     selected = np.zeros(ranked.num_rows, bool)
     selected[rows] = True
@@ -82,6 +84,6 @@ def read_replay(store: ArtifactStore, ref: Ref, schema: pa.Schema) -> Iterator[p
 
 
 def _selection(spec: Spec) -> Selection:
-    if spec.iteration == 0 and spec.selection.selector != "none":
+    if spec.all_at_first and spec.iteration == 0 and spec.selection.selector != "none":
         return Selection(selector="all")
     return spec.selection

@@ -39,14 +39,15 @@ class Span:
 
 @dataclass(frozen=True)
 class Sequences:
-    """The 2P causal sequences of a row: prompt and chosen, then rejected after the same prompt, pair after pair."""
+    """The causal sequences of a row: prompt and chosen, then rejected after the same prompt, pair after pair. An empty
+    rejected response is none: S of them, P to 2P."""
 
     keys: Tensor
     """int64: the positions in the row that they attend to, one sequence behind the other."""
     query_offsets: Tensor
-    """int32, (2P + 1,): where the tokens of each begin in the row."""
+    """int32, (S + 1,): where the tokens of each begin in the row."""
     key_offsets: Tensor
-    """int32, (2P + 1,): where what each attends to begins in `keys`."""
+    """int32, (S + 1,): where what each attends to begins in `keys`."""
     longest_query: int
     longest_key: int
 
@@ -70,17 +71,15 @@ class Row:
     @cached_property
     def sequences(self) -> Sequences:
         """The row as causal sequences, on its device."""
-        queries = [n for span in self.spans for n in (span.prompt + span.chosen, span.rejected)]
-        keys = [n for span in self.spans for n in (span.prompt + span.chosen, span.prompt + span.rejected)]
-        seen = [
-            np.arange(first, last)
-            for span in self.spans
-            for first, last in (
-                (span.start, span.branch),
-                (span.start, span.start + span.prompt),
-                (span.branch, span.end),
-            )
-        ]
+        queries, keys, seen = [], [], []
+        for span in self.spans:
+            queries.append(span.prompt + span.chosen)
+            keys.append(span.prompt + span.chosen)
+            seen.append(np.arange(span.start, span.branch))
+            if span.rejected:
+                queries.append(span.rejected)
+                keys.append(span.prompt + span.rejected)
+                seen += [np.arange(span.start, span.start + span.prompt), np.arange(span.branch, span.end)]
         device = self.input_ids.device
         return Sequences(
             keys=_tensor(seen).to(device),
@@ -101,12 +100,15 @@ class Row:
 class Pairs:
     """Token ids of preference pairs, in Arrow's memory."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, *, rejected: bool = True) -> None:
         """
         Args:
             table: columns prompt_token_ids, chosen_token_ids, rejected_token_ids, lists of int32, none null.
+            rejected: False: each rejected response is taken to be empty.
         """
         self._columns = [_ragged(table[f"{side}_token_ids"]) for side in ("prompt", "chosen", "rejected")]
+        if not rejected:
+            self._columns[2] = np.zeros(0, np.int32), np.zeros(len(self) + 1, np.int64)
 
     def __len__(self) -> int:
         return len(self._columns[0][1]) - 1
@@ -115,6 +117,11 @@ class Pairs:
         """int64, (pairs,): tokens that a pair costs, with its prompt before both responses or before each."""
         prompt, chosen, rejected = (np.diff(offsets).astype(np.int64) for _, offsets in self._columns)
         return (prompt if prompt_once else 2 * prompt) + chosen + rejected
+
+    @cached_property
+    def chosen_tokens(self) -> np.ndarray[Any, Any]:
+        """int64, (pairs,): tokens of each chosen response."""
+        return np.diff(self._columns[1][1]).astype(np.int64)
 
     def __getitem__(self, pair: int) -> tuple[np.ndarray[Any, Any], ...]:
         """Token ids of prompt, chosen and rejected, int32."""

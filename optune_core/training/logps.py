@@ -108,6 +108,9 @@ def _plain(forward: Callable[..., Any], packed: Row) -> Tensor:
         for side, (first, length) in enumerate(
             ((span.start + span.prompt, span.chosen), (span.branch, span.rejected)),
         ):
+            if not length:
+                sequences[side].append(torch.zeros((), device=packed.input_ids.device))
+                continue
             response = packed.input_ids[:, first : first + length]
             output = forward(input_ids=torch.cat([prompt, response], dim=1), logits_to_keep=length + 1, use_cache=False)
             sequences[side].append(-F.cross_entropy(output.logits[0, :-1].float(), response[0], reduction="sum"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -24,15 +25,18 @@ from optune_core.progress import Progress
 from optune_core.replay import trainable
 from optune_core.schemas import REFERENCE, REPLAY, only, read_table, write_table
 from optune_core.stages.policy import Spec, works
+from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ref
 from optune_core.training import checkpoints as checkpoint_files
 from optune_core.training.batches import Step, plan_steps
 from optune_core.training.callbacks import ReportProgress, SaveByTheClock
 from optune_core.training.layout import Pairs
 from optune_core.training.logps import PLAIN, choose_kernel, compute_inside
+from optune_core.training.objectives import OBJECTIVES
+from optune_core.training.online import SAMPLED, as_rows
 from optune_core.training.recovery import Checkpoints
 from optune_core.training.reference import FILE, ReferencePass, shard_table
-from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_arguments, with_adapter
+from optune_core.training.trainer import PairData, PolicyTrainer, trainer_arguments, with_adapter
 from optune_core.training.weights import load_master, save_policy, whole_on_every_process
 
 LOG = "train_log.jsonl"
@@ -54,14 +58,20 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     config, state = spec.training, PartialState(cpu=not torch.cuda.is_available())
     started = time.monotonic()
     replay = training_pairs(read_table(store.fetch(Ref.from_json(spec.replay)) / "replay.parquet", COLUMNS), config)
-    pairs = Pairs(replay)
+    objective, preferences = OBJECTIVES[config.loss], replay.num_rows
+    samples = read_shards(store, spec.online, "responses.parquet", SAMPLED)
+    replay = pa.concat_tables([replay, as_rows(samples, COLUMNS, spec.iteration)])
+    pairs = Pairs(replay, rejected=objective.needs_rejected)
     policy = store.fetch(Ref.from_json(spec.policy))
     model, kernel = _load(policy, config, state)
     steps = _steps(pairs, kernel, spec, state.num_processes)
-    logps = ReferencePass(store, spec, replay, pairs, kernel, state)(
-        model, steps[: len(steps) // config.epochs], progress
+    logps = None
+    if objective.needs_reference:
+        first_epoch = steps[: len(steps) // config.epochs]
+        logps = ReferencePass(store, spec, replay, pairs, kernel, state)(model, first_epoch, progress)
+    rewards = torch.tensor(
+        [pc.fill_null(replay[f"{side}_reward"], math.nan).to_pylist() for side in ("chosen", "rejected")]
     )
-    rewards = torch.tensor([replay[f"{side}_reward"].to_pylist() for side in ("chosen", "rejected")])
     reference_seconds = time.monotonic() - started
 
     started = time.monotonic()
@@ -69,7 +79,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         model = load_master(policy)
         compute_inside(model, kernel, cast_weights=False)
     with store.scratch() as scratch, Checkpoints(store, work) as checkpoints:
-        data = PairData(pairs, logps, rewards)
+        data = PairData(pairs, logps, rewards, preferences)
         trainer = _trainer(spec, model, steps, data, scratch / "trainer", checkpoints, progress)
         checkpoint = _newest(store, checkpoints, trainer)
         with preemption.deferred():
@@ -87,19 +97,20 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             # Without the summary at the end, which only knows the steps since the last interruption.
             log = [entry for entry in trainer.state.log_history if "loss" in entry]
             (output / LOG).write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in log))
-            if config.reference == "initial":
-                carried = dict(enumerate(zip(*logps.tolist(), strict=True)))
+            if logps is not None and config.reference == "initial":
+                carried = dict(enumerate(zip(*logps[:, :preferences].tolist(), strict=True)))
                 write_table(shard_table(replay["prompt_id"].to_pylist(), carried), REFERENCE, output / FILE)
             store.commit(
                 work,
                 output,
                 metrics={
-                    "pairs": len(pairs),
+                    "pairs": preferences,
+                    **({"online": samples.num_rows} if spec.online else {}),
                     "steps": len(log),
                     "tokens": int(pairs.tokens(prompt_once=kernel != PLAIN).sum()) * config.epochs,
                     "kernel": kernel,
                     "tokens_at_once": spec.tokens_at_once,
-                    "weights/mean": float(reward_weights(rewards[0], rewards[1], config.beta2).mean()),
+                    **_weights(rewards, config),
                     "first": log[0] if log else {},
                     "last": log[-1] if log else {},
                 },
@@ -107,6 +118,14 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             )
             checkpoints.wait()
             checkpoints.discard_all()
+
+
+def _weights(rewards: torch.Tensor, config: Training) -> dict[str, float]:
+    """The mean weight of all pairs, where the loss has weights."""
+    if config.loss != "wdpo":
+        return {}
+    assert config.beta2 is not None, "the configuration of this loss has it"
+    return {"weights/mean": float(reward_weights(rewards[0], rewards[1], config.beta2).mean())}
 
 
 def training_pairs(replay: pa.Table, config: Training) -> pa.Table:
@@ -160,21 +179,20 @@ def _trainer(
     folder: Path,
     checkpoints: Checkpoints,
     progress: Progress,
-) -> WeightedDPOTrainer:
+) -> PolicyTrainer:
     config, seed = spec.training, spec.seed + spec.iteration
-    return WeightedDPOTrainer(
+    return PolicyTrainer(
         model=with_adapter(model, config, seed),
         args=trainer_arguments(config, output_dir=str(folder), seed=seed),
+        config=config,
         steps=steps,
         data=data,
         epochs=config.epochs,
-        beta1=config.beta1,
-        beta2=config.beta2,
         callbacks=[ReportProgress(progress), SaveByTheClock(config.checkpoint_seconds, checkpoints)],
     )
 
 
-def _newest(store: ArtifactStore, checkpoints: Checkpoints, trainer: WeightedDPOTrainer) -> str | None:
+def _newest(store: ArtifactStore, checkpoints: Checkpoints, trainer: PolicyTrainer) -> str | None:
     """The folder to go on from: the first process chooses, all read the same step."""
     state = PartialState()
     chosen = (

@@ -16,7 +16,7 @@ from optune_core.errors import ConservationError
 from optune_core.failpoints import reach
 from optune_core.progress import Progress
 from optune_core.schemas import REFERENCE, read_table, write_table
-from optune_core.stages.policy import Spec
+from optune_core.stages.policy import Spec, parents
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.training.batches import Pack, Step
 from optune_core.training.layout import Pairs
@@ -39,7 +39,7 @@ class ReferencePass:
     theirs. Where `training.reference_logps` says so, those of fresh pairs are the engine's.
 
     Args:
-        replay: schema REPLAY, the rows that are trained on.
+        replay: columns of REPLAY, the rows that are trained on.
         pairs: the same rows.
         kernel: by which models compute.
         state: this process among those that train.
@@ -68,10 +68,7 @@ class ReferencePass:
             "shard_pairs": SHARD_PAIRS,
             "shard": shard,
         }
-        parents = {"policy": Ref.from_json(spec.policy), "replay": Ref.from_json(spec.replay)}
-        if spec.training.reference == "initial":
-            parents["reference"] = Ref.from_json(spec.initial)
-        return Work("reference", VERSION, params, parents)
+        return Work("reference", VERSION, params, parents(spec))
 
     def __call__(self, policy: Any, steps: Sequence[Step], progress: Progress) -> Tensor:
         """Every process makes its share of the shards, and reads all of them.

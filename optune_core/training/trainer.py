@@ -1,4 +1,4 @@
-"""transformers' trainer with Eq. 6 as its loss, on packed pairs whose reference log-probabilities are already there."""
+"""transformers' trainer with our losses, on packed pairs whose reference log-probabilities are already there."""
 
 from __future__ import annotations
 
@@ -21,34 +21,24 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from optune_core.config.schema import Training
 from optune_core.errors import ConfigError, NonFiniteLoss
 from optune_core.failpoints import reach
-from optune_core.losses import wdpo_losses
 from optune_core.training import checkpoints
 from optune_core.training.batches import Step
-from optune_core.training.layout import Pairs, Row
+from optune_core.training.layout import Pairs
 from optune_core.training.logps import row_logps
+from optune_core.training.objectives import OBJECTIVES, PackData
 
 
 @dataclass(frozen=True)
 class PairData:
-    """All that training knows of N pairs."""
+    """All that training knows of N rows: preference pairs, and behind them online samples."""
 
     pairs: Pairs
-    reference_logps: Tensor
-    """float32, (2, N): chosen and rejected."""
+    reference_logps: Tensor | None
+    """float32, (2, N): chosen and rejected; None: the loss has no reference."""
     rewards: Tensor
-    """float32, (2, N): the reward model's, chosen and rejected."""
-
-
-@dataclass(frozen=True)
-class PackData:
-    """A pack as it is computed: P pairs."""
-
-    row: Row
-    reference_logps: Tensor
-    """(2, P)."""
-    rewards: Tensor
-    """(2, P)."""
-    counted: bool
+    """float32, (2, N): the reward model's, chosen and rejected; NaN for online samples."""
+    preferences: int | None = None
+    """The first that many rows are pairs, the others online samples (HyPO); None: all are pairs."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +46,10 @@ class StepData:
     """What one process computes of an optimizer step."""
 
     packs: list[PackData]
-    pairs: int
+    rows: int
     """Of the whole step, over all processes."""
+    tokens: int
+    """Of the chosen responses of the whole step."""
 
 
 class StepDataset(Dataset[StepData]):
@@ -70,24 +62,38 @@ class StepDataset(Dataset[StepData]):
         return len(self._steps)
 
     def __getitem__(self, number: int) -> StepData:
-        step = self._steps[number]
+        step, data = self._steps[number], self._data
+        counted = [row for process in step for pack in process if pack.counted for row in pack.rows]
+        preferences = len(data.pairs) if data.preferences is None else data.preferences
+        online = sum(row >= preferences for row in counted)
         packs = []
         for pack in step[self._process]:
             rows = list(pack.rows)
-            row, reference = self._data.pairs.row(rows), self._data.reference_logps[:, rows]
-            packs.append(PackData(row, reference, self._data.rewards[:, rows], pack.counted))
-        return StepData(packs, sum(len(pack.rows) for process in step for pack in process if pack.counted))
+            reference = None if data.reference_logps is None else data.reference_logps[:, rows]
+            packs.append(
+                PackData(
+                    row=data.pairs.row(rows),
+                    reference_logps=reference,
+                    rewards=data.rewards[:, rows],
+                    counted=pack.counted,
+                    online=torch.tensor([row >= preferences for row in rows]),
+                    online_share=online / len(counted),
+                )
+            )
+        return StepData(packs, len(counted), int(data.pairs.chosen_tokens[counted].sum()))
 
 
-class WeightedDPOTrainer(Trainer):  # type: ignore[misc]
-    """Weighted DPO on packed pairs.
+class PolicyTrainer(Trainer):  # type: ignore[misc]
+    """Training of a policy on packed pairs.
 
     Optimizer, schedule, distribution and the log are transformers'. What is ours: a step is planned beforehand (see
-    `batches`), its loss is Eq. 6's mean over all of its pairs however they are packed and over however many
-    processes, and a checkpoint holds no pickle (see `checkpoints`). The metrics have the names that TRL gives them.
+    `batches`), its loss is the mean over all of its pairs, or of their tokens (see `objectives`), however they are
+    packed and over however many processes, and a checkpoint holds no pickle (see `checkpoints`). The metrics have the
+    names that TRL gives them.
 
     Args:
         model: after `logps.compute_inside`; perhaps with an adapter.
+        config: whose loss is minimised.
         steps: of all epochs, in order.
         epochs: that they are.
     """
@@ -97,14 +103,14 @@ class WeightedDPOTrainer(Trainer):  # type: ignore[misc]
         *,
         model: Any,
         args: TrainingArguments,
+        config: Training,
         steps: Sequence[Step],
         data: PairData,
         epochs: int,
-        beta1: float,
-        beta2: float,
         callbacks: list[Any],
     ) -> None:
-        self._beta1, self._beta2 = beta1, beta2
+        self._config, self._objective = config, OBJECTIVES[config.loss]
+        self._remedy = f"lower training.learning_rate{' or training.beta1' * self._objective.needs_reference}"
         self._steps_an_epoch = len(steps) // epochs
         self._of_pairs: dict[str, list[float]] = defaultdict(list)
         super().__init__(
@@ -141,15 +147,16 @@ class WeightedDPOTrainer(Trainer):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: StepData, num_items_in_batch: None = None) -> Tensor:
         """Forward and backward passes of a step, pack by pack; returns its loss, this process's part."""
         model.train()
+        divisor = inputs.tokens if self._objective.per_token else inputs.rows
         losses, of_pairs = [], []
         for number, pack in enumerate(inputs.packs, start=1):
             # Gradients are exchanged between processes once a step, with the last pack.
             exchange = number == len(inputs.packs)
             with contextlib.nullcontext() if exchange else self.accelerator.no_sync(model):
                 reach("policy.forward")
-                values, metrics = self._wdpo(model, pack)
-                # Processes average their gradients: undo that, the divisor already counts the pairs of all of them.
-                loss = values.sum() * (pack.counted * self.accelerator.num_processes / inputs.pairs)
+                values, metrics = self._losses(model, pack)
+                # Processes average their gradients: undo that, the divisor already counts what all of them have.
+                loss = values.sum() * (pack.counted * self.accelerator.num_processes / divisor)
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
             if pack.counted:
@@ -157,12 +164,10 @@ class WeightedDPOTrainer(Trainer):  # type: ignore[misc]
         self._keep(gather_object(of_pairs), list(metrics))
         return torch.stack(losses).sum()
 
-    def _wdpo(self, model: Any, pack: PackData) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 6 of each pair."""
-        device = self.args.device
-        reference, rewards = pack.reference_logps.to(device), pack.rewards.to(device)
-        policy = row_logps(model, pack.row.to(device))
-        return wdpo_losses(*policy, reference[0], reference[1], rewards[0], rewards[1], self._beta1, self._beta2)
+    def _losses(self, model: Any, pack: PackData) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of each pair, before the mean."""
+        pack = pack.to(self.args.device)
+        return self._objective.losses(self._config, pack, *row_logps(model, pack.row))
 
     def _keep(self, of_pairs: list[list[float]], names: list[str]) -> None:
         """Remember the values of a step's pairs until they are logged."""
@@ -170,14 +175,15 @@ class WeightedDPOTrainer(Trainer):  # type: ignore[misc]
         if not all(map(math.isfinite, losses)):
             raise NonFiniteLoss(
                 f"loss of a pair is not finite at step {self.state.global_step}: {list(losses)}. "
-                "The weights of the last step are untouched; lower training.learning_rate or training.beta1"
+                f"The weights of the last step are untouched; {self._remedy}"
             )
         for name, column in zip(names, columns, strict=True):
-            self._of_pairs["weights/mean" if name == "weights" else name] += column
+            known = [value for value in column if not math.isnan(value)]  # a pair has no divergence, a sample no margin
+            self._of_pairs["weights/mean" if name == "weights" else name] += known
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs |= {name: sum(values) / len(values) for name, values in self._of_pairs.items()}
-        if weights := self._of_pairs["weights/mean"]:
+        logs |= {name: sum(values) / len(values) for name, values in self._of_pairs.items() if values}
+        if weights := self._of_pairs.get("weights/mean"):
             logs["weights/effective_sample_size"] = sum(weights) ** 2 / sum(weight**2 for weight in weights)
         self._of_pairs.clear()
         super().log(logs, start_time)
@@ -189,7 +195,7 @@ class WeightedDPOTrainer(Trainer):  # type: ignore[misc]
         if not math.isfinite(value := float(norm)):
             raise NonFiniteLoss(
                 f"norm of the gradient is {value} at step {self.state.global_step}. "
-                "The weights of the last step are untouched; lower training.learning_rate or training.beta1"
+                f"The weights of the last step are untouched; {self._remedy}"
             )
         return norm
 

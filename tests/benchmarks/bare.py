@@ -26,7 +26,7 @@ from optune_core.training.batches import plan_steps
 from optune_core.training.layout import Pairs
 from optune_core.training.logps import choose_kernel, compute_inside
 from optune_core.training.reference import reference_logps, shards_of
-from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_arguments
+from optune_core.training.trainer import PairData, PolicyTrainer, trainer_arguments
 from optune_core.training.weights import load_master
 
 
@@ -78,14 +78,13 @@ def main() -> None:
         for pack in shard:
             logps |= reference_logps(model.eval(), torch.device("cpu"), pairs, pack, precision)
     sides = [replay[f"{side}_reward"].to_pylist() for side in ("chosen", "rejected")]
-    trainer = WeightedDPOTrainer(
+    trainer = PolicyTrainer(
         model=model,
         args=trainer_arguments(training, output_dir=job["folder"], seed=0),
+        config=training,
         steps=steps,
         data=PairData(pairs, torch.tensor([logps[row] for row in range(len(pairs))]).T, torch.tensor(sides)),
         epochs=1,
-        beta1=training.beta1,
-        beta2=training.beta2,
         callbacks=[],
     )
     trainer.train()

@@ -82,7 +82,7 @@ def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], fold
     from optune_core.training.layout import Pairs
     from optune_core.training.logps import choose_kernel, compute_inside
     from optune_core.training.reference import reference_logps, shards_of
-    from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_arguments
+    from optune_core.training.trainer import PairData, PolicyTrainer, trainer_arguments
 
     config = Training(
         beta1=BETA,
@@ -120,14 +120,13 @@ def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], fold
             logps |= reference_logps(model.eval(), device, pairs_of_rows, pack, precision)
     reference_seconds = time.perf_counter() - started
     data = PairData(pairs_of_rows, torch.tensor([logps[row] for row in range(len(rows))]).T, torch.zeros(2, len(rows)))
-    trainer = WeightedDPOTrainer(
+    trainer = PolicyTrainer(
         model=model,
         args=trainer_arguments(config, output_dir=str(folder), seed=SEED),
+        config=config,
         steps=steps,
         data=data,
         epochs=1,
-        beta1=BETA,
-        beta2=0.0,
         callbacks=[watch := stop_watch()],
     )
     trainer.train()

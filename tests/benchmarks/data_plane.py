@@ -40,7 +40,8 @@ SHARD = 1_000_000
 """Prompts a shard of responses."""
 BYTES_PER_PROMPT = 1500
 """Upper bound of what a prompt takes on the disk in all files together."""
-STEPS = ("selection", "merge", "statistics")
+STEPS = ("selection", "selection/relative", "selection/bandit", "merge", "statistics")
+"""`selection` is the paper's; the others read more columns."""
 
 
 def main() -> None:
@@ -98,8 +99,9 @@ def measure(step: str, folder: str) -> dict[str, float]:
     before = peak_mib()
     started = time.monotonic()
     cpu = time.process_time()
-    if step == "selection":
-        selection.run(store, selection_spec(store), lambda *_: None)
+    if step.startswith("selection"):
+        _, _, selector = step.partition("/")
+        selection.run(store, selection_spec(store, selector or "optune"), lambda *_: None)
     elif step == "merge":
         replay.run(store, replay_spec(store), lambda *_: None)
     else:
@@ -166,9 +168,22 @@ def replay_group(random: np.random.Generator, rows: int) -> pa.Table:
     for name in columns:
         if name not in PROMPTS.names:
             columns[name] = pc.if_else(pa.array(paired), columns[name], pa.scalar(None, columns[name].type))
+    columns |= history(random, rewards, paired)
     columns["status"] = pa.array(["unpaired", "regenerated"]).take(pa.array(paired.astype(int)))
     columns["reason"] = pa.array(["tied", None]).take(pa.array(paired.astype(int)))
     return pa.table({name: columns[name] for name in REPLAY.names}, schema=REPLAY)
+
+
+def history(random: np.random.Generator, rewards: np.ndarray[Any, Any], paired: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """As after some iterations, so that every selector has something to rank by."""
+    regenerations = np.where(paired, random.integers(4, size=len(paired)), 0).astype(np.int32)
+    return {
+        "responses_scored": pa.array(np.where(paired, SAMPLES * (regenerations + 1), 0).astype(np.int32)),
+        "reward_mean": pa.array(rewards.mean(axis=0), mask=~paired),
+        "reward_variance": pa.array(rewards.var(axis=0), mask=~paired),
+        "regenerations": pa.array(regenerations),
+        "gain_mean": pa.array(random.normal(size=len(paired)), mask=regenerations == 0),
+    }
 
 
 def write_responses(store: ArtifactStore) -> None:
@@ -252,8 +267,8 @@ def messages(prompts: pa.Array) -> pa.Array:
 # ---------------------------------------------------------------- what the stages are asked for
 
 
-def selection_spec(store: ArtifactStore) -> selection.Spec:
-    chosen = Selection(selector="optune", rho=RHO)
+def selection_spec(store: ArtifactStore, selector: Any = "optune") -> selection.Spec:
+    chosen = Selection(selector=selector, rho=RHO)
     return selection.Spec(selection=chosen, seed=0, iteration=1, previous=stored(store, "replay", {}).to_json())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import random
@@ -35,14 +36,14 @@ from optune_core.errors import (
     StoreError,
     TransientError,
 )
-from optune_core.schemas import REFERENCE, REPLAY, read_table, write_table
+from optune_core.schemas import REFERENCE, REPLAY, RESPONSES, read_table, write_table
 from optune_core.stages import policy as stage
 from optune_core.storage import ArtifactStore, Manifest, Ref, Work, open_objects
 from optune_core.training import callbacks, policy, reference
 from optune_core.training.checkpoints import FILES, RANDOM, STATE, WEIGHTS, check, restore_random, write
 from optune_core.training.layout import Pairs
 from optune_core.training.recovery import Checkpoints
-from tests.integration.test_training import dataset, losses, train
+from tests.integration.test_training import HYPO, SAMPLES, dataset, losses, train
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,12 +72,20 @@ def nobody_asked() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["rmsprop", "adamw_torch"])
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
-@pytest.mark.parametrize("step", [3, 4])  # within the second epoch, and between two
+@pytest.mark.parametrize(
+    ("step", "loss"), [(3, "wdpo"), (4, "wdpo"), (3, "best_of_n"), (3, "hypo")]
+)  # in an epoch, between two
 def test_training_resumed_equals_an_uninterrupted_one(
-    tiny: Path, tmp_path: Path, optimizer: str, lora: dict[str, Any] | None, step: int
+    tiny: Path, tmp_path: Path, optimizer: str, lora: dict[str, Any] | None, step: int, loss: str
 ) -> None:
-    rows = dataset(8)
-    options = {"epochs": 3, "optimizer": optimizer, "lora": lora, "learning_rate": 1e-3, "schedule": "cosine"}
+    rows = dataset(4 if loss == "hypo" else 8)  # and four samples
+    options: dict[str, Any] = (HYPO if loss == "hypo" else {"loss": loss}) | {
+        "epochs": 3,
+        "optimizer": optimizer,
+        "lora": lora,
+        "learning_rate": 1e-3,
+        "schedule": "cosine",
+    }
     whole = train(tiny, tmp_path / "whole", rows, **options)
     train(tiny, tmp_path / "cut", rows, save_at=step, **options)
     checkpoint = tmp_path / "cut" / f"checkpoint-{step}"
@@ -398,6 +407,11 @@ def replay_table() -> pa.Table:
             "sampled_from": [0] * PAIRS,
             "status": ["regenerated"] * PAIRS,
             "reason": [None] * PAIRS,
+            "responses_scored": [2] * PAIRS,
+            "reward_mean": [(row["chosen_rewards"] + row["rejected_rewards"]) / 2 for row in rows],
+            "reward_variance": [((row["chosen_rewards"] - row["rejected_rewards"]) / 2) ** 2 for row in rows],
+            "regenerations": [0] * PAIRS,
+            "gain_mean": pa.nulls(PAIRS, pa.float64()),
         },
         schema=REPLAY,
     )
@@ -481,6 +495,65 @@ def test_a_finished_training_leaves_no_checkpoint(
     assert head(store, stage.works(store, spec)[0]) is None
     assert [path for path in (tmp_path / "store" / "artifacts" / "checkpoint").rglob("*") if path.is_file()] == []
     assert list((tmp_path / "store" / "scratch").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_best_of_n_survives_sigterm_and_has_no_reference_pass(
+    tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, taken_over: None, tmp_path: Path
+) -> None:
+    spec = prepare(store, tiny, loss="best_of_n", beta1=None, beta2=None, checkpoint_every="1h")
+    with monkeypatch.context() as patch:
+        at_point(patch, "policy.forward", 10, end)  # within the third step
+        with pytest.raises(Preempted):
+            run(store, spec)
+    assert standing(store, checkpoints_of(store, spec)) == [3]
+    preemption._requested.clear()
+    made = run(store, spec)
+    other = ArtifactStore(open_objects(str(tmp_path / "other")))
+    assert made.ref == run(other, prepare(other, tiny, loss="best_of_n", beta1=None, beta2=None)).ref
+    assert not (tmp_path / "store" / "artifacts" / "reference").exists()
+    assert made.metrics["tokens"] == 2 * sum(len(row["prompt_ids"] + row["chosen_ids"]) for row in dataset(PAIRS))
+    assert "weights/mean" not in made.metrics
+
+
+@pytest.mark.slow
+def test_hypo_survives_sigterm_and_trains_on_pairs_and_samples(
+    tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, taken_over: None, tmp_path: Path
+) -> None:
+    options = {"loss": "hypo", "kl_coefficient": 0.3, "beta2": None, "checkpoint_every": "1h"}
+    spec = with_samples(store, prepare(store, tiny, **options))
+    with monkeypatch.context() as patch:
+        at_point(patch, "policy.forward", 10, end)  # within the third step
+        with pytest.raises(Preempted):
+            run(store, spec)
+    preemption._requested.clear()
+    made = run(store, spec)
+    other = ArtifactStore(open_objects(str(tmp_path / "other")))
+    assert made.ref == run(other, with_samples(other, prepare(other, tiny, **options))).ref
+    assert (made.metrics["pairs"], made.metrics["online"], made.metrics["steps"]) == (PAIRS, len(SAMPLES), 8)
+    first = made.metrics["first"]
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)  # of 4 rows, pairs among them
+    assert abs(made.metrics["last"].get("kl", 1.0)) > 0  # a step of pairs alone has none
+    without = stage.works(store, spec.model_copy(update={"online": []}))[0]
+    assert without.key != stage.works(store, spec)[0].key
+
+
+def with_samples(store: ArtifactStore, spec: stage.Spec) -> stage.Spec:
+    """The same with SAMPLES as online samples, a shard each."""
+    shards = []
+    for number, (prompt, response) in enumerate(SAMPLES):
+        row = {"prompt_id": f"p{number:02d}", "sample": 0, "prompt_token_ids": prompt, "response_token_ids": response}
+        with store.scratch() as folder:
+            write_table(pa.Table.from_pylist([row], schema=RESPONSES), RESPONSES, folder / "responses.parquet")
+            shards.append(store.commit(Work("responses", 0, {"shard": number}), folder).ref.to_json())
+    return spec.model_copy(update={"online": shards})
+
+
+@pytest.mark.slow
+def test_the_loss_is_part_of_a_policys_key(tiny: Path, store: ArtifactStore) -> None:
+    spec = prepare(store, tiny)
+    other = spec.model_copy(update={"training": spec.training.model_copy(update={"loss": "best_of_n"})})
+    assert stage.works(store, spec)[0].key != stage.works(store, other)[0].key
 
 
 @pytest.mark.slow

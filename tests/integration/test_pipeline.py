@@ -7,9 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from optune_core.schemas import PROMPTS, REPLAY, read_table
+from optune_core.schemas import PROMPTS, REPLAY, RESPONSES, read_table
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from tests.tiny import write_config
 
@@ -128,6 +129,31 @@ def test_other_beta2_shares_iteration_0_up_to_training(reference_run: str, tiny:
     assert states["train"] == "Completed"
 
 
+def test_best_of_n_shares_iteration_0_up_to_training(reference_run: str, tiny: Path, prefect_server: None) -> None:
+    config = write_config(tiny, name="best-of-n", training={"loss": "best_of_n", "beta1": None, "beta2": None})
+    summary = run(config, reference_run)
+    (ours, _), (theirs, second) = records(reference_run, "tiny"), records(reference_run, "best-of-n")
+    assert ours["artifacts"]["replay"] == theirs["artifacts"]["replay"]
+    assert ours["artifacts"]["policy"] != theirs["artifacts"]["policy"]
+    assert [row["first_loss_expected"] for row in summary["iterations"]] == [None, None]
+    assert summary["iterations"][0]["first_loss"] == pytest.approx(theirs["metrics"]["policy"]["first"]["loss"])
+    assert second["metrics"]["policy"]["last"]["logps/chosen"] < 0
+
+
+@pytest.mark.parametrize("selector", ["margin", "relative", "bandit"])
+def test_selectors_beyond_the_paper_share_iteration_0(
+    reference_run: str, tiny: Path, prefect_server: None, selector: str
+) -> None:
+    from optune_core.selection import select
+
+    run(write_config(tiny, name=selector, selection={"selector": selector}), reference_run)
+    (ours, _), (theirs, second) = records(reference_run, "tiny"), records(reference_run, selector)
+    assert ours["artifacts"] == theirs["artifacts"]
+    before = pa.Table.from_pylist(replay(reference_run, theirs), schema=REPLAY)
+    chosen = select(before, selector=selector, rho=0.5, seed=1, iteration=1).to_pylist()
+    assert {r["prompt_id"] for r in replay(reference_run, second) if r["status"] != "reused"} == set(chosen)
+
+
 def test_a_finished_run_can_be_extended_and_repeats_nothing(
     reference_run: str, tiny: Path, prefect_server: None
 ) -> None:
@@ -170,6 +196,48 @@ def test_offline_dpo_is_a_configuration(tiny: Path, prefect_server: None, tmp_pa
     assert [r["status"] for r in replay(store, second)] == ["reused"] * 8
     assert all(r["chosen"].startswith("aeiou") for r in replay(store, second))
     assert first["metrics"]["policy"]["first"]["loss"] == pytest.approx(0.5 * math.log(2), abs=1e-6)
+
+
+def test_hypo_is_a_configuration(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Question {i}", "chosen": "aeiou " * (1 + i % 3), "rejected": "xyz"} for i in range(6)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = write_config(
+        tiny,
+        name="hypo",
+        prompts={
+            "source": {"type": "file", "path": str(tmp_path / "pairs.jsonl")},
+            "pairs": {"chosen": "chosen", "rejected": "rejected"},
+            "sample": None,
+            "held_out": 0,
+        },
+        whole={"selection": {"selector": "none", "rho": 0.5}},
+        training={
+            "loss": "hypo",
+            "beta2": None,
+            "kl_coefficient": 0.1,
+            "reference": "initial",
+            "batch_size": 12,
+            "epochs": 3,
+        },
+    )
+    store = str(tmp_path / "store")
+    summary = run(config, store)
+    objects = ArtifactStore(open_objects(store))
+    sampled = []
+    for t, record in enumerate(records(store, "hypo")):
+        assert [r["status"] for r in replay(store, record)] == ["reused" if t else "regenerated"] * 6
+        shards = [Ref.from_json(ref) for ref in record["artifacts"]["responses"] if ref["stage"] == "responses"]
+        samples = pa.concat_tables(read_table(objects.fetch(ref) / "responses.parquet", RESPONSES) for ref in shards)
+        assert samples.num_rows == 6  # K = 2 of ⌈6/2⌉ prompts, in iteration 0 too
+        sampled.append(samples["prompt_id"].to_pylist())
+        parents = objects.manifest(Ref.from_json(record["artifacts"]["policy"])).parents
+        assert {parents[name] for name in parents if name.startswith("online/")} == set(shards)
+        policy = record["metrics"]["policy"]
+        assert (policy["pairs"], policy["online"]) == (6, 6)
+        assert (policy["first"]["kl"] == 0) == (t == 0)  # π_0 is the reference
+    assert sampled[0] != sampled[1]
+    assert summary["iterations"][0]["first_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert summary["iterations"][0]["first_loss_expected"] is None
 
 
 def test_lora_publishes_merged_weights(tiny: Path, prefect_server: None, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,13 @@ def plain_logps(model: Any, prompt: list[int], response: list[int]) -> torch.Ten
     return sum((logps[len(prompt) + i - 1, token] for i, token in enumerate(response)), logps.new_zeros(()))
 
 
-def pairs_of(triples: list[Any]) -> Pairs:
-    """Of (prompt, chosen, rejected) token ids."""
+def pairs_of(triples: list[Any], rejected: bool = True) -> Pairs:
+    """Of (prompt, chosen, rejected) token ids; without the last one if not `rejected`."""
     columns = zip(*triples, strict=True)
     names = ("prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
     return Pairs(
-        pa.table({name: pa.array(ids, pa.list_(pa.int32())) for name, ids in zip(names, columns, strict=True)})
+        pa.table({name: pa.array(ids, pa.list_(pa.int32())) for name, ids in zip(names, columns, strict=True)}),
+        rejected=rejected,
     )
 
 
@@ -149,6 +151,20 @@ def test_gradient_checkpointing_changes_nothing_but_memory_and_roundings(tiny: P
     for trainer in (with_it, without):  # policy and reference took the same path
         first = trainer.state.log_history[0]
         assert first["rewards/chosen"] == first["rewards/rejected"] == 0
+
+
+def test_a_row_of_winners_has_a_sequence_each(packed_model: Any) -> None:
+    """What a kernel is handed where the rejected responses are empty: no sequence of none."""
+    triples = [([5, 6, 7], [8, 9], [10]), ([14], [15] * 7, [3, 4])]
+    row = pairs_of(triples, rejected=False).row([0, 1])
+    assert row.input_ids.tolist() == [[5, 6, 7, 8, 9, 14, *[15] * 7]]
+    sequences = row.sequences
+    assert sequences.query_offsets.tolist() == sequences.key_offsets.tolist() == [0, 5, 13]
+    assert sequences.keys.tolist() == list(range(13))
+    chosen, rejected = row_logps(packed_model, row)
+    expected, _ = row_logps(packed_model, pairs_of(triples).row([0, 1]))
+    torch.testing.assert_close(chosen, expected, rtol=1e-4, atol=1e-4)
+    assert rejected.tolist() == [0.0, 0.0]
 
 
 def test_a_sliding_window_is_kept(tiny: Path) -> None:
@@ -301,6 +317,8 @@ def train(
     resume: str | None = None,
     save_at: int | None = None,
     kernel: str = "sdpa",
+    samples: Sequence[tuple[list[int], list[int]]] = (),
+    reference: torch.Tensor | None = None,
     **changes: Any,
 ) -> Any:
     """Train on `rows`.
@@ -308,12 +326,15 @@ def train(
     Args:
         resume: checkpoint folder to go on from.
         save_at: step after which a checkpoint is written and training stops.
+        samples: prompt and response of online samples.
+        reference: (2, rows + samples), log-probabilities; default: the policy's own.
         changes: fields of `Training`.
     """
     from transformers import TrainerCallback
 
     from optune_core.config.schema import Training
-    from optune_core.training.trainer import PairData, WeightedDPOTrainer, trainer_arguments, with_adapter
+    from optune_core.training.objectives import OBJECTIVES
+    from optune_core.training.trainer import PairData, PolicyTrainer, trainer_arguments, with_adapter
 
     config = Training(
         **{
@@ -326,9 +347,11 @@ def train(
         }
         | changes
     )
-    model = load(tiny)
+    model, objective = load(tiny), OBJECTIVES[config.loss]
     compute_inside(model, kernel, cast_weights=not config.gradient_checkpointing)
-    pairs = pairs_of([(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows])
+    triples = [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
+    triples += [(*sample, []) for sample in samples]
+    pairs = pairs_of(triples, objective.needs_rejected)
     tokens = pairs.tokens(prompt_once=kernel != PLAIN).tolist()
     steps = [
         step
@@ -342,25 +365,27 @@ def train(
             epoch=epoch,
         )
     ]
-    logps: dict[int, tuple[float, float]] = {}
-    for shard in shards_of(steps[: len(steps) // config.epochs], config.batch_size):
-        for pack in shard:
-            logps |= reference_logps(model, torch.device("cpu"), pairs, pack, getattr(torch, config.precision))
-    rewards = [[row[f"{side}_rewards"] for row in rows] for side in ("chosen", "rejected")]
-    data = PairData(pairs, torch.tensor([logps[row] for row in range(len(rows))]).T, torch.tensor(rewards))
+    if reference is None and objective.needs_reference:
+        logps: dict[int, tuple[float, float]] = {}
+        for shard in shards_of(steps[: len(steps) // config.epochs], config.batch_size):
+            for pack in shard:
+                logps |= reference_logps(model, torch.device("cpu"), pairs, pack, getattr(torch, config.precision))
+        reference = torch.tensor([logps[row] for row in range(len(pairs))]).T
+    nothing = [float("nan")] * len(samples)
+    rewards = [[*(row[f"{side}_rewards"] for row in rows), *nothing] for side in ("chosen", "rejected")]
+    data = PairData(pairs, reference, torch.tensor(rewards), len(rows))
 
     class SaveAndStop(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             control.should_save = control.should_training_stop = state.global_step == save_at
 
-    trainer = WeightedDPOTrainer(
+    trainer = PolicyTrainer(
         model=with_adapter(model, config, seed=3),
         args=trainer_arguments(config, output_dir=str(folder), seed=3),
+        config=config,
         steps=steps,
         data=data,
         epochs=config.epochs,
-        beta1=config.beta1,
-        beta2=config.beta2,
         callbacks=[SaveAndStop()] if save_at else [],
     )
     trainer.train(resume_from_checkpoint=resume)
@@ -372,10 +397,12 @@ def losses(trainer: Any) -> list[float]:
 
 
 @pytest.mark.slow
-def test_packing_changes_nothing_but_memory(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", ["wdpo", "best_of_n", "hypo"])
+def test_packing_changes_nothing_but_memory(tiny: Path, tmp_path: Path, loss: str) -> None:
     """Neither the loss, however many pairs a pack has, nor its gradient; nor does computing without packing."""
-    rows = dataset(11)
-    options = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
+    rows = dataset(7 if loss == "hypo" else 11)
+    options: dict[str, Any] = HYPO if loss == "hypo" else {"loss": loss}
+    options = options | {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
     trainers = [
         train(tiny, tmp_path / f"{budget}{kernel}", rows, micro_batch_tokens=budget, kernel=kernel, **options)
         for budget, kernel in ((1000, "sdpa"), (60, "sdpa"), (1, "sdpa"), (60, PLAIN))
@@ -426,6 +453,93 @@ def test_training_equals_trl_at_beta2_zero(tiny: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_best_of_n_equals_the_supervised_loss_of_transformers(tiny: Path, tmp_path: Path) -> None:
+    """The model's own loss on a padded batch with the prompts masked, and its gradient; rejected responses are none."""
+    rows = dataset(8)
+    ours = train(tiny, tmp_path / "ours", rows, loss="best_of_n", beta1=None, beta2=None, batch_size=8)
+    model = load(tiny)
+    width = max(len(row["prompt_ids"] + row["chosen_ids"]) for row in rows)
+    padded = {"input_ids": [], "labels": [], "attention_mask": []}
+    for row in rows:
+        prompt, chosen = row["prompt_ids"], row["chosen_ids"]
+        padding = width - len(prompt + chosen)
+        padded["input_ids"].append(prompt + chosen + [0] * padding)
+        padded["labels"].append([-100] * len(prompt) + chosen + [-100] * padding)
+        padded["attention_mask"].append([1] * len(prompt + chosen) + [0] * padding)
+    loss = model(**{name: torch.tensor(value) for name, value in padded.items()}).loss
+    loss.backward()
+    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+    first = ours.state.log_history[0]
+    assert first["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert first["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
+    assert first["rm/chosen"] == pytest.approx(sum(row["chosen_rewards"] for row in rows) / 8)
+    assert not [name for name in first if "rejected" in name or "weights" in name or name.startswith("rewards/")]
+
+    others = [row | {"rejected_ids": [9], "rejected_rewards": 7.0} for row in rows]
+    again = train(tiny, tmp_path / "again", others, loss="best_of_n", batch_size=8)
+    assert again.state.log_history[:-1] == ours.state.log_history[:-1]
+
+
+SAMPLES = [([5, 6, 7], [8, 9, 10, 11]), ([14], [15] * 7), ([20, 21], [22]), ([30], [31, 32, 33])]
+HYPO = {"loss": "hypo", "kl_coefficient": 0.3, "beta2": None, "samples": SAMPLES}
+
+
+@pytest.mark.slow
+def test_hypo_equals_its_equation(tiny: Path, tmp_path: Path) -> None:
+    """Loss and gradient of a step that has pairs and online samples, one sequence at a time."""
+    from optune_core.losses import hypo_loss
+
+    rows = dataset(5)
+    generator = torch.Generator().manual_seed(0)
+    reference = -30 * torch.rand(2, 9, generator=generator)
+    reference[1, 5:] = 0.0  # of an empty response
+    ours = train(tiny, tmp_path, rows, **HYPO, reference=reference, batch_size=9)
+    model = load(tiny)
+    chosen, rejected = (
+        torch.stack([plain_logps(model, row["prompt_ids"], row[f"{side}_ids"]) for row in rows]).float()
+        for side in ("chosen", "rejected")
+    )
+    online = torch.stack([plain_logps(model, *sample) for sample in SAMPLES]).float()
+    loss, metrics = hypo_loss(chosen, rejected, reference[0, :5], reference[1, :5], online, reference[0, 5:], 0.1, 0.3)
+    loss.backward()
+    norm = torch.stack([p.grad.norm() for p in model.parameters()]).norm()
+    first = ours.state.log_history[0]
+    assert first["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    assert first["grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
+    for name, value in metrics.items():
+        assert first[name] == pytest.approx(value.item(), rel=1e-4), name
+    assert first["rm/chosen"] == pytest.approx(sum(row["chosen_rewards"] for row in rows) / 5)
+
+
+@pytest.mark.slow
+def test_hypo_starts_at_ln_2_where_the_policy_is_the_reference(tiny: Path, tmp_path: Path) -> None:
+    first = train(tiny, tmp_path, dataset(4), **HYPO, batch_size=8).state.log_history[0]
+    assert first["loss"] == pytest.approx(torch.log(torch.tensor(2.0)).item(), abs=1e-6)
+    assert first["kl"] == 0.0
+
+
+@pytest.mark.slow
+def test_hypo_brings_an_overrated_sample_back_to_the_reference(tiny: Path, tmp_path: Path) -> None:
+    rows, model = dataset(4), load(tiny)
+    with torch.no_grad():
+        online = torch.stack([plain_logps(model, *sample) for sample in SAMPLES]).float()
+    reference = torch.zeros(2, 8)
+    reference[0, 4:] = online - 2.0
+    options = HYPO | {"beta1": 1e-6, "epochs": 6, "batch_size": 8, "learning_rate": 2e-5}
+    log = train(tiny, tmp_path, rows, **options, reference=reference).state.log_history
+    assert log[0]["kl"] == pytest.approx(2.0, abs=1e-3)
+    assert log[-2]["kl"] < 1.8
+
+
+@pytest.mark.slow
+def test_best_of_n_learns_the_winners(tiny: Path, tmp_path: Path) -> None:
+    trainer = train(tiny, tmp_path, dataset(8), loss="best_of_n", epochs=4, learning_rate=1e-3)
+    log = trainer.state.log_history
+    assert log[-2]["loss"] < 0.9 * log[0]["loss"]
+    assert log[-2]["logps/chosen"] > log[0]["logps/chosen"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("micro_batch_tokens", [1000, 50, 1])
 def test_first_loss_is_exact_in_either_precision_and_packing(
@@ -454,14 +568,14 @@ def test_non_finite_gradient_stops_before_the_step(tiny: Path, tmp_path: Path) -
     from optune_core.training import trainer
 
     trainers = []
-    made = trainer.WeightedDPOTrainer.train
+    made = trainer.PolicyTrainer.train
 
     def remember(self: Any, *args: Any, **kwargs: Any) -> Any:
         trainers.append((self, {name: value.clone() for name, value in self.model.state_dict().items()}))
         return made(self, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.WeightedDPOTrainer, "train", remember)
+        patch.setattr(trainer.PolicyTrainer, "train", remember)
         with pytest.raises(NonFiniteLoss, match=r"norm of the gradient is (inf|nan) at step 0"):
             train(tiny, tmp_path, dataset(4), beta1=1e38, save_at=1)
     ((stopped, before),) = trainers

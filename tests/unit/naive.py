@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statistics import fmean
+from statistics import fmean, pvariance
 from typing import Any
 
 Row = dict[str, Any]
@@ -27,7 +27,7 @@ def as_given(candidates: list[Row]) -> tuple[Row, Row] | str:
 
 
 def merge(previous: list[Row], candidates: list[Row], rule: Any, iteration: int, sampled_from: int) -> list[Row]:
-    """D_t from D_{t-1} and the scored responses."""
+    """D_t from D_{t-1} and the scored responses, but for the history."""
     groups: dict[str, list[Row]] = {}
     for candidate in candidates:
         groups.setdefault(candidate["prompt_id"], []).append(candidate)
@@ -51,6 +51,29 @@ def merge(previous: list[Row], candidates: list[Row], rule: Any, iteration: int,
         merged.append(row)
     assert not groups
     return merged
+
+
+def history(prompt_id: str, rounds: list[list[Row]], rule: Any) -> Row:
+    """The replay set's history of a prompt, from all its scored responses of all iterations."""
+    rewards: list[float] = []
+    gains: list[float] = []
+    chosen = None
+    for candidates in rounds:
+        group = [c for c in candidates if c["prompt_id"] == prompt_id]
+        if not group:
+            continue
+        rewards += [c["reward"] for c in group if c["outcome"] == "ok"]
+        found = rule(group)
+        before, chosen = chosen, chosen if isinstance(found, str) else found[0]["reward"]
+        if before is not None:
+            gains.append(chosen - before)
+    return {
+        "responses_scored": len(rewards),
+        "reward_mean": mean(rewards),
+        "reward_variance": pvariance(rewards) if rewards else None,
+        "regenerations": len(gains),
+        "gain_mean": mean(gains),
+    }
 
 
 def statistics(previous: list[Row], replay: list[Row], iteration: int) -> Row:

@@ -106,3 +106,25 @@ def test_settings_that_contradict_each_other(tmp_path: Path, overrides: list[str
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=str)
 def test_shipped_configurations_load(path: Path) -> None:
     assert load_config(path).name == path.stem
+
+
+def test_a_loss_asks_only_for_what_it_reads(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, GOOD.replace("{beta1: 0.1, beta2: 1.0}", "{loss: best_of_n}")))
+    assert (config.training.beta1, config.training.beta2) == (None, None)
+    with pytest.raises(ConfigError, match=r"training\.beta1: required, but not given"):
+        load_config(write(tmp_path, GOOD.replace("{beta1: 0.1, beta2: 1.0}", "{loss: wdpo, beta2: 1.0}")))
+
+
+PAIRS = ["prompts.pairs={}", "selection.selector=none"]
+
+
+def test_hypo_is_fixed_pairs_and_fresh_samples(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD.replace("beta2: 1.0", "loss: hypo, kl_coefficient: 0.1"))
+    assert load_config(file, PAIRS).training.kl_coefficient == 0.1
+    for overrides, message in (
+        ([], "regenerates pairs: set selection.selector=none"),
+        ([*PAIRS, "generation.ahead=true"], "leave generation.ahead out"),
+        ([*PAIRS, "training.kl_coefficient=null"], "training.kl_coefficient: required"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(file, overrides)

@@ -10,7 +10,8 @@ import pytest
 
 from optune_core import row_groups
 from optune_core.config.schema import Selection
-from optune_core.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, read_table, write_table
+from optune_core.history import HISTORY
+from optune_core.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only, read_table, write_table
 from optune_core.selection import select
 from optune_core.stages import replay, selection
 from optune_core.storage import ArtifactStore, Manifest, Ref, Work, open_objects
@@ -62,13 +63,15 @@ def answers(selected: list[Row], iteration: int) -> list[Row]:
     return rows
 
 
-def advance(store: ArtifactStore, previous: Ref, iteration: int) -> tuple[Manifest, Manifest, list[Row]]:
+def advance(
+    store: ArtifactStore, previous: Ref, iteration: int, selector: Any = "optune"
+) -> tuple[Manifest, Manifest, list[Row]]:
     """(selection, D_t, scored responses) of one iteration."""
     asked = selection.Spec(
-        selection=Selection(selector="optune", rho=0.4), seed=3, iteration=iteration, previous=previous.to_json()
+        selection=Selection(selector=selector, rho=0.4), seed=3, iteration=iteration, previous=previous.to_json()
     )
     selection.run(store, asked, lambda *_: None)
-    selected = found(store, selection.works(store, asked))
+    selected = committed(store, selection.works(store, asked))
     rows = answers(rows_of(store, selected.ref, "selection.parquet", PROMPTS), iteration)
     size = SHARD * SAMPLES
     shards = [rows[first : first + size] for first in range(0, len(rows), size)]
@@ -85,10 +88,10 @@ def advance(store: ArtifactStore, previous: Ref, iteration: int) -> tuple[Manife
         sampled_from=iteration,
     )
     replay.run(store, merged, lambda *_: None)
-    return selected, found(store, replay.works(store, merged)), rows
+    return selected, committed(store, replay.works(store, merged)), rows
 
 
-def found(store: ArtifactStore, works: list[Work]) -> Manifest:
+def committed(store: ArtifactStore, works: list[Work]) -> Manifest:
     manifest = store.find(works[0])
     assert manifest is not None
     return manifest
@@ -96,11 +99,17 @@ def found(store: ArtifactStore, works: list[Work]) -> Manifest:
 
 def test_iterations_equal_one_row_at_a_time(store: ArtifactStore) -> None:
     previous = put(store, "prompts", "train.parquet", prompts(), PROMPTS, 0)
-    before = [row | dict.fromkeys(REPLAY.names[4:]) | UNPAIRED for row in prompts()]
+    columns = only(REPLAY, *(name for name in REPLAY.names if name not in HISTORY))
+    before = [row | dict.fromkeys(columns.names[4:]) | UNPAIRED for row in prompts()]
+    answered = []
     for iteration in range(4):
         selected, merged, rows = advance(store, previous, iteration)
+        answered.append(rows)
         expected = naive.merge(before, rows, naive.best_against_worst, iteration, iteration)
-        assert rows_of(store, merged.ref, "replay.parquet", REPLAY) == expected
+        assert rows_of(store, merged.ref, "replay.parquet", columns) == expected
+        lived = [naive.history(row["prompt_id"], answered, naive.best_against_worst) for row in expected]
+        found = rows_of(store, merged.ref, "replay.parquet", only(REPLAY, *HISTORY))
+        assert found == [pytest.approx(row, abs=1e-12) for row in lived]
         metrics = dict(merged.metrics)
         assert metrics.pop("prompts") == PROMPTS_OF_RUN
         statuses = [row["status"] for row in expected]
@@ -114,13 +123,17 @@ def test_iterations_equal_one_row_at_a_time(store: ArtifactStore) -> None:
 UNPAIRED = {"status": "unpaired", "reason": "not_generated"}
 
 
-def test_the_selected_prompts_stand_in_the_order_of_the_replay_set(store: ArtifactStore) -> None:
+@pytest.mark.parametrize("selector", ["optune", "margin", "relative", "bandit"])
+def test_the_selected_prompts_stand_in_the_order_of_the_replay_set(store: ArtifactStore, selector: str) -> None:
     start = put(store, "prompts", "train.parquet", prompts(), PROMPTS, 0)
     everything, first, _ = advance(store, start, 0)
     assert rows_of(store, everything.ref, "selection.parquet", PROMPTS) == prompts()
-    some, _, _ = advance(store, first.ref, 1)
-    stored = rows_of(store, some.ref, "selection.parquet", PROMPTS)
-    table = read_table(store.fetch(first.ref) / "replay.parquet", REPLAY)
-    lowest = set(select(table, selector="optune", rho=0.4, seed=3, iteration=1).to_pylist())
-    assert len(lowest) == 41
-    assert stored == [row for row in prompts() if row["prompt_id"] in lowest]
+    previous = first.ref
+    for iteration in (1, 2):  # the second has a history to rank by
+        some, merged, _ = advance(store, previous, iteration, selector)
+        stored = rows_of(store, some.ref, "selection.parquet", PROMPTS)
+        table = read_table(store.fetch(previous) / "replay.parquet", REPLAY)
+        lowest = set(select(table, selector=selector, rho=0.4, seed=3, iteration=iteration).to_pylist())
+        assert len(lowest) == 41
+        assert stored == [row for row in prompts() if row["prompt_id"] in lowest]
+        previous = merged.ref

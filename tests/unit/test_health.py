@@ -52,3 +52,10 @@ def test_all_problems_are_said_at_once() -> None:
 
 def test_an_iteration_without_responses_is_healthy() -> None:
     check_health(replace(SOUND, prompts=0, responses=0, pairs=0, distinct=0, mean_tokens=0.0), LIMITS, 1)
+
+
+def test_online_samples_are_looked_at_though_they_make_no_pairs() -> None:
+    online = replace(SOUND, prompts=0, pairs=0, reasons={})
+    check_health(online, LIMITS, 1)
+    with pytest.raises(UnhealthyData, match="min_distinct"):
+        check_health(replace(online, distinct=1), LIMITS, 1)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from optune_core.losses import reward_weights, wdpo_loss
+from optune_core.losses import best_of_n_loss, hypo_loss, reverse_kl_losses, reward_weights, wdpo_loss
 
 POLICY_CHOSEN = torch.tensor([-10.0, -20.0])
 POLICY_REJECTED = torch.tensor([-12.0, -18.0])
@@ -81,3 +81,56 @@ def test_beta2_zero_is_half_of_trl_sigmoid_loss(beta1: float, trl_sigmoid_loss) 
     rewards = [torch.randn(16, generator=generator) for _ in range(2)]
     loss, _ = wdpo_loss(*logps, *rewards, beta1, 0.0)
     torch.testing.assert_close(loss, 0.5 * trl_sigmoid_loss(*logps, beta1))
+
+
+def test_best_of_n_is_a_mean_over_tokens() -> None:
+    chosen = POLICY_CHOSEN.clone().requires_grad_()
+    loss, metrics = best_of_n_loss(chosen, torch.tensor([5, 15]), CHOSEN_REWARDS)
+    assert loss.item() == pytest.approx((10 + 20) / (5 + 15))
+    assert metrics["logps/chosen"].item() == -15.0
+    assert metrics["rm/chosen"].item() == 1.5
+    loss.backward()
+    torch.testing.assert_close(chosen.grad, torch.tensor([-1 / 20, -1 / 20]))
+
+
+def test_hypo_equals_hand_computed_values() -> None:
+    # The pairs of wDPO's test, without weights: log-ratios +1 and −1, I = σ(0.5·2); 0 and +3, I = σ(0.5·−3).
+    # Online samples: log-ratios +2, −1 and 0, so a divergence of ⅓.
+    online = torch.tensor([-4.0, -6.0, -5.0])
+    reference = torch.tensor([-6.0, -5.0, -5.0])
+    loss, metrics = hypo_loss(
+        POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED, online, reference, 0.5, 0.3
+    )
+    dpo = -(math.log(sigmoid(1.0)) + math.log(sigmoid(-1.5))) / 2
+    assert loss.item() == pytest.approx(dpo + 0.3 / 3, rel=1e-6)
+    assert metrics["kl"].item() == pytest.approx(1 / 3)
+    assert metrics["rewards/margins"].item() == pytest.approx(0.5 * (2 - 3) / 2)
+
+
+def test_hypo_without_offline_gradient_pushes_down_what_the_policy_overrates() -> None:
+    online = torch.tensor([-4.0, -6.0, -5.0]).requires_grad_()
+    reference = torch.tensor([-6.0, -5.0, -5.0])
+    pairs = [POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED]
+    loss, _ = hypo_loss(*pairs, online, reference, 0.5, 0.3)
+    loss.backward()
+    # λ/3 times the log-ratio of each.
+    torch.testing.assert_close(online.grad, torch.tensor([0.2, -0.1, 0.0]))
+
+
+def test_the_score_function_gradient_is_that_of_the_divergence() -> None:
+    """Over all responses of a small world, each as often as the policy gives it: exact, where samples are noisy."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, generator=generator, dtype=torch.float64, requires_grad=True)
+    reference = torch.randn(7, generator=generator, dtype=torch.float64).log_softmax(0)
+    policy = logits.log_softmax(0)
+    divergence = (policy.exp() * (policy - reference)).sum()
+    (expected,) = torch.autograd.grad(divergence, logits, retain_graph=True)
+
+    losses, values = reverse_kl_losses(policy, reference)
+    often = policy.detach().exp()
+    (found,) = torch.autograd.grad((often * losses).sum(), logits)
+    torch.testing.assert_close(found, expected)
+    assert (often * values["kl"]).sum().item() == pytest.approx(divergence.item())
+    # What differentiating the log-ratio itself would give: nothing.
+    (naive,) = torch.autograd.grad((often * (logits.log_softmax(0) - reference)).sum(), logits)
+    torch.testing.assert_close(naive, torch.zeros(7, dtype=torch.float64), atol=1e-12, rtol=0)

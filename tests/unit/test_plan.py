@@ -144,6 +144,13 @@ def test_passes_of_training() -> None:
     assert train_seconds(optimizer="adamw_torch") == pytest.approx(4 * forward + rest * 1.0 + 2 * 11_000 * 8 / 1e5)
 
 
+def test_best_of_n_computes_one_response_and_no_reference() -> None:
+    # 10 prompt and 4 response tokens; attention 50 + 40 + 8.
+    forward = 8 * (2 * 10_000 * 14 + 2 * 1_000 * 4 + 80 * 98) / 2e6
+    rest = 2 * 11_000 * 20 / 1e5 + 11_000 * 14 / 1e5
+    assert train_seconds(loss="best_of_n") == pytest.approx(3 * forward + rest)
+
+
 def test_padding_and_a_prompt_twice_cost_more() -> None:
     whole = 2 * (2 * 11_000 * 18 + 80 * 162)  # 12 + 6 tokens, all with logits
     expected = 8 * whole * 4 / 2e6 + 2 * 11_000 * 20 / 1e5 + 11_000 * 14 / 1e5
@@ -263,6 +270,22 @@ def test_offline_and_full_runs_save_nothing() -> None:
         projection = project(config, workload_of(config, devices=8, prompts=1000), device)
         assert projection.iteration_speedup == projection.bound == 1.0
         assert (projection.full["generate"] > 0) == (name == "zephyr-7b-full")
+
+
+def test_hypo_is_not_projected() -> None:
+    overrides = ["training.loss=hypo", "training.kl_coefficient=0.1"]
+    config = load_config("configs/zephyr-7b-offline.yaml", overrides)
+    with pytest.raises(ConfigError, match="online samples is not known to the cost model"):
+        workload_of(config, devices=8, prompts=1000)
+
+
+def test_selectors_beyond_the_paper_save_as_much_as_its_own() -> None:
+    device = named_device("h100")
+    own, other = (
+        project(config, workload_of(config, devices=8), device).later
+        for config in (load_config(ZEPHYR, [f"selection.selector={name}"]) for name in ("optune", "bandit"))
+    )
+    assert own == other
 
 
 # ---------------------------------------------------------------- the fit

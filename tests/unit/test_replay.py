@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from optune_core import row_groups
 from optune_core.errors import ConservationError
+from optune_core.history import HISTORY
 from optune_core.pairs import as_given, best_against_worst
 from optune_core.replay import (
     PAIR_COLUMNS,
@@ -95,6 +96,14 @@ def whole(stream: Iterator[pa.Table]) -> pa.Table:
     return pa.concat_tables([REPLAY.empty_table(), *stream])
 
 
+def without_history(rows: list[Row]) -> list[Row]:
+    return [{name: value for name, value in row.items() if name not in HISTORY} for row in rows]
+
+
+def history_of(replay: pa.Table) -> list[Row]:
+    return replay.select(HISTORY).to_pylist()
+
+
 def pair_of(*candidates: Row) -> Row:
     (fresh,) = fresh_of(list(candidates))
     return fresh.to_pylist()[0]
@@ -129,7 +138,7 @@ def test_no_pair_has_a_named_reason(candidates: list[Row], reason: str) -> None:
     pair = pair_of(*candidates)
     assert pair.pop("reason") == reason
     assert pair.pop("prompt_id") == "a"
-    assert set(pair.values()) == {None}
+    assert {pair[name] for name in PAIR_COLUMNS} == {None}
 
 
 def test_iteration_0_gives_every_prompt_a_row() -> None:
@@ -157,6 +166,25 @@ def test_only_selected_prompts_change() -> None:
     third = advance(second, sampled({"c": [0.0, 1.0]}), iteration=2)
     assert third["status"].to_pylist() == ["reused", "reused", "regenerated"]
     assert third["reason"].to_pylist() == [None, None, None]
+
+
+def test_history_by_hand() -> None:
+    replay = advance(empty_replay(prompts("a", "b", "c")), sampled({"a": [1.0, 3.0], "b": [2.0, None]}))
+    nothing = {"responses_scored": 0, "reward_mean": None, "reward_variance": None}
+    never = {"regenerations": 0, "gain_mean": None}
+    assert history_of(replay) == [
+        {"responses_scored": 2, "reward_mean": 2.0, "reward_variance": 1.0} | never,  # nobody gains on nothing
+        {"responses_scored": 1, "reward_mean": 2.0, "reward_variance": 0.0} | never,
+        nothing | never,
+    ]
+    replay = advance(replay, sampled({"a": [8.0, 4.0], "b": [4.0, 6.0]}), iteration=1)
+    assert history_of(replay) == [
+        {"responses_scored": 4, "reward_mean": 4.0, "reward_variance": 6.5, "regenerations": 1, "gain_mean": 5.0},
+        {"responses_scored": 3, "reward_mean": 4.0, "reward_variance": pytest.approx(8 / 3)} | never,
+        nothing | never,
+    ]
+    replay = advance(replay, sampled({"a": [4.0, 4.0], "b": [3.0, 1.0]}), iteration=2)  # a in vain, b for the worse
+    assert [(row["regenerations"], row["gain_mean"]) for row in history_of(replay)] == [(2, 2.5), (1, -3.0), (0, None)]
 
 
 def test_a_prompt_left_without_a_pair_keeps_its_reason_until_it_is_regenerated() -> None:
@@ -243,16 +271,19 @@ def candidates_of(answers: dict[str, list[tuple[float | None, str, str]]]) -> li
 @settings(deadline=None, max_examples=300)
 @given(rounds=st.lists(ROUND, min_size=1, max_size=4), group=st.integers(1, 12))
 def test_streams_in_columns_equal_one_row_at_a_time(rounds: list[Any], group: int) -> None:
-    replay = empty_replay(prompts(*PROMPT_IDS))
+    replay, all_candidates = empty_replay(prompts(*PROMPT_IDS)), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_groups, "ROW_GROUP", group)  # so that groups cut prompts anywhere
         for iteration, answers in enumerate(rounds):
             before, candidates = replay, candidates_of(answers)
+            all_candidates.append(candidates)
             replay = advance(before, candidates, iteration)
             expected = naive.merge(
                 before.to_pylist(), candidates, naive.best_against_worst, iteration, sampled_from=iteration - 1
             )
-            assert replay.to_pylist() == expected
+            assert without_history(replay.to_pylist()) == without_history(expected)
+            lived = [naive.history(i, all_candidates, naive.best_against_worst) for i in PROMPT_IDS]
+            assert history_of(replay) == [pytest.approx(row, abs=1e-12) for row in lived]
             found = replay_statistics(before["chosen_reward"], without_texts(replay), iteration)
             assert found == pytest.approx(naive.statistics(before.to_pylist(), expected, iteration), abs=1e-12)
 
@@ -264,7 +295,11 @@ def test_given_pairs_in_columns_equal_one_row_at_a_time(answers: Any, group: int
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_groups, "ROW_GROUP", group)
         replay = advance(start, candidates, rule=as_given)
-    assert replay.to_pylist() == naive.merge(start.to_pylist(), candidates, naive.as_given, 0, -1)
+    expected = naive.merge(start.to_pylist(), candidates, naive.as_given, 0, -1)
+    assert without_history(replay.to_pylist()) == without_history(expected)
+    assert history_of(replay) == [
+        pytest.approx(naive.history(i, [candidates], naive.as_given), abs=1e-12) for i in PROMPT_IDS
+    ]
 
 
 @settings(deadline=None)
