@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optune_core.reports.facts import IterationFacts, Responses, Row, RunFacts
+from optune_core.reports.words import percent, signed
 
 MAX_LENGTH_DRIFT = 0.2
 MAX_LENGTH_CORRELATION = 0.5
@@ -68,7 +69,7 @@ def fewer_distinct(run: RunFacts) -> Iterator[Warning]:
     if before - after > MAX_DISTINCT_LOSS:
         yield Warning(
             "Answers become alike",
-            f"{_percent(before)} of the held-out answers of π_0 are different ones, {_percent(after)} of the last "
+            f"{percent(before, 0)} of the held-out answers of π_0 are different ones, {percent(after, 0)} of the last "
             "policy's, while the proxy rises.",
             f"The share of distinct answers falls by more than {100 * MAX_DISTINCT_LOSS:.0f} points: a sign of reward "
             "hacking or of collapse.",
@@ -89,7 +90,7 @@ def length_drift(run: RunFacts) -> Iterator[Warning]:
         yield Warning(
             "Length drift",
             f"The mean length of {what} went from {before:.1f} to {after:.1f} tokens ({100 * drift:+.0f} %).",
-            f"More than {_percent(MAX_LENGTH_DRIFT)} from the first to the last. A reward that favours length, or its "
+            f"More than {percent(MAX_LENGTH_DRIFT, 0)} from the first to the last. A reward that favours length, or its "
             "absence, is learned before anything else.",
         )
 
@@ -116,8 +117,8 @@ def weak_reward_model(run: RunFacts) -> Iterator[Warning]:
         return
     yield Warning(
         "Reward model no better than length",
-        f"Accuracy {_percent(model['accuracy/held_out'])} on {model['held_out_pairs']} held-out pairs; the length alone "
-        f"has {_percent(model['accuracy/length_only'])}.",
+        f"Accuracy {percent(model['accuracy/held_out'], 0)} on {model['held_out_pairs']} held-out pairs; the length alone "
+        f"has {percent(model['accuracy/length_only'], 0)}.",
         "The accuracy is not above that of always preferring the longer (or always the shorter) response.",
     )
 
@@ -130,7 +131,7 @@ def dropped_prompts(run: RunFacts) -> Iterator[Warning]:
         yield Warning(
             f"Dropped prompts in iteration {each.iteration}",
             f"{sum(reasons.values())} of {each.selected} regenerated prompts have no fresh pair: {named}.",
-            f"More than {_percent(MAX_DROPPED)} of the regenerated prompts.",
+            f"More than {percent(MAX_DROPPED, 0)} of the regenerated prompts.",
         )
 
 
@@ -141,7 +142,7 @@ def tied_rewards(run: RunFacts) -> Iterator[Warning]:
             f"Ties in iteration {each.iteration}",
             f"All usable responses have the same reward in {_reasons(each)['tied']} of {each.selected} regenerated "
             "prompts.",
-            f"More than {_percent(MAX_TIED)} of them: the reward is too coarse, or the responses too alike.",
+            f"More than {percent(MAX_TIED, 0)} of them: the reward is too coarse, or the responses too alike.",
         )
 
 
@@ -153,10 +154,10 @@ def truncated_responses(run: RunFacts) -> Iterator[Warning]:
         share, worst = max(many, key=lambda row: row[0])
         yield Warning(
             "Truncated responses",
-            f"{_percent(share)} of the fresh responses of iteration {worst.iteration} are cut at "
+            f"{percent(share, 0)} of the fresh responses of iteration {worst.iteration} are cut at "
             f"generation.max_tokens = {run.config['generation']['max_tokens']}; beyond the limit in {len(many)} of "
             f"{len(rows)} iterations.",
-            f"More than {_percent(MAX_TRUNCATED)} of the fresh responses. Raise generation.max_tokens, or set "
+            f"More than {percent(MAX_TRUNCATED, 0)} of the fresh responses. Raise generation.max_tokens, or set "
             "generation.truncated=drop.",
         )
 
@@ -169,8 +170,8 @@ def few_effective_pairs(run: RunFacts) -> Iterator[Warning]:
         share, worst = min(low, key=lambda row: row[0])
         yield Warning(
             "Few effective pairs",
-            f"The weights R of iteration {worst.iteration} are worth {_percent(share)} of its pairs.",
-            f"(ΣR)²/ΣR² is below {_percent(MIN_EFFECTIVE_SHARE)} of the pairs. That happens only where the reward "
+            f"The weights R of iteration {worst.iteration} are worth {percent(share, 0)} of its pairs.",
+            f"(ΣR)²/ΣR² is below {percent(MIN_EFFECTIVE_SHARE, 0)} of the pairs. That happens only where the reward "
             "contradicts many of the given preferences: otherwise R ≥ ½ and the share is at least 8/9.",
         )
 
@@ -227,8 +228,4 @@ def _rises(change: Row | None) -> bool:
 
 def _change(change: Row | None) -> str:
     assert change is not None
-    return f"{change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}]"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{signed(change['difference'])} [{signed(change['low'])}, {signed(change['high'])}]"
