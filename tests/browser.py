@@ -1,4 +1,4 @@
-"""A page in headless Chromium, driven over its DevTools protocol: what a reader's browser does with it."""
+"""A real headless Chromium, driven by its own DevTools protocol: keys are pressed and pages are looked at."""
 
 from __future__ import annotations
 
@@ -7,118 +7,142 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_SECONDS = 30.0
+_CODES = {"Enter": 13, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
+_TEXTS = {"Enter": "\r"}
 
 
-class Page:
-    """A tab."""
+class Browser:
+    """One Chromium with a profile of its own: its cookies are kept when it is closed and started again."""
 
-    def __init__(self, socket: ClientConnection) -> None:
-        self._socket = socket
-        self._number = 0
-        self.complaints: list[str] = []
-        """Console errors, uncaught exceptions and failed or forbidden requests, since the start."""
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def show(self, file: Path, *, width: int, dark: bool = False) -> None:
-        """Load a file at a width in CSS pixels; a phone's touch screen below 600."""
-        self.call(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=844,
-            deviceScaleFactor=2 if width < 600 else 1,
-            mobile=width < 600,
+    def __init__(self, profile: Path) -> None:
+        chromium = shutil.which("chromium") or shutil.which("google-chrome")
+        if chromium is None:
+            pytest.skip("no Chromium is installed")
+        profile.mkdir(exist_ok=True)
+        port = profile / "DevToolsActivePort"
+        port.unlink(missing_ok=True)
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+        self._process = subprocess.Popen(
+            [chromium, *flags, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=file.absolute().as_uri())
-        deadline = time.monotonic() + 30
-        while self.run("document.readyState") != "complete" or self.run("location.href") == "about:blank":
-            assert time.monotonic() < deadline, "the page does not load"
+        deadline = time.monotonic() + _SECONDS
+        while not (port.exists() and port.read_text().count("\n")):
+            assert time.monotonic() < deadline and self._process.poll() is None, "Chromium did not start"
             time.sleep(0.05)
+        number, path = port.read_text().split()
+        self._socket = connect(f"ws://127.0.0.1:{number}{path}", max_size=None, proxy=None)
+        self._calls = 0
+        self._session: str | None = None
+        self.complaints: list[str] = []
+        """Errors and warnings of the console, uncaught exceptions, and requests to a network, since the start."""
+        (page,) = [each for each in self._call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
+        self._session = self._call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
+        for domain in ("Runtime", "Log", "Network"):
+            self._call(f"{domain}.enable")
 
-    def run(self, script: str) -> Any:
-        """The value of a JavaScript expression, from outside the page and so whatever it allows itself."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+    def __enter__(self) -> Browser:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._session = None
+        self._call("Browser.close")
+        self._socket.close()
+        self._process.wait(_SECONDS)
+
+    def open(self, url: str) -> None:
+        """Go to a page."""
+        self._call("Page.navigate", url=url)
+        self.wait("location.href != 'about:blank'")
+
+    def press(self, *keys: str) -> None:
+        """Press keys, one after the other."""
+        for key in keys:
+            self._call("Input.dispatchKeyEvent", type="keyDown", **_key(key))
+            self._call("Input.dispatchKeyEvent", type="keyUp", **_key(key))
+
+    def hold(self, key: str) -> None:
+        """What a key does that is still held down."""
+        self._call("Input.dispatchKeyEvent", type="keyDown", autoRepeat=True, **_key(key))
+
+    def type(self, text: str) -> None:
+        """Write into what has the focus."""
+        self._call("Input.insertText", text=text)
+
+    def value(self, expression: str) -> Any:
+        """What a JavaScript expression gives in the page."""
+        answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def picture(self, file: Path) -> None:
-        """A screenshot of the whole page."""
-        shot = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        file.write_bytes(base64.b64decode(shot["data"]))
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """A call of the protocol."""
-        self._number += 1
-        self._socket.send(json.dumps({"id": self._number, "method": method, "params": params}))
+    def wait(self, expression: str) -> None:
+        """Until the page is loaded and an expression is true; a page that is just being replaced has no answer."""
+        deadline = time.monotonic() + _SECONDS
         while True:
-            message = json.loads(self._socket.recv(timeout=60))
-            self._note(message)
-            if message.get("id") == self._number:
-                assert "error" not in message, message
-                result: dict[str, Any] = message["result"]
+            try:
+                if self.value(f"document.readyState == 'complete' && Boolean({expression})"):
+                    return
+            except AssertionError:
+                pass
+            assert time.monotonic() < deadline, f"{expression} did not become true; the page: {self.text()}"
+            time.sleep(0.02)
+
+    def text(self) -> str:
+        """What can be read on the page."""
+        text: str = self.value("document.body.innerText")
+        return text
+
+    def source(self) -> str:
+        """The page as the server sent it and scripts left it."""
+        html: str = self.value("document.documentElement.outerHTML")
+        return html
+
+    def show(self, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
+        """Take on a size, in CSS pixels, and a colour scheme."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        self._call("Emulation.setTouchEmulationEnabled", enabled=phone)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def screenshot(self, file: Path, *, whole: bool = False) -> None:
+        """What is seen, or the whole page, as PNG."""
+        picture = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+        file.write_bytes(base64.b64decode(picture))
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        self._calls += 1
+        message: dict[str, Any] = {"id": self._calls, "method": method, "params": params}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        self._socket.send(json.dumps(message))
+        while True:
+            answer: dict[str, Any] = json.loads(self._socket.recv(timeout=_SECONDS))
+            self._hear(answer.get("method"), answer.get("params", {}))
+            if answer.get("id") == self._calls:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
                 return result
 
-    def _note(self, message: dict[str, Any]) -> None:
-        method, params = message.get("method"), message.get("params", {})
-        if method == "Runtime.exceptionThrown" or (
-            method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning")
+    def _hear(self, event: str | None, about: dict[str, Any]) -> None:
+        if event == "Runtime.exceptionThrown" or (
+            event == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning")
         ):
-            self.complaints.append(json.dumps(params))
-        elif method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(params["entry"]["text"])
-        elif method == "Network.requestWillBeSent" and not params["request"]["url"].startswith(("file:", "data:")):
-            self.complaints.append(f"request of {params['request']['url']}")
+            self.complaints.append(json.dumps(about))
+        elif event == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(about["entry"]["text"])
+        elif event == "Network.requestWillBeSent" and not about["request"]["url"].startswith(("file:", "data:")):
+            self.complaints.append(f"request of {about['request']['url']}")
 
 
-@contextmanager
-def open_page(folder: Path) -> Iterator[Page]:
-    """A tab of a browser of its own, whose profile is below `folder`. Skips the test where there is no browser."""
-    browser = next(filter(None, map(shutil.which, _NAMES)), None)
-    if browser is None:
-        pytest.skip(f"no browser here: none of {', '.join(_NAMES)} is installed")
-    profile = folder / "profile"
-    process = subprocess.Popen(
-        [
-            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
-            *("--no-first-run", "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        with connect(_tab(profile, process), max_size=None) as socket:
-            yield Page(socket)
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _tab(profile: Path, process: subprocess.Popen[bytes]) -> str:
-    """Address of the first tab's socket."""
-    from urllib.request import urlopen
-
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the browser does not start"
-        try:
-            port = (profile / "DevToolsActivePort").read_text().splitlines()[0]
-            with urlopen(f"http://127.0.0.1:{port}/json/list") as answer:
-                tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
-            if tabs:
-                address: str = tabs[0]["webSocketDebuggerUrl"]
-                return address
-        except (OSError, IndexError):
-            pass
-        time.sleep(0.1)
-    raise AssertionError("the browser opens no tab")
+def _key(key: str) -> dict[str, Any]:
+    if key in _CODES:
+        return {"key": key, "windowsVirtualKeyCode": _CODES[key], "text": _TEXTS.get(key, "")}
+    return {"key": key, "windowsVirtualKeyCode": ord(key.upper()), "text": key}
