@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from optune_core.reports.facts import Rewards, Row, RunFacts
 from optune_core.reports.svg import Chart, Points, short, spread
-from optune_core.reports.words import percent, signed
+from optune_core.reports.words import percent, policy, signed
 
 PAPER_SHARES = {"generate": 0.718, "score": 0.001, "train": 0.281}
 """Table 1: full online DPO."""
@@ -58,10 +58,10 @@ def held_out_figure(run: RunFacts, reward: str) -> Markup:
     rows = [(each.iteration, each.change[reward]) for each in run.held_out if reward in each.change]
     bounds = [row[end] for _, row in rows for end in ("low", "high")]
     chart = Chart(
-        f"Held-out {reward} reward by policy, change from π_0",
+        f"Held-out {reward} reward by policy, change from π₀",
         x=(-0.25, rows[-1][0] + 0.25),
         y=spread(bounds, include=[0.0]),
-        x_ticks=_whole(rows[-1][0], lambda t: f"π{t}"),
+        x_ticks=_whole(rows[-1][0], policy),
     )
     style = "c1" if reward == "proxy" else "c4"
     chart.level(0.0)
@@ -69,7 +69,7 @@ def held_out_figure(run: RunFacts, reward: str) -> Markup:
         chart.interval(t, row["low"], row["high"], style)
     points = [(float(t), float(row["difference"])) for t, row in rows]
     chart.line(points, style)
-    chart.dots(points, style, [f"π{t}: {signed(row['difference'])}" for t, row in rows])
+    chart.dots(points, style, [f"{policy(t)}: {signed(row['difference'])}" for t, row in rows])
     return chart.draw()
 
 
@@ -85,7 +85,8 @@ def gain_figure(run: RunFacts) -> Markup:
     for t, (bottom, top) in rows:
         chart.bar((t - 0.3, t - 0.02), (0, bottom), "c1", f"t = {t}, bottom half: {signed(bottom, 2)}")
         chart.bar((t + 0.02, t + 0.3), (0, top), "c4", f"t = {t}, top half: {signed(top, 2)}")
-    chart.level(0.0, "axis")
+    if chart.y[0] < 0:
+        chart.level(0.0, "axis")
     return chart.draw()
 
 

@@ -4,6 +4,7 @@ the page forbids itself scripts and the network."""
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,8 @@ from optune_core.reports import figures
 from optune_core.reports.analysis import analyse
 from optune_core.reports.examples import most_changed
 from optune_core.reports.facts import Example, IterationFacts, Row, RunFacts
-from optune_core.reports.render import change_text
 from optune_core.reports.warnings import Warning, find_warnings
-from optune_core.reports.words import duration, number, percent, signed
+from optune_core.reports.words import duration, number, percent, policy, signed
 from optune_core.storage import ArtifactStore, Ledger
 
 _TEXT_BUDGET = 150_000
@@ -107,7 +107,7 @@ def headline(run: RunFacts) -> list[Tile]:
     for reward, change in run.overall.items():
         if change["difference"] is not None:
             detail = f"{number(change['before'])} → {number(change['after'])}"
-            about = f"π0 → π{last}, {change['prompts']} prompts"
+            about = f"{policy(0)} → {policy(last)}, {change['prompts']} prompts"
             interval = f"95 % [{signed(change['low'])}, {signed(change['high'])}]"
             tiles.append(Tile(f"Held-out {reward}", signed(change["difference"]), f"{interval}; {detail}; {about}"))
     for record in _latest(run.comparisons):
@@ -116,7 +116,7 @@ def headline(run: RunFacts) -> list[Tile]:
             Tile(
                 f"Win score, {record['name']}",
                 number(metrics["win_score"], 1),
-                f"95 % [{number(metrics['low'], 1)}, {number(metrics['high'], 1)}]; π{record['iteration']} against "
+                f"95 % [{number(metrics['low'], 1)}, {number(metrics['high'], 1)}]; {policy(record['iteration'])} against "
                 f"{record['baseline']}, judge {record['judge']}; 50 is even",
             )
         )
@@ -144,7 +144,7 @@ def settings(run: RunFacts) -> list[tuple[str, str]]:
     prompts, reward, gold = config["prompts"], config["reward"], config["evaluation"]["gold"]
     chosen = selection["selector"]
     rows = [
-        ("policy π0", config["policy"]["model"]),
+        ("policy π₀", config["policy"]["model"]),
         ("prompts", f"{prompts['sample'] or 'all'} to train on, {prompts['held_out']} held out, seed {config['seed']}"),
         ("selection", chosen if chosen in ("all", "none") else f"{chosen}, ρ = {selection['rho']:g}"),
         (
@@ -155,7 +155,7 @@ def settings(run: RunFacts) -> list[tuple[str, str]]:
         ("reward", f"{reward['type']}: {reward.get('model') or reward.get('function')}"),
         (
             "loss",
-            f"β1 = {training['beta1']:g}, β2 = {training['beta2']:g}"
+            f"β₁ = {training['beta1']:g}, β₂ = {training['beta2']:g}"
             f"{' (DPO, halved)' if training['beta2'] == 0 else ''}, reference {training['reference']}",
         ),
         (
@@ -201,7 +201,12 @@ def difference(change: Row | None) -> str:
     """A change with its 95 % interval."""
     if change is None or change["difference"] is None:
         return "–"
-    return f"{signed(change['difference'])} [{signed(change['low'])}, {signed(change['high'])}]".replace("-", "−")
+    return minus(f"{signed(change['difference'])} [{signed(change['low'])}, {signed(change['high'])}]")
+
+
+def minus(text: str) -> str:
+    """A text whose negative numbers have a minus sign, as wide as a plus."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 
 def _latest(comparisons: list[Row]) -> list[Row]:
@@ -230,12 +235,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": lambda value, digits=3: number(value, digits).replace("-", "−"),
-        "signed": lambda value, digits=3: signed(value, digits).replace("-", "−"),
+        "number": lambda value, digits=3: minus(number(value, digits)),
+        "signed": lambda value, digits=3: minus(signed(value, digits)),
         "percent": percent,
         "duration": duration,
-        "change": lambda change: change_text(change).replace("-", "−"),
-        "minus": lambda text: text.replace("-", "−"),
+        "minus": minus,
+        "policy": policy,
         "difference": difference,
         "latest": _latest,
         "clip": clip,

@@ -57,8 +57,8 @@ def iteration_markdown(store: ArtifactStore, run: str, record: Row) -> str:
     return "\n".join(lines)
 
 
-def run_markdown(summary: Row) -> str:
-    """The run's table."""
+def run_markdown(summary: Row, page: str) -> str:
+    """The run's table, and where its page stands."""
     rows = summary["iterations"]
     header = ["iteration", "regenerated", "reused", "held-out proxy", "held-out gold", "seconds", "speed-up"]
     lines = [f"# {summary['run']}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
@@ -76,6 +76,7 @@ def run_markdown(summary: Row) -> str:
     overall = summary["overall"]
     lines += ["", *[f"**{reward}, π₀ → π_{len(rows)}**: {change_text(overall[reward])}" for reward in overall]]
     lines += ["", f"Policy `{summary['policy']['key']}`, replay set `{summary['replay']['key']}`."]
+    lines += ["", f"Full report: `{page}` (`optune report {summary['run']}` writes it anew)."]
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from markupsafe import Markup
 
 WIDTH = 360
-_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 12, 14, 32
+_LEFT, _RIGHT, _TOP, _BOTTOM = 42, 18, 10, 32
 
 Range = tuple[float, float]
 Points = Sequence[tuple[float, float]]
@@ -155,13 +155,13 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def spread(values: Sequence[float], *, include: Sequence[float] = (), margin: float = 0.06) -> Range:
-    """An axis that holds all values, with a margin; never empty."""
+    """An axis that holds all values, never empty; with a margin, but not beyond a bound that is only included."""
     low, high = min([*values, *include], default=0.0), max([*values, *include], default=1.0)
     if high - low < 1e-9 * max(1.0, abs(high)):
         half = max(abs(high) * 0.1, 0.5)
         return low - half, high + half
     extra = margin * (high - low)
-    return low - extra, high + extra
+    return low - extra * (low not in include), high + extra * (high not in include)
 
 
 def short(value: float) -> str:

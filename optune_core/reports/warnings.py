@@ -69,7 +69,7 @@ def fewer_distinct(run: RunFacts) -> Iterator[Warning]:
     if before - after > MAX_DISTINCT_LOSS:
         yield Warning(
             "Answers become alike",
-            f"{percent(before, 0)} of the held-out answers of π_0 are different ones, {percent(after, 0)} of the last "
+            f"{percent(before, 0)} of the held-out answers of π₀ are different ones, {percent(after, 0)} of the last "
             "policy's, while the proxy rises.",
             f"The share of distinct answers falls by more than {100 * MAX_DISTINCT_LOSS:.0f} points: a sign of reward "
             "hacking or of collapse.",

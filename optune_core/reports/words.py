@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """With a fixed number of decimals."""
@@ -23,3 +25,8 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def policy(iteration: int) -> str:
+    """π with the iteration's number as a subscript."""
+    return "π" + str(iteration).translate(_SUBSCRIPTS)
