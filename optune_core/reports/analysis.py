@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from optune_core.replay import trainable
-from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Responses, Rewards, Row, RunFacts
+from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Responses, Row, RunFacts
 from optune_core.reports.standing import progress, require_run, standing
 from optune_core.reports.statistics import correlation, half_gains, pair_numbers
 from optune_core.reports.summary import held_out_change, summarise
@@ -81,14 +81,15 @@ def pair_facts(replay: pa.Table, beta2: float, min_reward_gap: float | None) -> 
         min_reward_gap: as `training.min_reward_gap`.
     """
     pairs = trainable(replay)
-    columns: list[Rewards] = [
+    chosen, rejected, chosen_tokens, rejected_tokens = (
         pairs[name].to_numpy().astype(np.float64)
         for name in ("chosen_reward", "rejected_reward", "chosen_tokens", "rejected_tokens")
-    ]
-    gaps = columns[0] - columns[1]
+    )
+    gaps = chosen - rejected
     trained = gaps if min_reward_gap is None else gaps[gaps >= min_reward_gap]
     made = {entry["values"]: entry["counts"] for entry in pc.value_counts(pairs["generated_at"]).to_pylist()}
-    return PairFacts(*columns, made=made, weights=1 / (1 + np.exp(-beta2 * trained)))
+    weights = 1 / (1 + np.exp(-beta2 * trained))
+    return PairFacts(chosen, rejected, chosen_tokens, rejected_tokens, made, weights)
 
 
 def correlations(pairs: PairFacts) -> dict[str, float | None]:

@@ -59,7 +59,10 @@ def most_changed(store: ArtifactStore, ledger: Ledger, count: int = _COUNT) -> t
         )
     gains, losses = ranked_changes(first, last, count)
     histories = _histories(files, ids.take(pa.array([*gains, *losses])))
-    examples = [replace(histories[ids[row].as_py()], first=float(first[row]), last=float(last[row])) for row in (*gains, *losses)]
+    examples = [
+        replace(histories[ids[row].as_py()], first=float(first[row]), last=float(last[row]))
+        for row in (*gains, *losses)
+    ]
     return examples[: len(gains)], examples[len(gains) :]
 
 

@@ -48,7 +48,9 @@ def time_figure(run: RunFacts) -> Markup:
     for index, (name, shares) in enumerate(rows):
         reached = 0.0
         for number, (stage, share) in enumerate(shares.items(), start=1):
-            chart.bar((reached, reached + share), (-index - 0.32, -index + 0.32), f"c{number}", _tip(name, stage, share))
+            chart.bar(
+                (reached, reached + share), (-index - 0.32, -index + 0.32), f"c{number}", _tip(name, stage, share)
+            )
             reached += share
     return chart.draw()
 
@@ -211,13 +213,19 @@ def thinned(values: Rewards, most: int) -> list[tuple[float, float]]:
     """(step, value), steps from 1; where there are more than `most`, means of as many neighbours as it takes."""
     width = max(1, -(-len(values) // most))
     cuts = range(0, len(values), width)
-    return [(first + (len(part) + 1) / 2, float(part.mean())) for first in cuts if len(part := values[first : first + width])]
+    return [
+        (first + (len(part) + 1) / 2, float(part.mean()))
+        for first in cuts
+        if len(part := values[first : first + width])
+    ]
 
 
 def _ridges(title: str, rows: Sequence[tuple[int, list[Rewards]]], styles: list[str]) -> Markup:
     """Histograms over one axis, a row an iteration; each row is scaled to its own highest bin."""
     everything = np.concatenate([values for _, columns in rows for values in columns])
-    low, high = spread(everything.tolist() if len(everything) < 2 else [float(everything.min()), float(everything.max())])
+    low, high = spread(
+        everything.tolist() if len(everything) < 2 else [float(everything.min()), float(everything.max())]
+    )
     edges = np.linspace(low, high, _BINS + 1)
     chart = Chart(
         title,
@@ -261,4 +269,3 @@ def _whole(last: int, text: Callable[[int], str], first: int = 0) -> list[tuple[
 
 def _tip(name: str, stage: str, share: float) -> str:
     return f"{name}, {stage}: {percent(share)}"
-

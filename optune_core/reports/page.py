@@ -18,6 +18,7 @@ from optune_core.reports import figures
 from optune_core.reports.analysis import analyse
 from optune_core.reports.examples import most_changed
 from optune_core.reports.facts import Example, IterationFacts, Row, RunFacts
+from optune_core.reports.summary import held_out_difference
 from optune_core.reports.warnings import Warning, find_warnings
 from optune_core.reports.words import duration, number, percent, policy, signed
 from optune_core.storage import ArtifactStore, Ledger
@@ -43,6 +44,8 @@ class RunPage:
     facts: RunFacts
     gains: list[Example]
     losses: list[Example]
+    against_first: Row
+    """Held-out difference to the first run of the page (`held_out_difference`); empty for that one."""
 
     @cached_property
     def warnings(self) -> list[Warning]:
@@ -84,18 +87,30 @@ def report(store: ArtifactStore, runs: Sequence[str]) -> str:
         OptuneError: there is no such run.
         CorruptArtifact: a file of a run is not what was committed.
     """
-    facts = [analyse(store, run) for run in dict.fromkeys(runs)]
-    return render_page([RunPage(run, *most_changed(store, Ledger(store.objects, run.run))) for run in facts])
+    names = list(dict.fromkeys(runs))
+    facts = [analyse(store, run) for run in names]  # all of them first: a run may be unknown
+    first, *others = (Ledger(store.objects, run) for run in names)
+    differences = [{}, *(held_out_difference(store, first, other) for other in others)]
+    return render_page(
+        [
+            RunPage(run, *most_changed(store, ledger), against_first=difference)
+            for run, ledger, difference in zip(facts, (first, *others), differences, strict=True)
+        ]
+    )
 
 
 def render_page(runs: Sequence[RunPage]) -> str:
     """HTML."""
-    page: str = _environment().get_template("report.html").render(
-        runs=runs,
-        facts=[run.facts for run in runs],
-        differing=differing_settings([run.facts for run in runs]),
-        made=_date(time.time()),
-        version=__version__,
+    page: str = (
+        _environment()
+        .get_template("report.html")
+        .render(
+            runs=runs,
+            facts=[run.facts for run in runs],
+            differing=differing_settings([run.facts for run in runs]),
+            made=_date(time.time()),
+            version=__version__,
+        )
     )
     return page
 
@@ -116,8 +131,8 @@ def headline(run: RunFacts) -> list[Tile]:
             Tile(
                 f"Win score, {record['name']}",
                 number(metrics["win_score"], 1),
-                f"95 % [{number(metrics['low'], 1)}, {number(metrics['high'], 1)}]; {policy(record['iteration'])} against "
-                f"{record['baseline']}, judge {record['judge']}; 50 is even",
+                f"95 % [{number(metrics['low'], 1)}, {number(metrics['high'], 1)}]; {policy(record['iteration'])} "
+                f"against {record['baseline']}, judge {record['judge']}; 50 is even",
             )
         )
     if run.iterations:
@@ -150,7 +165,8 @@ def settings(run: RunFacts) -> list[tuple[str, str]]:
         (
             "sampling",
             f"{generation['samples']} responses a prompt, T = {generation['temperature']:g}, "
-            f"top_p = {generation['top_p']:g}, at most {generation['max_tokens']} tokens, {generation['engine']['type']}",
+            f"top_p = {generation['top_p']:g}, at most {generation['max_tokens']} tokens, "
+            f"{generation['engine']['type']}",
         ),
         ("reward", f"{reward['type']}: {reward.get('model') or reward.get('function')}"),
         (
@@ -180,7 +196,7 @@ def differing_settings(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
     """Fields of the configurations that are not equal in all runs, with each run's value."""
     flat = [dict(_leaves(run.config)) for run in runs]
     names = sorted({name for leaves in flat for name in leaves} - {"name"})
-    values = [(name, [json.dumps(leaves.get(name), ensure_ascii=False) for leaves in flat]) for name in names]
+    values = [(name, [_written(leaves.get(name)) for leaves in flat]) for name in names]
     return [(name, row) for name, row in values if len(set(row)) > 1]
 
 
@@ -216,10 +232,12 @@ def _latest(comparisons: list[Row]) -> list[Row]:
 
 def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
     if isinstance(value, Mapping):
-        return [
-            leaf for key, part in value.items() for leaf in _leaves(part, f"{path}.{key}" if path else str(key))
-        ]
+        return [leaf for key, part in value.items() for leaf in _leaves(part, f"{path}.{key}" if path else str(key))]
     return [(path, value)]
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _date(moment: float) -> str:

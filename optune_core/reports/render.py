@@ -48,7 +48,8 @@ def iteration_markdown(store: ArtifactStore, run: str, record: Row) -> str:
         "|---|---|",
         *[f"| {stage} | {number(seconds, 1)} |" for stage, seconds in timing.items()],
         "",
-        f"Speed-up over regenerating every prompt: **{number(saved['speedup'], 2)}×** (bound {number(saved['bound'], 2)}×).",
+        f"Speed-up over regenerating every prompt: **{number(saved['speedup'], 2)}×** "
+        f"(bound {number(saved['bound'], 2)}×).",
         "",
         f"![rewards]({reward_picture(replay)})",
         f"![ages]({age_picture(replay, t)})",

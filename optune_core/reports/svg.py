@@ -171,8 +171,6 @@ def short(value: float) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
-
-
 def _labelled(axis: Range) -> list[tuple[float, str]]:
     return [(value, short(value)) for value in ticks(*axis)]
 

@@ -90,8 +90,8 @@ def length_drift(run: RunFacts) -> Iterator[Warning]:
         yield Warning(
             "Length drift",
             f"The mean length of {what} went from {before:.1f} to {after:.1f} tokens ({100 * drift:+.0f} %).",
-            f"More than {percent(MAX_LENGTH_DRIFT, 0)} from the first to the last. A reward that favours length, or its "
-            "absence, is learned before anything else.",
+            f"More than {percent(MAX_LENGTH_DRIFT, 0)} from the first to the last. A reward that favours length, or "
+            "its absence, is learned before anything else.",
         )
 
 
@@ -117,8 +117,8 @@ def weak_reward_model(run: RunFacts) -> Iterator[Warning]:
         return
     yield Warning(
         "Reward model no better than length",
-        f"Accuracy {percent(model['accuracy/held_out'], 0)} on {model['held_out_pairs']} held-out pairs; the length alone "
-        f"has {percent(model['accuracy/length_only'], 0)}.",
+        f"Accuracy {percent(model['accuracy/held_out'], 0)} on {model['held_out_pairs']} held-out pairs; the length "
+        f"alone has {percent(model['accuracy/length_only'], 0)}.",
         "The accuracy is not above that of always preferring the longer (or always the shorter) response.",
     )
 

@@ -110,7 +110,9 @@ class Ledger:
             Where it stands, as a path or URL for people.
         """
         path = f"{self._base}/report.html"
-        self.objects.swap(path, self.objects.read(path), page.encode())  # a page that was made at the same time is as good
+        self.objects.swap(
+            path, self.objects.read(path), page.encode()
+        )  # a page that was made at the same time is as good
         return f"{self.objects.url}/{path}"
 
     def _commit(self, kind: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
