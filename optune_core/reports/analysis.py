@@ -88,7 +88,7 @@ def pair_facts(replay: pa.Table, beta2: float, min_reward_gap: float | None) -> 
     gaps = chosen - rejected
     trained = gaps if min_reward_gap is None else gaps[gaps >= min_reward_gap]
     made = {entry["values"]: entry["counts"] for entry in pc.value_counts(pairs["generated_at"]).to_pylist()}
-    weights = 1 / (1 + np.exp(-beta2 * trained))
+    weights = 0.5 * (1 + np.tanh(beta2 * trained / 2))  # σ, that does not overflow
     return PairFacts(chosen, rejected, chosen_tokens, rejected_tokens, made, weights)
 
 

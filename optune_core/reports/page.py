@@ -23,7 +23,7 @@ from optune_core.reports.warnings import Warning, find_warnings
 from optune_core.reports.words import duration, number, percent, policy, signed
 from optune_core.storage import ArtifactStore, Ledger
 
-_TEXT_BUDGET = 150_000
+_TEXT_BUDGET = 120_000
 """Characters of prompts and responses on a page, so that a stored one stays below a MiB whatever it quotes."""
 _LONGEST_TEXT = 4000
 
