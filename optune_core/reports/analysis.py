@@ -44,18 +44,16 @@ def analyse(store: ArtifactStore, run: str) -> RunFacts:
     lease = read_lease(store.objects, run)
     config = lease.config if lease and lease.config else ledger.config()
     assert config is not None, "a run has a lease or a record, and both hold a configuration"
-    inputs = ledger.inputs()
     rows = summarise(store, run)
     return RunFacts(
         run=run,
         config=config,
-        inputs=inputs,
         iterations=[
             _iteration(store, config, row, record) for row, record in zip(rows, ledger.iterations(), strict=False)
         ],
         held_out=_held_out(store, ledger),
         comparisons=comparisons(ledger),
-        reward_model=_reward_model(store, inputs),
+        reward_model=_reward_model(store, ledger.inputs()),
         state=standing(progress(ledger)) if lease else "",
         store=store.objects.url,
     )
@@ -168,7 +166,9 @@ def _held_out(store: ArtifactStore, ledger: Ledger) -> list[HeldOut]:
     held_out: list[HeldOut] = []
     while (record := ledger.evaluation(len(held_out))) is not None:
         t = len(held_out)
-        held_out.append(HeldOut(t, held_out_change(store, ledger, 0, t), _responses(store, record["responses"])))
+        change = held_out_change(store, ledger, 0, t)
+        known = {reward: row for reward, row in change.items() if row["prompts"]}
+        held_out.append(HeldOut(t, known, _responses(store, record["responses"])))
     return held_out
 
 

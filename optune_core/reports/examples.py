@@ -20,7 +20,6 @@ Numbers = npt.NDArray[np.float64]
 
 _COUNT = 5
 """Examples of each kind."""
-_REWARDS = only(REPLAY, "prompt_id", "chosen_reward")
 _TEXTS = only(
     REPLAY,
     "prompt_id",
@@ -48,17 +47,13 @@ def most_changed(store: ArtifactStore, ledger: Ledger, count: int = _COUNT) -> t
     ]
     if len(files) < 2:
         return [], []
-    ids, first, last = pa.chunked_array([], pa.string()), np.empty(0), np.empty(0)
+    ids = pa.concat_tables(read_groups(files[:1], only(REPLAY, "prompt_id")))["prompt_id"]
+    first = np.full(len(ids), np.nan)
     for file in files:
-        table = pa.concat_tables([_REWARDS.empty_table(), *read_groups([file], _REWARDS)])
-        rewards: Numbers = table["chosen_reward"].to_numpy()
-        ids, first, last = (
-            (table["prompt_id"], rewards, rewards)
-            if len(ids) == 0
-            else (ids, np.where(np.isnan(first), rewards, first), rewards)
-        )
+        last: Numbers = pa.concat_tables(read_groups([file], only(REPLAY, "chosen_reward")))["chosen_reward"].to_numpy()
+        first = np.where(np.isnan(first), last, first)
     gains, losses = ranked_changes(first, last, count)
-    histories = _histories(files, ids.take(pa.array([*gains, *losses])))
+    histories = _histories(files, ids.take(pa.array([*gains, *losses], pa.int64())))
     examples = [
         replace(histories[ids[row].as_py()], first=float(first[row]), last=float(last[row]))
         for row in (*gains, *losses)

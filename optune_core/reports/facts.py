@@ -110,7 +110,7 @@ class HeldOut:
     iteration: int
     """t."""
     change: dict[str, Row]
-    """`proxy`, `gold` → `paired_difference` from π_0 to π_t."""
+    """`proxy`, `gold` → `paired_difference` from π_0 to π_t; only rewards that any prompt has of both."""
     answers: Responses | None
 
 
@@ -120,7 +120,6 @@ class RunFacts:
 
     run: str
     config: Row
-    inputs: Row
     iterations: list[IterationFacts]
     held_out: list[HeldOut]
     """From π_0 on; empty without held-out prompts."""

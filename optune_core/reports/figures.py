@@ -49,7 +49,10 @@ def time_figure(run: RunFacts) -> Markup:
         reached = 0.0
         for number, (stage, share) in enumerate(shares.items(), start=1):
             chart.bar(
-                (reached, reached + share), (-index - 0.32, -index + 0.32), f"c{number}", _tip(name, stage, share)
+                (reached, reached + share),
+                (-index - 0.32, -index + 0.32),
+                f"c{number}",
+                f"{name}, {stage}: {percent(share)}",
             )
             reached += share
     return chart.draw()
@@ -265,7 +268,3 @@ def _whole(last: int, text: Callable[[int], str], first: int = 0) -> list[tuple[
     """A tick at whole numbers, at most eight of them."""
     step = max(1, -(-(last - first + 1) // 8))
     return [(t, text(t)) for t in range(first, last + 1, step)]
-
-
-def _tip(name: str, stage: str, share: float) -> str:
-    return f"{name}, {stage}: {percent(share)}"

@@ -120,11 +120,10 @@ def headline(run: RunFacts) -> list[Tile]:
     last = len(run.held_out) - 1
     tiles = []
     for reward, change in run.overall.items():
-        if change["difference"] is not None:
-            detail = f"{number(change['before'])} → {number(change['after'])}"
-            about = f"{policy(0)} → {policy(last)}, {change['prompts']} prompts"
-            interval = f"95 % [{signed(change['low'])}, {signed(change['high'])}]"
-            tiles.append(Tile(f"Held-out {reward}", signed(change["difference"]), f"{interval}; {detail}; {about}"))
+        detail = f"{number(change['before'])} → {number(change['after'])}"
+        about = f"{policy(0)} → {policy(last)}, {change['prompts']} prompts"
+        interval = f"95 % [{signed(change['low'])}, {signed(change['high'])}]"
+        tiles.append(Tile(f"Held-out {reward}", signed(change["difference"]), f"{interval}; {detail}; {about}"))
     for record in _latest(run.comparisons):
         metrics = record["metrics"]
         tiles.append(
@@ -139,7 +138,7 @@ def headline(run: RunFacts) -> list[Tile]:
         speedup = run.speedup
         prompts = sum(each.summary["prompts"] for each in run.iterations)
         tiles += [
-            Tile("Time", duration(run.seconds), f"of all stages, {len(run.iterations)} iterations"),
+            Tile("Time", duration(run.seconds), "of the iterations' stages, held-out evaluation not counted"),
             Tile(
                 "Speed-up",
                 "–" if speedup["speedup"] is None else f"{speedup['speedup']:.2f}×",

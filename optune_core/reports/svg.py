@@ -94,14 +94,6 @@ class Chart:
             )
         )
 
-    def text(self, x: float, y: float, text: str, anchor: str = "middle", rise: float = 0.0) -> None:
-        """A text at a point, `rise` pixels above it."""
-        self._marks.append(
-            Markup('<text class="label" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-                _n(self._x(x)), _n(self._y(y) - rise), anchor, text
-            )
-        )
-
     def draw(self) -> Markup:
         """The picture."""
         x_ticks = self.x_ticks if self.x_ticks is not None else _labelled(self.x)

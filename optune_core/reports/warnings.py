@@ -45,7 +45,7 @@ def find_warnings(run: RunFacts) -> list[Warning]:
 def reward_hacking(run: RunFacts) -> Iterator[Warning]:
     """The proxy rises and gold does not."""
     proxy, gold = run.overall.get("proxy"), run.overall.get("gold")
-    if not _rises(proxy) or gold is None or gold["difference"] is None or gold["low"] > 0:
+    if not _rises(proxy) or gold is None or gold["low"] > 0:
         return
     falls = gold["high"] < 0
     yield Warning(
@@ -223,7 +223,7 @@ def _loss_error(each: IterationFacts) -> float:
 
 
 def _rises(change: Row | None) -> bool:
-    return change is not None and change["difference"] is not None and change["low"] > 0
+    return change is not None and change["low"] > 0
 
 
 def _change(change: Row | None) -> str:

@@ -111,7 +111,6 @@ def sound_run(**changes: Any) -> RunFacts:
     facts = RunFacts(
         run="sound",
         config=CONFIG,
-        inputs={},
         iterations=[iteration(0), iteration(1)],
         held_out=held_out(change(0.3, 0.1, 0.5), change(0.2, 0.1, 0.3)),
         comparisons=[],
