@@ -131,19 +131,19 @@ def count_responses(metrics: list[Row]) -> Responses | None:
 def _iteration(store: ArtifactStore, config: Row, row: Row, record: Row) -> IterationFacts:
     t, training, references = record["iteration"], config["training"], record["artifacts"]
     policy, replay_ref = Ref.from_json(references["policy"]), Ref.from_json(references["replay"])
-    manifest, merged = store.manifest(policy), store.manifest(replay_ref)
+    manifest, merged, metrics = store.manifest(policy), store.manifest(replay_ref), record["metrics"]["replay"]
     file = store.fetch(replay_ref) / "replay.parquet"
     replay = pa.concat_tables([pair_numbers(group) for group in read_groups([file], _NUMBERS)])
     pairs = pair_facts(replay, training["beta2"], training.get("min_reward_gap"))
     log = _train_log(store, policy)
     return IterationFacts(
         summary=row,
-        metrics=record["metrics"]["replay"],
+        metrics=metrics,
         selected=record["metrics"]["selection"]["selected"],
         fresh=_responses(store, references["responses"]),
         pairs=pairs,
         correlations=correlations(pairs),
-        gains=_gains(store, merged, replay) if t > 0 else None,
+        gains=None if metrics["gain/mean"] is None else _gains(store, merged, replay),
         log=log,
         log_ratios=log_ratios(log, training["beta1"]),
         starts_at_reference=t == 0 or training["reference"] == "previous",
