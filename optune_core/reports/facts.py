@@ -76,7 +76,8 @@ class IterationFacts:
     correlations: dict[str, float | None]
     """Pearson's r of reward and length: over `chosen`, over `rejected`, over `both`."""
     gains: tuple[float, float] | None
-    """Reward gained in the lower and in the upper half (`half_gains`); None where no prompt with a pair was regenerated."""
+    """Reward gained in the lower and in the upper half (`half_gains`); None where no prompt with a pair
+    was regenerated."""
     log: list[Row]
     """train_log.jsonl: the metrics of each optimizer step."""
     log_ratios: dict[str, float | None]
