@@ -101,7 +101,7 @@ class IterationFacts:
     def kl_estimate(self) -> float | None:
         """Minus the mean of the two log-ratios: KL(π_ref ‖ π_θ), were the pairs fresh unselected samples of π_ref."""
         chosen, rejected = self.log_ratios["chosen"], self.log_ratios["rejected"]
-        return None if chosen is None or rejected is None else -(chosen + rejected) / 2
+        return None if chosen is None or rejected is None else 0.0 - (chosen + rejected) / 2
 
 
 @dataclass(frozen=True)

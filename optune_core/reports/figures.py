@@ -127,7 +127,7 @@ def correlation_figure(run: RunFacts) -> Markup:
         (style, [(each.iteration, r) for each in run.iterations if (r := each.correlations[side]) is not None])
         for style, side in (("c1", "chosen"), ("c2", "rejected"))
     ]
-    return _lines("Correlation of reward and response length", lines, y=(-1.0, 1.0))
+    return _lines("Correlation of reward and response length", lines, y=(-1.06, 1.06))
 
 
 def ratio_figure(run: RunFacts) -> Markup:

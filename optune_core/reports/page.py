@@ -154,41 +154,47 @@ def headline(run: RunFacts) -> list[Tile]:
 def settings(run: RunFacts) -> list[tuple[str, str]]:
     """The values of the configuration that matter, by name."""
     config = run.config
-    selection, generation, training = config["selection"], config["generation"], config["training"]
     prompts, reward, gold = config["prompts"], config["reward"], config["evaluation"]["gold"]
-    chosen = selection["selector"]
     rows = [
         ("policy π₀", config["policy"]["model"]),
         ("prompts", f"{prompts['sample'] or 'all'} to train on, {prompts['held_out']} held out, seed {config['seed']}"),
-        ("selection", chosen if chosen in ("all", "none") else f"{chosen}, ρ = {selection['rho']:g}"),
-        (
-            "sampling",
-            f"{generation['samples']} responses a prompt, T = {generation['temperature']:g}, "
-            f"top_p = {generation['top_p']:g}, at most {generation['max_tokens']} tokens, "
-            f"{generation['engine']['type']}",
-        ),
+        *_data_settings(config["selection"], config["generation"]),
         ("reward", f"{reward['type']}: {reward.get('model') or reward.get('function')}"),
-        (
-            "loss",
-            f"β₁ = {training['beta1']:g}, β₂ = {training['beta2']:g}"
-            f"{' (DPO, halved)' if training['beta2'] == 0 else ''}, reference {training['reference']}",
-        ),
-        (
-            "training",
-            f"{training['optimizer']}, learning rate {training['learning_rate']:g} ({training['schedule']}), "
-            f"{training['batch_size']} pairs a step, epochs {training['epochs']}, {training['precision']}"
-            f"{', LoRA' if training['lora'] else ''}",
-        ),
     ]
-    if gold:
-        rows.insert(5, ("gold", f"{gold['function']}, reported only"))
     if (model := run.reward_model) is not None:
         accuracy = (
             f"{percent(model['accuracy/held_out'])} on {model['held_out_pairs']} held-out pairs; by length alone "
             f"{percent(model['accuracy/length_only'])}; trained on {model['pairs']} pairs"
         )
-        rows.insert(5, ("reward model's accuracy", accuracy))
-    return rows
+        rows.append(("reward model's accuracy", accuracy))
+    if gold:
+        rows.append(("gold", f"{gold['function']}, reported only"))
+    return [*rows, *_training_settings(config["training"])]
+
+
+def _data_settings(selection: Row, generation: Row) -> list[tuple[str, str]]:
+    selector = selection["selector"]
+    if selector == "none":
+        return [("selection", "none: the pairs are given (offline)")]
+    sampling = (
+        f"{generation['samples']} responses a prompt, T = {generation['temperature']:g}, "
+        f"top_p = {generation['top_p']:g}, at most {generation['max_tokens']} tokens, {generation['engine']['type']}"
+    )
+    chosen = selector if selector == "all" else f"{selector}, ρ = {selection['rho']:g}"
+    return [("selection", chosen), ("sampling", sampling)]
+
+
+def _training_settings(training: Row) -> list[tuple[str, str]]:
+    loss = f"β₁ = {training['beta1']:g}, β₂ = {training['beta2']:g}"
+    dpo = " (DPO, halved)" if training["beta2"] == 0 else ""
+    how = (
+        f"{training['optimizer']}, learning rate {training['learning_rate']:g} ({training['schedule']}), "
+        f"{training['batch_size']} pairs a step, epochs {training['epochs']}, {training['precision']}"
+    )
+    return [
+        ("loss", f"{loss}{dpo}, reference {training['reference']}"),
+        ("training", how + (", LoRA" if training["lora"] else "")),
+    ]
 
 
 def differing_settings(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
