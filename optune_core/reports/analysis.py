@@ -65,7 +65,8 @@ def comparisons(ledger: Ledger) -> list[Row]:
     base = f"runs/{ledger.run}/comparisons"
     for name in ledger.objects.names(base):
         for file in ledger.objects.names(f"{base}/{name}"):
-            if (body := ledger.objects.read(f"{base}/{name}/{file}")) is not None:
+            path = f"{base}/{name}/{file}"
+            if file.removesuffix(".json").isdecimal() and (body := ledger.objects.read(path)) is not None:
                 found.append(json.loads(body))
     return sorted(found, key=lambda record: (record["name"], record["iteration"]))
 
@@ -158,7 +159,8 @@ def _gains(store: ArtifactStore, merged: Manifest, replay: pa.Table) -> tuple[fl
 
 
 def _train_log(store: ArtifactStore, policy: Ref) -> list[Row]:
-    lines = store.read(policy, "train_log.jsonl").decode().splitlines()
+    # Fetched, not read: a damaged log is then marked, and made again.
+    lines = (store.fetch(policy, "train_log.jsonl") / "train_log.jsonl").read_text().splitlines()
     return [entry for line in lines if "loss" in (entry := json.loads(line))]
 
 

@@ -80,6 +80,18 @@ class Ledger:
         body = self.objects.read(f"{self._base}/run.json")
         return {} if body is None else dict(json.loads(body)["inputs"])
 
+    def show_page(self, page: str) -> str:
+        """Put the run's page in the place of an earlier one. A view: whatever it says stands elsewhere in the store.
+
+        Returns:
+            Where it stands, as a path or URL for people.
+        """
+        path = f"{self._base}/report.html"
+        self.objects.swap(
+            path, self.objects.read(path), page.encode()
+        )  # a page that was made at the same time is as good
+        return f"{self.objects.url}/{path}"
+
     def commit_iteration(self, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
         """Commit an iteration once. Returns the record that stands: this one, or an earlier commit's."""
         return self._commit("iterations", iteration, record)
@@ -102,18 +114,6 @@ class Ledger:
     def evaluation(self, iteration: int) -> dict[str, Any] | None:
         """The committed evaluation of π_iteration, or None."""
         return self._read("evaluations", iteration)
-
-    def show_page(self, page: str) -> str:
-        """Put the run's page in the place of an earlier one. A view: whatever it says stands elsewhere in the store.
-
-        Returns:
-            Where it stands, as a path or URL for people.
-        """
-        path = f"{self._base}/report.html"
-        self.objects.swap(
-            path, self.objects.read(path), page.encode()
-        )  # a page that was made at the same time is as good
-        return f"{self.objects.url}/{path}"
 
     def _commit(self, kind: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
         body = self.objects.create(self._path(kind, iteration), canonical_json(dict(record)))
