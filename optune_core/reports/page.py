@@ -19,7 +19,7 @@ from optune_core.reports.analysis import analyse
 from optune_core.reports.examples import most_changed
 from optune_core.reports.facts import Example, IterationFacts, Row, RunFacts
 from optune_core.reports.summary import held_out_difference
-from optune_core.reports.warnings import Warning, find_warnings
+from optune_core.reports.warnings import Caution, find_warnings
 from optune_core.reports.words import duration, number, percent, policy, signed
 from optune_core.storage import ArtifactStore, Ledger
 
@@ -48,7 +48,7 @@ class RunPage:
     """Held-out difference to the first run of the page (`held_out_difference`); empty for that one."""
 
     @cached_property
-    def warnings(self) -> list[Warning]:
+    def warnings(self) -> list[Caution]:
         return find_warnings(self.facts)
 
     @cached_property

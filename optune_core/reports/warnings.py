@@ -25,7 +25,7 @@ MAX_FIRST_LOSS_ERROR = 1e-3
 
 
 @dataclass(frozen=True)
-class Warning:
+class Caution:
     """Something that went, or may have gone, wrong."""
 
     title: str
@@ -36,19 +36,19 @@ class Warning:
     level: Literal["serious", "notable"] = "notable"
 
 
-def find_warnings(run: RunFacts) -> list[Warning]:
+def find_warnings(run: RunFacts) -> list[Caution]:
     """All of them, serious ones first."""
     found = [warning for rule in RULES for warning in rule(run)]
     return sorted(found, key=lambda warning: warning.level != "serious")
 
 
-def reward_hacking(run: RunFacts) -> Iterator[Warning]:
+def reward_hacking(run: RunFacts) -> Iterator[Caution]:
     """The proxy rises and gold does not."""
     proxy, gold = run.overall.get("proxy"), run.overall.get("gold")
     if not _rises(proxy) or gold is None or gold["low"] > 0:
         return
     falls = gold["high"] < 0
-    yield Warning(
+    yield Caution(
         "Proxy up, gold down" if falls else "Proxy up, gold flat",
         f"Held-out proxy {_change(proxy)}, gold {_change(gold)}.",
         "The 95 % interval of the proxy's change is above 0 and that of gold's "
@@ -58,7 +58,7 @@ def reward_hacking(run: RunFacts) -> Iterator[Warning]:
     )
 
 
-def fewer_distinct(run: RunFacts) -> Iterator[Warning]:
+def fewer_distinct(run: RunFacts) -> Iterator[Caution]:
     """The proxy rises while the answers to the same prompts become fewer different ones."""
     if not _rises(run.overall.get("proxy")):
         return
@@ -67,7 +67,7 @@ def fewer_distinct(run: RunFacts) -> Iterator[Warning]:
         return
     before, after = ends[0].distinct_share, ends[1].distinct_share
     if before - after > MAX_DISTINCT_LOSS:
-        yield Warning(
+        yield Caution(
             "Answers become alike",
             f"{percent(before, 0)} of the held-out answers of π₀ are different ones, {percent(after, 0)} of the last "
             "policy's, while the proxy rises.",
@@ -77,7 +77,7 @@ def fewer_distinct(run: RunFacts) -> Iterator[Warning]:
         )
 
 
-def length_drift(run: RunFacts) -> Iterator[Warning]:
+def length_drift(run: RunFacts) -> Iterator[Caution]:
     """Responses become longer or shorter: on held-out prompts where there are any, since those stay the same."""
     ends, what = _ends([each.answers for each in run.held_out]), "held-out answers"
     if ends is None:
@@ -87,7 +87,7 @@ def length_drift(run: RunFacts) -> Iterator[Warning]:
     before, after = ends[0].mean_tokens, ends[1].mean_tokens
     drift = after / before - 1
     if abs(drift) > MAX_LENGTH_DRIFT:
-        yield Warning(
+        yield Caution(
             "Length drift",
             f"The mean length of {what} went from {before:.1f} to {after:.1f} tokens ({100 * drift:+.0f} %).",
             f"More than {percent(MAX_LENGTH_DRIFT, 0)} from the first to the last. A reward that favours length, or "
@@ -95,13 +95,13 @@ def length_drift(run: RunFacts) -> Iterator[Warning]:
         )
 
 
-def length_correlation(run: RunFacts) -> Iterator[Warning]:
+def length_correlation(run: RunFacts) -> Iterator[Caution]:
     """The reward can be told from the length."""
     rows = [(abs(r), r, each) for each in run.iterations if (r := each.correlations["both"]) is not None]
     high = [row for row in rows if row[0] > MAX_LENGTH_CORRELATION]
     if high:
         _, r, worst = max(high, key=lambda row: row[0])
-        yield Warning(
+        yield Caution(
             "Reward follows length",
             f"Pearson's r of reward and response length is {r:+.2f} in iteration {worst.iteration}, and beyond the "
             f"limit in {len(high)} of {len(run.iterations)} iterations.",
@@ -110,12 +110,12 @@ def length_correlation(run: RunFacts) -> Iterator[Warning]:
         )
 
 
-def weak_reward_model(run: RunFacts) -> Iterator[Warning]:
+def weak_reward_model(run: RunFacts) -> Iterator[Caution]:
     """The reward model does not beat a ruler."""
     model = run.reward_model
     if model is None or model["accuracy/held_out"] > model["accuracy/length_only"]:
         return
-    yield Warning(
+    yield Caution(
         "Reward model no better than length",
         f"Accuracy {percent(model['accuracy/held_out'], 0)} on {model['held_out_pairs']} held-out pairs; the length "
         f"alone has {percent(model['accuracy/length_only'], 0)}.",
@@ -123,22 +123,22 @@ def weak_reward_model(run: RunFacts) -> Iterator[Warning]:
     )
 
 
-def dropped_prompts(run: RunFacts) -> Iterator[Warning]:
+def dropped_prompts(run: RunFacts) -> Iterator[Caution]:
     """Many prompts were regenerated in vain."""
     for each in _where(run, lambda row: row.selected and sum(_reasons(row).values()) > MAX_DROPPED * row.selected):
         reasons = _reasons(each)
         named = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        yield Warning(
+        yield Caution(
             f"Dropped prompts in iteration {each.iteration}",
             f"{sum(reasons.values())} of {each.selected} regenerated prompts have no fresh pair: {named}.",
             f"More than {percent(MAX_DROPPED, 0)} of the regenerated prompts.",
         )
 
 
-def tied_rewards(run: RunFacts) -> Iterator[Warning]:
+def tied_rewards(run: RunFacts) -> Iterator[Caution]:
     """Many prompts whose responses the reward cannot tell apart."""
     for each in _where(run, lambda row: row.selected and _reasons(row)["tied"] > MAX_TIED * row.selected):
-        yield Warning(
+        yield Caution(
             f"Ties in iteration {each.iteration}",
             f"All usable responses have the same reward in {_reasons(each)['tied']} of {each.selected} regenerated "
             "prompts.",
@@ -146,13 +146,13 @@ def tied_rewards(run: RunFacts) -> Iterator[Warning]:
         )
 
 
-def truncated_responses(run: RunFacts) -> Iterator[Warning]:
+def truncated_responses(run: RunFacts) -> Iterator[Caution]:
     """Many responses are cut, so the reward sees them without an end."""
     rows = [(each.fresh.truncated_share, each) for each in run.iterations if each.fresh is not None]
     many = [row for row in rows if row[0] > MAX_TRUNCATED]
     if many:
         share, worst = max(many, key=lambda row: row[0])
-        yield Warning(
+        yield Caution(
             "Truncated responses",
             f"{percent(share, 0)} of the fresh responses of iteration {worst.iteration} are cut at "
             f"generation.max_tokens = {run.config['generation']['max_tokens']}; beyond the limit in {len(many)} of "
@@ -162,13 +162,13 @@ def truncated_responses(run: RunFacts) -> Iterator[Warning]:
         )
 
 
-def few_effective_pairs(run: RunFacts) -> Iterator[Warning]:
+def few_effective_pairs(run: RunFacts) -> Iterator[Caution]:
     """The weights R leave few pairs to learn from."""
     rows = [(share, each) for each in run.iterations if (share := each.pairs.effective_share) is not None]
     low = [row for row in rows if row[0] < MIN_EFFECTIVE_SHARE]
     if low:
         share, worst = min(low, key=lambda row: row[0])
-        yield Warning(
+        yield Caution(
             "Few effective pairs",
             f"The weights R of iteration {worst.iteration} are worth {percent(share, 0)} of its pairs.",
             f"(ΣR)²/ΣR² is below {percent(MIN_EFFECTIVE_SHARE, 0)} of the pairs. That happens only where the reward "
@@ -176,10 +176,10 @@ def few_effective_pairs(run: RunFacts) -> Iterator[Warning]:
         )
 
 
-def inexact_first_loss(run: RunFacts) -> Iterator[Warning]:
+def inexact_first_loss(run: RunFacts) -> Iterator[Caution]:
     """Policy and reference do not agree where they are the same weights."""
     for each in _where(run, lambda row: row.starts_at_reference and _loss_error(row) > MAX_FIRST_LOSS_ERROR):
-        yield Warning(
+        yield Caution(
             f"First loss not exact in iteration {each.iteration}",
             f"{each.summary['first_loss']:.5f} at the first step, mean(R)·ln 2 = "
             f"{each.summary['first_loss_expected']:.5f}.",
@@ -188,7 +188,7 @@ def inexact_first_loss(run: RunFacts) -> Iterator[Warning]:
         )
 
 
-RULES: list[Callable[[RunFacts], Iterator[Warning]]] = [
+RULES: list[Callable[[RunFacts], Iterator[Caution]]] = [
     reward_hacking,
     fewer_distinct,
     length_drift,

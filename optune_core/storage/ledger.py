@@ -87,9 +87,8 @@ class Ledger:
             Where it stands, as a path or URL for people.
         """
         path = f"{self._base}/report.html"
-        self.objects.swap(
-            path, self.objects.read(path), page.encode()
-        )  # a page that was made at the same time is as good
+        # Whether ours or one that was made at the same time stands is all the same.
+        self.objects.swap(path, self.objects.read(path), page.encode())
         return f"{self.objects.url}/{path}"
 
     def commit_iteration(self, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:

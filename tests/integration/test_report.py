@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from optune_core.errors import OptuneError
+from optune_core.errors import CorruptArtifact, OptuneError
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.lease import hold
@@ -231,6 +231,18 @@ def test_unfinished_runs_have_a_page_too(store: str, browser: Browser, tmp_path:
         show(browser, report(str(copy), tmp_path / "begun.html", "begun"), width=1180)
     assert "0 of 2 iterations · working" in browser.text()
     assert "No iteration is committed yet." in browser.text()
+
+
+def test_a_damaged_log_is_named_and_marked_to_be_made_again(store: str, tmp_path: Path) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    record = Ledger(open_objects(str(copy)), "told").iteration(0)
+    assert record is not None
+    (log,) = (copy / "artifacts" / "policy" / record["artifacts"]["policy"]["key"]).glob("*/train_log.jsonl")
+    log.write_bytes(log.read_bytes().replace(b"loss", b"gain"))
+    with pytest.raises(CorruptArtifact, match=r"train_log\.jsonl"):
+        report(str(copy), tmp_path / "page.html", "told")
+    assert list(log.parents[1].glob("*.damaged"))
 
 
 def test_an_unknown_run_and_an_impossible_file_are_refused(store: str, tmp_path: Path) -> None:

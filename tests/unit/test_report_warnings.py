@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from optune_core.reports.facts import RunFacts
-from optune_core.reports.warnings import Warning, find_warnings
+from optune_core.reports.warnings import Caution, find_warnings
 from tests.unit.facts import ANSWERS, change, held_out, iteration, sound_run
 
 
-def only_warning(run: RunFacts) -> Warning:
+def only_warning(run: RunFacts) -> Caution:
     (warning,) = find_warnings(run)
     return warning
 
