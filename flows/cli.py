@@ -176,6 +176,21 @@ def status(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Names of runs; several are compared.")],
+    store: Store = DEFAULT_STORE,
+    out: Annotated[str, typer.Option("--out", help="HTML file to write.")] = "report.html",
+) -> None:
+    """One self-contained HTML page on runs: what they did, what changed, what to doubt."""
+    from pathlib import Path
+
+    from optune_core.cli.report import write_report
+
+    write_report(store, runs, Path(out))
+    typer.echo(out)
+
+
+@app.command()
 def plan(
     config: Annotated[str, typer.Argument(help="YAML file of the experiment.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of it.")] = None,

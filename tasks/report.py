@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from optune_core.errors import OptuneError
 from optune_core.health import Freshness, check_health
+from optune_core.reports.page import report
 from optune_core.reports.render import iteration_markdown, reward_model_markdown, run_markdown
 from optune_core.reports.statistics import reward_per_prompt
 from optune_core.reports.summary import held_out_change, summarise
@@ -128,7 +129,7 @@ def commit_evaluation(
 
 @stage_task("publish run")
 def publish_run(context: RunContext) -> dict[str, Any]:
-    """The run's summary, shown in the UI and returned."""
+    """The run's summary, shown in the UI and returned; and its page, which is stored beside the run."""
     store = open_store(context.store)
     rows = summarise(store, context.run)
     last = len(rows)
@@ -141,8 +142,10 @@ def publish_run(context: RunContext) -> dict[str, Any]:
         "policy": record["artifacts"]["policy"],
         "replay": record["artifacts"]["replay"],
     }
+    page = _ledger(context).show_page(report(store, [context.run]))
+    get_run_logger().info("report: %s", page)
     show_page(
-        key=artifact_key(context.run, "summary"), markdown=run_markdown(summary), description=f"Run {context.run}"
+        key=artifact_key(context.run, "summary"), markdown=run_markdown(summary, page), description=f"Run {context.run}"
     )
     return summary
 

@@ -42,8 +42,12 @@ class Browser:
         self._socket = connect(f"ws://127.0.0.1:{number}{path}", max_size=None, proxy=None)
         self._calls = 0
         self._session: str | None = None
+        self.complaints: list[str] = []
+        """Errors and warnings of the console, uncaught exceptions, and requests to a network, since the start."""
         (page,) = [each for each in self._call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
         self._session = self._call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
+        for domain in ("Runtime", "Log", "Network"):
+            self._call(f"{domain}.enable")
 
     def __enter__(self) -> Browser:
         return self
@@ -108,9 +112,10 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def screenshot(self, file: Path) -> None:
-        """What is seen, as PNG."""
-        file.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png")["data"]))
+    def screenshot(self, file: Path, *, whole: bool = False) -> None:
+        """What is seen, or the whole page, as PNG."""
+        picture = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+        file.write_bytes(base64.b64decode(picture))
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
         self._calls += 1
@@ -120,10 +125,21 @@ class Browser:
         self._socket.send(json.dumps(message))
         while True:
             answer: dict[str, Any] = json.loads(self._socket.recv(timeout=_SECONDS))
+            self._hear(answer.get("method"), answer.get("params", {}))
             if answer.get("id") == self._calls:
                 assert "error" not in answer, answer
                 result: dict[str, Any] = answer["result"]
                 return result
+
+    def _hear(self, event: str | None, about: dict[str, Any]) -> None:
+        if event == "Runtime.exceptionThrown" or (
+            event == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning")
+        ):
+            self.complaints.append(json.dumps(about))
+        elif event == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(about["entry"]["text"])
+        elif event == "Network.requestWillBeSent" and not about["request"]["url"].startswith(("file:", "data:")):
+            self.complaints.append(f"request of {about['request']['url']}")
 
 
 def _key(key: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from optune_core.plan import STAGES, Device, Projection, StageFit, Workload, fit
 from optune_core.plan.fit import Measured, measured_iterations
 from optune_core.plan.projection import workload_of
 from optune_core.plan.shape import known_shape
+from optune_core.reports.words import duration, percent
 from optune_core.storage import ArtifactStore, open_objects
 
 _CONSOLE = Console(width=max(100, Console().width))
@@ -157,22 +158,11 @@ def _table(plan: Plan) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     first, later = sum(projection.first.values()), sum(projection.later.values())
     for stage in STAGES:
-        row = [f"{projection.first[stage]:,.0f}", _percent(projection.first[stage] / first)]
-        row += [f"{projection.later[stage]:,.0f}", _percent(projection.later[stage] / later)]
+        row = [f"{projection.first[stage]:,.0f}", percent(projection.first[stage] / first)]
+        row += [f"{projection.later[stage]:,.0f}", percent(projection.later[stage] / later)]
         if fit := plan.fits.get(stage):
-            row += [f"{fit.factor:.2f}", "–" if fit.error is None else _percent(fit.error)]
+            row += [f"{fit.factor:.2f}", "–" if fit.error is None else percent(fit.error)]
         table.add_row(stage, *row)
     table.add_section()
     table.add_row("iteration", f"{first:,.0f}", "", f"{later:,.0f}", "")
     return table
-
-
-def duration(seconds: float) -> str:
-    """In the unit that suits it: s, min or h."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

@@ -11,11 +11,11 @@ from rich.table import Table
 
 from optune_core.errors import OptuneError
 from optune_core.reports.render import change_text
+from optune_core.reports.standing import progress, require_run, standing
 from optune_core.reports.summary import held_out_change, summarise
 from optune_core.row_groups import read_groups
 from optune_core.schemas import REPLAY
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
-from optune_core.storage.lease import is_gone, read_lease
 from optune_core.storage.ledger import list_runs
 
 _CONSOLE = Console(width=max(100, Console().width))
@@ -24,7 +24,7 @@ _CONSOLE = Console(width=max(100, Console().width))
 def runs_status(store_url: str) -> list[dict[str, Any]]:
     """Name, committed and wanted iterations of every run."""
     objects = open_objects(store_url)
-    return [_progress(Ledger(objects, run)) for run in list_runs(objects)]
+    return [progress(Ledger(objects, run)) for run in list_runs(objects)]
 
 
 def run_status(store_url: str, run: str) -> dict[str, Any]:
@@ -35,12 +35,10 @@ def run_status(store_url: str, run: str) -> dict[str, Any]:
     """
     store = ArtifactStore(open_objects(store_url))
     ledger = Ledger(store.objects, run)
-    if ledger.config() is None and read_lease(store.objects, run) is None:
-        known = ", ".join(list_runs(store.objects)) or "none"
-        raise OptuneError(f"store {store_url!r} has no run {run!r}; its runs: {known}")
+    require_run(ledger)
     rows = summarise(store, run)
     record = ledger.iteration(len(rows) - 1) if rows else None
-    return _progress(ledger) | {
+    return progress(ledger) | {
         "run": run,
         "iterations": rows,
         "overall": held_out_change(store, ledger, 0, len(rows)),
@@ -53,7 +51,7 @@ def print_runs(store_url: str) -> None:
     """A line a run."""
     table = Table("run", "iterations committed", "wanted", "state", title=f"Runs in {store_url}")
     for row in runs_status(store_url):
-        table.add_row(row["run"], str(row["committed"]), _number(row["wanted"], 0), _state(row))
+        table.add_row(row["run"], str(row["committed"]), _number(row["wanted"], 0), standing(row))
     _CONSOLE.print(table)
 
 
@@ -61,7 +59,7 @@ def print_run(store_url: str, run: str) -> None:
     """A run's table."""
     status = run_status(store_url, run)
     print_summary(store_url, status)
-    _CONSOLE.print(f"state: {_state(status)}", soft_wrap=True, markup=False)
+    _CONSOLE.print(f"state: {standing(status)}", soft_wrap=True, markup=False)
 
 
 def print_summary(store_url: str, summary: dict[str, Any]) -> None:
@@ -162,28 +160,6 @@ def print_history(store_url: str, run: str | None, prompt_id: str) -> None:
                 _CONSOLE.print(f"{side} ({_number(row[f'{side}_reward'], 3)}): {row[side]}", markup=False)
     if not found:
         raise OptuneError(f"run {run!r} holds no prompt {prompt_id!r}")
-
-
-def _progress(ledger: Ledger) -> dict[str, Any]:
-    lease = read_lease(ledger.objects, ledger.run)
-    config = lease.config if lease else ledger.config()
-    status: dict[str, Any] = {
-        "run": ledger.run,
-        "committed": len(ledger.iterations()),
-        "wanted": config["iterations"] if config else None,
-        "state": lease.state if lease else None,
-        "where": lease.where if lease and lease.holder else None,
-        "message": lease.message if lease else "",
-    }
-    if lease is not None and lease.holder is not None and is_gone(lease):
-        status |= {"state": "interrupted", "where": None, "message": f"killed: {lease.where}"}
-    return status
-
-
-def _state(row: dict[str, Any]) -> str:
-    """How the last start of a run stands: `working` names who holds the lease, an end its reason."""
-    detail = row["where"] or row["message"]
-    return f"{row['state'] or 'unknown'}{f' ({detail})' if detail else ''}"
 
 
 def _location(store_url: str, reference: dict[str, str]) -> str:

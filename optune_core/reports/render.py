@@ -6,6 +6,7 @@ from typing import Any
 
 from optune_core.reports.plots import age_picture, reward_picture, stage_picture
 from optune_core.reports.summary import savings
+from optune_core.reports.words import number, percent
 from optune_core.schemas import REPLAY, only, read_table
 from optune_core.storage import ArtifactStore, Ref
 
@@ -27,27 +28,28 @@ def iteration_markdown(store: ArtifactStore, run: str, record: Row) -> str:
         "",
         "| replay set | chosen | rejected | margin |",
         "|---|---|---|---|",
-        f"| reward (rm) | {_n(replay_metrics['rm/chosen'])} | {_n(replay_metrics['rm/rejected'])} "
-        f"| {_n(replay_metrics['rm/margins'])} |",
-        f"| tokens | {_n(replay_metrics['tokens/chosen'], 1)} | {_n(replay_metrics['tokens/rejected'], 1)} | |",
+        f"| reward (rm) | {number(replay_metrics['rm/chosen'])} | {number(replay_metrics['rm/rejected'])} "
+        f"| {number(replay_metrics['rm/margins'])} |",
+        f"| tokens | {number(replay_metrics['tokens/chosen'], 1)} | {number(replay_metrics['tokens/rejected'], 1)} | |",
         "",
-        f"Reward gain of regenerated prompts: {_n(replay_metrics['gain/mean'])}, of which the bottom half brings "
-        f"{_percent(replay_metrics['gain/bottom_half_share'])}. Correlation of reward and length: "
-        f"{_n(replay_metrics['reward_length_correlation'])}. Mean age of the pairs: "
-        f"{_n(replay_metrics['age/mean'])} iterations.",
+        f"Reward gain of regenerated prompts: {number(replay_metrics['gain/mean'])}, of which the bottom half brings "
+        f"{percent(replay_metrics['gain/bottom_half_share'])}. Correlation of reward and length: "
+        f"{number(replay_metrics['reward_length_correlation'])}. Mean age of the pairs: "
+        f"{number(replay_metrics['age/mean'])} iterations.",
         "",
         "| training | first step | last step |",
         "|---|---|---|",
         *[
-            f"| {name} | {_n(policy['first'].get(name), 4)} | {_n(policy['last'].get(name), 4)} |"
+            f"| {name} | {number(policy['first'].get(name), 4)} | {number(policy['last'].get(name), 4)} |"
             for name in ("loss", "rewards/margins", "rewards/accuracies", "weights/mean", "grad_norm")
         ],
         "",
         "| stage | seconds |",
         "|---|---|",
-        *[f"| {stage} | {_n(seconds, 1)} |" for stage, seconds in timing.items()],
+        *[f"| {stage} | {number(seconds, 1)} |" for stage, seconds in timing.items()],
         "",
-        f"Speed-up over regenerating every prompt: **{_n(saved['speedup'], 2)}×** (bound {_n(saved['bound'], 2)}×).",
+        f"Speed-up over regenerating every prompt: **{number(saved['speedup'], 2)}×** "
+        f"(bound {number(saved['bound'], 2)}×).",
         "",
         f"![rewards]({reward_picture(replay)})",
         f"![ages]({age_picture(replay, t)})",
@@ -56,8 +58,8 @@ def iteration_markdown(store: ArtifactStore, run: str, record: Row) -> str:
     return "\n".join(lines)
 
 
-def run_markdown(summary: Row) -> str:
-    """The run's table."""
+def run_markdown(summary: Row, page: str) -> str:
+    """The run's table, and where its page stands."""
     rows = summary["iterations"]
     header = ["iteration", "regenerated", "reused", "held-out proxy", "held-out gold", "seconds", "speed-up"]
     lines = [f"# {summary['run']}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
@@ -68,13 +70,14 @@ def run_markdown(summary: Row) -> str:
             str(row["reused"]),
             change_text(row.get("proxy")),
             change_text(row.get("gold")),
-            _n(sum(row["seconds"].values()), 0),
-            _n(row["speedup"], 2),
+            number(sum(row["seconds"].values()), 0),
+            number(row["speedup"], 2),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     overall = summary["overall"]
     lines += ["", *[f"**{reward}, π₀ → π_{len(rows)}**: {change_text(overall[reward])}" for reward in overall]]
     lines += ["", f"Policy `{summary['policy']['key']}`, replay set `{summary['replay']['key']}`."]
+    lines += ["", f"Full report: `{page}` (`optune report {summary['run']}` writes it anew)."]
     return "\n".join(lines)
 
 
@@ -85,8 +88,8 @@ def reward_model_markdown(metrics: Row) -> str:
             "# Bradley-Terry reward model",
             "| accuracy | |",
             "|---|---|",
-            f"| held-out prompts ({metrics['held_out_pairs']} pairs) | {_n(metrics['accuracy/held_out'])} |",
-            f"| length only, same pairs | {_n(metrics['accuracy/length_only'])} |",
+            f"| held-out prompts ({metrics['held_out_pairs']} pairs) | {number(metrics['accuracy/held_out'])} |",
+            f"| length only, same pairs | {number(metrics['accuracy/length_only'])} |",
             "",
             f"Trained on {metrics['pairs']} pairs of other prompts.",
         ]
@@ -101,11 +104,3 @@ def change_text(change: Row | None) -> str:
         f"{change['before']:.3f} → {change['after']:.3f} "
         f"({change['difference']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}])"
     )
-
-
-def _n(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"

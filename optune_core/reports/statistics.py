@@ -22,6 +22,11 @@ Values = npt.NDArray[Any]
 
 def without_texts(replay: pa.Table) -> pa.Table:
     """What `replay_statistics` reads of D_t (schema REPLAY): a few numbers a prompt, token ids as their count."""
+    return pair_numbers(replay).append_column("sampled_from", replay["sampled_from"])
+
+
+def pair_numbers(replay: pa.Table) -> pa.Table:
+    """The same of columns that replay sets had from the first version on."""
     return pa.table(
         {
             "chosen_reward": replay["chosen_reward"],
@@ -29,7 +34,6 @@ def without_texts(replay: pa.Table) -> pa.Table:
             "chosen_tokens": pc.list_value_length(replay["chosen_token_ids"]),
             "rejected_tokens": pc.list_value_length(replay["rejected_token_ids"]),
             "generated_at": replay["generated_at"],
-            "sampled_from": replay["sampled_from"],
             "regenerated": pc.equal(replay["status"], "regenerated"),
         }
     )
@@ -71,17 +75,37 @@ def replay_statistics(previous_reward: pa.ChunkedArray, replay: pa.Table, iterat
     }
 
 
+def half_gains(previous_reward: pa.ChunkedArray, replay: pa.Table) -> tuple[float, float]:
+    """Reward that was gained in the lower and in the upper half of the prompts: the two bars of Figure 2.
+
+    Args: as for `replay_statistics`.
+
+    Returns:
+        Summed change of the chosen reward of regenerated prompts that had a pair before: over the half of all
+        prompts with the lowest previous chosen reward, and over the others. (Of an odd number the one in the middle
+        is an upper one.)
+    """
+    gains, _, ranked = _gains(previous_reward, replay)
+    middle = len(ranked) // 2
+    return float(gains[ranked[:middle]].sum()), float(gains[ranked[middle:]].sum())
+
+
 def _gain(previous_reward: pa.ChunkedArray, replay: pa.Table) -> dict[str, Any]:
-    before, after = previous_reward.to_numpy(), replay["chosen_reward"].to_numpy()
-    paired = np.flatnonzero(~np.isnan(before))
-    ranked = paired[np.argsort(before[paired], kind="stable")]
-    gained = ~np.isnan(before) & replay["regenerated"].to_numpy()
-    gains = np.where(gained, after - before, 0.0)
+    gains, gained, ranked = _gains(previous_reward, replay)
     total = gains.sum()
     return {
         "gain/mean": _mean(gains[gained]),
         "gain/bottom_half_share": float(gains[ranked[: len(ranked) // 2]].sum() / total) if total > 0 else None,
     }
+
+
+def _gains(previous_reward: pa.ChunkedArray, replay: pa.Table) -> tuple[Values, Values, Values]:
+    """Each prompt's gain (0 without one), whether it has one, and the rows with a previous pair, lowest first."""
+    before, after = previous_reward.to_numpy(), replay["chosen_reward"].to_numpy()
+    paired = np.flatnonzero(~np.isnan(before))
+    ranked = paired[np.argsort(before[paired], kind="stable")]
+    gained = ~np.isnan(before) & replay["regenerated"].to_numpy()
+    return np.where(gained, after - before, 0.0), gained, ranked
 
 
 def correlation(x: Values, y: Values) -> float | None:

@@ -30,6 +30,27 @@ def held_out_change(store: ArtifactStore, ledger: Ledger, first: int, last: int)
     return change
 
 
+def held_out_difference(store: ArtifactStore, one: Ledger, other: Ledger) -> Row:
+    """Held-out rewards of the last policy of run `other` minus those of run `one`, on the prompts that both have.
+
+    Returns:
+        As `held_out_change`, for the rewards that are the same in both runs.
+    """
+    records = [ledger.evaluation(len(ledger.iterations())) for ledger in (one, other)]
+    inputs = [ledger.inputs() for ledger in (one, other)]
+    difference: Row = {}
+    for name, key in (("proxy", "reward"), ("gold", "gold")):
+        before, after = (record and record[name] for record in records)
+        if before and after and _identity(inputs[0][key]) == _identity(inputs[1][key]):
+            difference[name] = paired_difference(_rewards(store, before), _rewards(store, after))
+    return difference
+
+
+def _identity(reward: Row) -> tuple[object, ...]:
+    """What tells a reward from another: its model, or its function with the digest of its source."""
+    return reward["type"], reward["model"] and reward["model"]["digest"], reward["function"], reward["identity"]
+
+
 def savings(record: Row) -> Row:
     """What selective regeneration saved in an iteration, in the measured seconds of its stages.
 

@@ -81,6 +81,17 @@ class Ledger:
         body = self.objects.read(f"{self._base}/run.json")
         return {} if body is None else dict(json.loads(body)["inputs"])
 
+    def show_page(self, page: str) -> str:
+        """Put the run's page in the place of an earlier one. A view: whatever it says stands elsewhere in the store.
+
+        Returns:
+            Where it stands, as a path or URL for people.
+        """
+        path = f"{self._base}/report.html"
+        # Whether ours or one that was made at the same time stands is all the same.
+        self.objects.swap(path, self.objects.read(path), page.encode())
+        return f"{self.objects.url}/{path}"
+
     def commit_iteration(self, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
         """Commit an iteration once. Returns the record that stands: this one, or an earlier commit's."""
         return self._commit("iterations", iteration, record)

@@ -291,6 +291,13 @@ def test_ledger_reads_up_to_the_first_gap(store: ArtifactStore) -> None:
     assert ledger.commit_iteration(0, {"n": 9}) == {"n": 0}
 
 
+def test_the_page_of_a_run_is_the_last_one_that_was_shown(store: ArtifactStore) -> None:
+    ledger = Ledger(store.objects, "r")
+    address = ledger.show_page("first π₀")
+    assert ledger.show_page("second π₁") == address
+    assert Path(address).read_text() == "second π₁"
+
+
 def test_drift_lists_each_field(store: ArtifactStore) -> None:
     ledger = Ledger(store.objects, "run")
     config = {"iterations": 3, "training": {"beta1": 0.1, "beta2": 1.0}}

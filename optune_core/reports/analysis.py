@@ -1,0 +1,174 @@
+"""From the store to `RunFacts`: the ledger, the manifests, and of the replay sets a few numbers a prompt."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from optune_core.replay import trainable
+from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Responses, Row, RunFacts
+from optune_core.reports.standing import progress, require_run, standing
+from optune_core.reports.statistics import correlation, half_gains, pair_numbers
+from optune_core.reports.summary import held_out_change, summarise
+from optune_core.row_groups import read_groups
+from optune_core.schemas import REPLAY, only
+from optune_core.stages.selection import read_replay
+from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref
+from optune_core.storage.lease import read_lease
+
+_NUMBERS = only(
+    REPLAY,
+    "chosen_reward",
+    "rejected_reward",
+    "chosen_token_ids",
+    "rejected_token_ids",
+    "generated_at",
+    "status",
+)
+
+
+def analyse(store: ArtifactStore, run: str) -> RunFacts:
+    """Everything that a run's page says. Works at any time from the first start on.
+
+    Raises:
+        OptuneError: there is no such run.
+        CorruptArtifact: a file of the run is not what was committed.
+    """
+    ledger = Ledger(store.objects, run)
+    require_run(ledger)
+    lease = read_lease(store.objects, run)
+    config = lease.config if lease and lease.config else ledger.config()
+    assert config is not None, "a run has a lease or a record, and both hold a configuration"
+    rows = summarise(store, run)
+    return RunFacts(
+        run=run,
+        config=config,
+        iterations=[
+            _iteration(store, config, row, record) for row, record in zip(rows, ledger.iterations(), strict=False)
+        ],
+        held_out=_held_out(store, ledger),
+        comparisons=ledger.comparisons(),
+        reward_model=_reward_model(store, ledger.inputs()),
+        state=standing(progress(ledger)) if lease else "",
+        store=store.objects.url,
+    )
+
+
+def pair_facts(replay: pa.Table, beta2: float, min_reward_gap: float | None) -> PairFacts:
+    """The pairs of D_t.
+
+    Args:
+        replay: D_t from `pair_numbers`.
+        beta2: β₂ of Eq. 6.
+        min_reward_gap: as `training.min_reward_gap`.
+    """
+    pairs = trainable(replay)
+    chosen, rejected, chosen_tokens, rejected_tokens = (
+        pairs[name].to_numpy().astype(np.float64)
+        for name in ("chosen_reward", "rejected_reward", "chosen_tokens", "rejected_tokens")
+    )
+    gaps = chosen - rejected
+    trained = gaps if min_reward_gap is None else gaps[gaps >= min_reward_gap]
+    made = {entry["values"]: entry["counts"] for entry in pc.value_counts(pairs["generated_at"]).to_pylist()}
+    weights = 0.5 * (1 + np.tanh(beta2 * trained / 2))  # σ, that does not overflow
+    return PairFacts(chosen, rejected, chosen_tokens, rejected_tokens, made, weights)
+
+
+def correlations(pairs: PairFacts) -> dict[str, float | None]:
+    """Pearson's r of reward and response length: over the `chosen`, over the `rejected`, over `both`."""
+    return {
+        "chosen": correlation(pairs.chosen_rewards, pairs.chosen_tokens),
+        "rejected": correlation(pairs.rejected_rewards, pairs.rejected_tokens),
+        "both": correlation(
+            np.concatenate([pairs.chosen_rewards, pairs.rejected_rewards]),
+            np.concatenate([pairs.chosen_tokens, pairs.rejected_tokens]),
+        ),
+    }
+
+
+def log_ratios(log: list[Row], beta1: float) -> dict[str, float | None]:
+    """Mean of `rewards/*`/β₁ over the last quarter of the steps: log π_θ(y|x)/π_ref(y|x), in nats a response."""
+    last = log[-math.ceil(len(log) / 4) :] if log else []
+    return {
+        side: sum(step[f"rewards/{side}"] for step in last) / len(last) / beta1 if last else None
+        for side in ("chosen", "rejected")
+    }
+
+
+def count_responses(metrics: list[Row]) -> Responses | None:
+    """The shards of a policy's responses as one; None if there are none.
+
+    Args:
+        metrics: of the stage `responses`.
+    """
+    total = sum(shard["responses"] for shard in metrics)
+    if total == 0:
+        return None
+    return Responses(
+        responses=total,
+        tokens=sum(shard["tokens"] for shard in metrics),
+        truncated=sum(shard["truncated"] for shard in metrics),
+        distinct=sum(shard["distinct"] for shard in metrics) if all("distinct" in shard for shard in metrics) else None,
+    )
+
+
+def _iteration(store: ArtifactStore, config: Row, row: Row, record: Row) -> IterationFacts:
+    t, training, references = record["iteration"], config["training"], record["artifacts"]
+    policy, replay_ref = Ref.from_json(references["policy"]), Ref.from_json(references["replay"])
+    manifest, merged, metrics = store.manifest(policy), store.manifest(replay_ref), record["metrics"]["replay"]
+    file = store.fetch(replay_ref) / "replay.parquet"
+    replay = pa.concat_tables([pair_numbers(group) for group in read_groups([file], _NUMBERS)])
+    pairs = pair_facts(replay, training["beta2"], training.get("min_reward_gap"))
+    log = _train_log(store, policy)
+    return IterationFacts(
+        summary=row,
+        metrics=metrics,
+        selected=record["metrics"]["selection"]["selected"],
+        fresh=_responses(store, references["responses"]),
+        pairs=pairs,
+        correlations=correlations(pairs),
+        gains=None if metrics["gain/mean"] is None else _gains(store, merged, replay),
+        log=log,
+        log_ratios=log_ratios(log, training["beta1"]),
+        starts_at_reference=t == 0 or training["reference"] == "previous",
+        code_version=manifest.code_version,
+        committed_at=manifest.committed_at,
+    )
+
+
+def _gains(store: ArtifactStore, merged: Manifest, replay: pa.Table) -> tuple[float, float]:
+    previous = read_replay(store, merged.parents["previous"], only(REPLAY, "chosen_reward"))
+    return half_gains(pa.concat_tables(previous)["chosen_reward"], replay)
+
+
+def _train_log(store: ArtifactStore, policy: Ref) -> list[Row]:
+    # Fetched, not read: a damaged log is then marked, and made again.
+    lines = (store.fetch(policy, "train_log.jsonl") / "train_log.jsonl").read_text().splitlines()
+    return [entry for line in lines if "loss" in (entry := json.loads(line))]
+
+
+def _held_out(store: ArtifactStore, ledger: Ledger) -> list[HeldOut]:
+    held_out: list[HeldOut] = []
+    while (record := ledger.evaluation(len(held_out))) is not None:
+        t = len(held_out)
+        change = held_out_change(store, ledger, 0, t)
+        known = {reward: row for reward, row in change.items() if row["prompts"]}
+        held_out.append(HeldOut(t, known, _responses(store, record["responses"])))
+    return held_out
+
+
+def _responses(store: ArtifactStore, references: list[dict[str, str]]) -> Responses | None:
+    refs = [Ref.from_json(reference) for reference in references if reference["stage"] == "responses"]
+    return count_responses([store.manifest(ref).metrics for ref in refs])
+
+
+def _reward_model(store: ArtifactStore, inputs: Row) -> dict[str, Any] | None:
+    reward = inputs.get("reward")
+    if reward is None or reward.get("model") is None or reward["model"]["stage"] != "reward-model":
+        return None
+    return store.manifest(Ref.from_json(reward["model"])).metrics

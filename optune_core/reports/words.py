@@ -1,0 +1,32 @@
+"""Numbers as people read them. A value that is None is a dash."""
+
+from __future__ import annotations
+
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """With a fixed number of decimals."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """With its sign, also of a plus."""
+    return "–" if value is None else f"{value:+.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share from 0 to 1."""
+    return "–" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits it: s, min or h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def policy(iteration: int) -> str:
+    """π with the iteration's number as a subscript."""
+    return "π" + str(iteration).translate(_SUBSCRIPTS)
