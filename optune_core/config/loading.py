@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from optune_core.config.schema import OptuneConfig
 from optune_core.errors import ConfigError
 from optune_core.secrets import redact, secrets_in
+
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
@@ -38,16 +40,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> OptuneConfig
         ConfigError: the file cannot be read or parsed, an override is malformed, or fields are invalid;
             all invalid fields are reported together.
     """
+    return parse_config(read_yaml(path), overrides, source=str(path))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file holds. Raises ConfigError if it cannot be read or parsed."""
     source = Path(path)
     try:
-        data = yaml.load(source.read_text(encoding="utf-8"), Loader=_Loader)
+        return yaml.load(source.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise ConfigError(
             [f"cannot be read ({error.strerror}): give the path of a YAML file"], source=str(path)
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError([f"is not valid YAML: {error}"], source=str(path)) from error
-    return parse_config(data, overrides, source=str(path))
 
 
 def parse_config(data: Any, overrides: Sequence[str] = (), *, source: str) -> OptuneConfig:
@@ -61,12 +67,17 @@ def parse_config(data: Any, overrides: Sequence[str] = (), *, source: str) -> Op
     Raises:
         ConfigError: as `load_config`; also for a value that holds a secret itself.
     """
+    return validate(OptuneConfig, data, overrides, source=source)
+
+
+def validate(schema: type[Schema], data: Any, overrides: Sequence[str], *, source: str) -> Schema:
+    """As `parse_config`, for any schema."""
     if not isinstance(data, dict):
         raise ConfigError([f"holds {type(data).__name__}, not a mapping of sections"], source=source)
     for override in overrides:
         _apply(data, override)
     try:
-        config = OptuneConfig.model_validate(data)
+        config = schema.model_validate(data)
     except ValidationError as error:
         raise ConfigError([_render(problem) for problem in error.errors()], source=source) from error
     if found := list(secrets_in(config.model_dump(mode="json"))):
