@@ -11,13 +11,14 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from optune_core.config.loading import load_config, read_yaml, validate
+from optune_core.config.loading import parse_config, read_yaml, validate
 from optune_core.config.names import Name, is_name
 from optune_core.config.schema import OptuneConfig, Section, Selection
 from optune_core.errors import ConfigError
@@ -142,7 +143,9 @@ def _grid_problems(config: SweepConfig) -> Iterator[str]:
     for key in {*config.grid, *itertools.chain(*config.include)}:
         if key == "name":
             yield "name: cannot be in the grid, a cell is named by its values: remove it"
-    whole = [dict(zip(config.grid, combination, strict=True)) for combination in itertools.product(*config.grid.values())]
+    whole = [
+        dict(zip(config.grid, combination, strict=True)) for combination in itertools.product(*config.grid.values())
+    ]
     for number, entry in enumerate(config.exclude):
         if not entry or not any(_matches(values, entry) for values in whole):
             yield f"exclude[{number}] = {entry!r}: no cell of the grid has these values: correct or remove it"
@@ -152,12 +155,13 @@ def _validated(
     config: SweepConfig, assignments: Sequence[dict[str, Scalar]], overrides: Sequence[str]
 ) -> tuple[list[Cell], list[str]]:
     """The cells, or what is wrong with them: a problem that all have is said once, else with the cells that have it."""
+    base = read_yaml(config.base)
     cells: list[Cell] = []
     having: dict[str, list[str]] = {}
     for given in assignments:
         own = [f"{key}={json.dumps(value)}" for key, value in given.items()]
         try:
-            settings = load_config(config.base, [*overrides, *own, f"name={json.dumps(config.name)}"])
+            settings = parse_config(deepcopy(base), [*overrides, *own, f"name={config.name}"], source=config.base)
         except ConfigError as error:
             for problem in error.problems:
                 having.setdefault(problem, []).append(_said(given))

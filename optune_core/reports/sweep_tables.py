@@ -30,8 +30,8 @@ def sharing_text(sharing: Sharing) -> str:
         return "Nothing is committed yet."
     return (
         f"Sharing: the artifacts took {sharing.made:,.0f} s of work to make once; without sharing all cells together "
-        f"would have taken {sharing.apart:,.0f} s: {sharing.saved:,.0f} s ({100 * sharing.saved / sharing.apart:.0f} %) "
-        f"saved. {sharing.shared} of {sharing.artifacts} artifacts belong to more than one cell."
+        f"would have taken {sharing.apart:,.0f} s, {sharing.apart / sharing.made:.2f} times as long: "
+        f"{sharing.saved:,.0f} s saved. {sharing.shared} of {sharing.artifacts} artifacts belong to more than one cell."
     )
 
 
@@ -83,8 +83,8 @@ def _over_seeds(all_settings: Sequence[Setting]) -> TextTable:
         [
             setting_label(setting),
             f"{len(setting.whole)} of {len(setting.cells)}",
-            *[_spread(setting.spread(lambda cell, reward=reward: _value(cell, reward)), 3) for reward in REWARDS],
-            _spread(setting.spread(lambda cell: _value(cell, WIN_SCORE)), 1, signed=False),
+            *[_spread(setting.at(setting.first.config.iterations, reward), 3) for reward in REWARDS],
+            _spread(setting.at(setting.first.config.iterations, WIN_SCORE), 1, signed=False),
             _spread(setting.spread(lambda cell: cell.total_seconds), 0, signed=False),
             _spread(setting.spread(lambda cell: cell.speedup), 2, signed=False),
             _spread(setting.spread(lambda cell: float(cell.generated)), 0, signed=False),
@@ -98,11 +98,6 @@ def _over_seeds(all_settings: Sequence[Setting]) -> TextTable:
 def setting_label(setting: Setting) -> str:
     """`optune, ρ = 0.5; wDPO, β₂ = 1`."""
     return "; ".join(part for part in (setting.first.selection, setting.first.loss, setting.first.others) if part)
-
-
-def _value(cell: CellResult, metric: str) -> float | None:
-    measured = cell.last(metric)
-    return None if measured is None else measured.value
 
 
 def _short(sweep: str, run: str) -> str:

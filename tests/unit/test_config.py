@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from optune_core.config import load_config
+from optune_core.config.sweep import load_sweep
 from optune_core.errors import ConfigError
 
 GOOD = """
@@ -101,3 +102,10 @@ def test_settings_that_contradict_each_other(tmp_path: Path, overrides: list[str
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=str)
 def test_shipped_configurations_load(path: Path) -> None:
     assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs/sweeps").glob("*.yaml")), ids=str)
+def test_shipped_sweeps_load(path: Path) -> None:
+    sweep = load_sweep(path)
+    assert sweep.cells
+    assert sweep.config.name.startswith(path.stem.replace("paper", "zephyr-7b"))
