@@ -134,6 +134,7 @@ def sweep(
 
     wanted = load_sweep(config, overrides or [])  # all its problems, before anything is started
     from optune_core.cli.sweep import print_sweep
+    from optune_core.errors import OptuneError
 
     if table:
         print_sweep(store, wanted, figures)
@@ -143,8 +144,10 @@ def sweep(
 
     try:
         flow(config, overrides, store, deployment, parallel, figures)
-    finally:
+    except OptuneError:  # cells failed: there is the more to see of the others
         print_sweep(store, wanted)
+        raise
+    print_sweep(store, wanted)
 
 
 @app.command("reward-model")

@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
+from flows.judge_cells import check_evaluation, judge_cells
 from flows.request import store_url
 from optune_core.config.sweep import Cell, load_sweep
 from tasks.cells import AtWork, CellHere, CellOnPool, check_failures, compute
@@ -49,6 +50,7 @@ def sweep(
     store = store_url(store)
     overrides = overrides or []
     wanted = load_sweep(config, overrides)
+    check_evaluation(wanted.config.evaluation)
     check_store(store)
     record_cells(store, wanted)
     import_models(store, wanted)
@@ -60,6 +62,7 @@ def sweep(
 
     at_once = None if deployment is not None else parallel or wanted.config.parallel
     failed = compute(open_store(store).objects, wanted.cells, start, at_once)
+    failed |= judge_cells(store, wanted.config.evaluation, [c.run for c in wanted.cells if c.run not in failed])
     places = publish_sweep(store, wanted, figures)
     check_failures(wanted.config.name, failed, len(wanted.cells))
     return places

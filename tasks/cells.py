@@ -25,7 +25,7 @@ from optune_core.config.sweep import Cell
 from optune_core.errors import OptuneError
 from optune_core.secrets import redact
 from optune_core.storage import Ledger
-from optune_core.storage.lease import read_lease
+from optune_core.storage.lease import is_gone, read_lease
 from optune_core.storage.objects import Objects
 from optune_core.sweep_order import SweepOrder
 
@@ -79,6 +79,9 @@ def compute(
                 del at_work[run]
                 if _is_whole(objects, targets[run]):
                     logger.info("cell %s is complete", run)
+                elif _is_busy(objects, run):
+                    logger.warning("cell %s is being worked on by somebody else, it is waited for", run)
+                    waiting.insert(0, targets[run])
                 else:
                     failed[run] = _reason(objects, run) or reason
                     logger.error("cell %s: %s", run, failed[run])
@@ -94,12 +97,14 @@ def compute(
                 logger.info("cell %s: started, %d more are waiting", cell.run, len(waiting))
                 at_work[cell.run] = start(cell)
             time.sleep(_POLL_SECONDS if at_work else 0)
-    except BaseException as told:
+    except BaseException as told:  # a signal
         for work in at_work.values():
             work.tell(signal.SIGINT if isinstance(told, KeyboardInterrupt) else signal.SIGTERM)
         for work in at_work.values():
             work.wait()
         raise
+    finally:
+        no_child.set()
     return failed
 
 
@@ -218,6 +223,12 @@ def _is_whole(objects: Objects, cell: Cell) -> bool:
     lease = read_lease(objects, cell.run)
     done = lease is not None and lease.state == "finished"
     return done and len(Ledger(objects, cell.run).iterations()) >= cell.config.iterations
+
+
+def _is_busy(objects: Objects, run: str) -> bool:
+    """Whether another process holds the run's lease, as far as can be told; a start that finds so says so later."""
+    lease = read_lease(objects, run)
+    return lease is not None and lease.holder is not None and not is_gone(lease)
 
 
 def _reason(objects: Objects, run: str) -> str | None:

@@ -40,6 +40,9 @@ class SweepConfig(Section):
     """Cells of the grid to leave out: those that have these values. A list stands for any of its values."""
     include: list[Values] = Field(default_factory=list)
     """Cells beside the grid, such as baselines; all other keys are the base's. A list makes a cell a value."""
+    evaluation: str | None = None
+    """The YAML file of a win-score evaluation, as `optune evaluate` takes it: by it every policy of every cell that is
+    complete is judged. Default: cells are compared by their held-out rewards."""
     parallel: int = Field(default=1, ge=1)
     """Cells at once, as processes of this machine, each of which uses all of its devices. Not read where cells go to a
     work pool, which has its own limit."""

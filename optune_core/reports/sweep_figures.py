@@ -21,7 +21,7 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _FULL, _OFFLINE, _GRID = "#000000", "#767676", "#d9d9d9"
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D")
-_COLUMNS = 4
+_COLUMNS = 3
 
 Interval = tuple[float, float, float]
 """Mean, low, high."""
@@ -38,7 +38,7 @@ def draw_figures(sweep: str, results: Sequence[CellResult], folder: Path) -> lis
     Returns:
         The files.
     """
-    shown = [setting for setting in settings(results) if setting.whole]
+    shown = sorted((setting for setting in settings(results) if setting.whole), key=_rank)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for metric in known_metrics([cell for setting in shown for cell in setting.whole]):
@@ -48,6 +48,13 @@ def draw_figures(sweep: str, results: Sequence[CellResult], folder: Path) -> lis
             figure.savefig(file, format="png")
             files.append(file)
     return files
+
+
+def _rank(setting: Setting) -> tuple[int, str, float]:
+    """OPTune's ratios, those of other selectors, all prompts, offline: the order of legends and panels."""
+    selection = fixed_selection(setting.first.config.selection)
+    first = {"optune": 0, "all": 2, "none": 3}.get(selection.selector, 1)
+    return first, selection.selector, selection.rho
 
 
 def _figures(shown: Sequence[Setting]) -> dict[str, Callable[[str, Sequence[Setting], str], Figure]]:
@@ -74,7 +81,8 @@ def _by_iteration(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
             _line(axes, points, **_look(setting, shown))
         _whole_numbers(axes, drawn)
 
-    return _panels(f"{sweep}: {metric} by iteration", panels, draw, "policy after iteration", _name(metric, shown))
+    title = f"{sweep}: {_long(metric)} by iteration"
+    return _panels(title, panels, draw, "policy after iteration", metric)
 
 
 def _by_time(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
@@ -91,7 +99,8 @@ def _by_time(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
             ]
             _line(axes, points, **_look(setting, shown))
 
-    return _panels(f"{sweep}: {metric} by training time", panels, draw, f"{unit} of work", _name(metric, shown))
+    title = f"{sweep}: {_long(metric)} by training time"
+    return _panels(title, panels, draw, f"{unit}, generation and scoring included", metric)
 
 
 def _by_loss(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
@@ -107,8 +116,8 @@ def _by_loss(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
             _line(axes, points, label=setting.first.loss, **look)
         _whole_numbers(axes, drawn)
 
-    title = f"{sweep}: {metric} of DPO and weighted DPO"
-    return _panels(title, panels, draw, "policy after iteration", _name(metric, shown))
+    title = f"{sweep}: {_long(metric)} of DPO and weighted DPO"
+    return _panels(title, panels, draw, "policy after iteration", metric)
 
 
 def _by_beta2(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
@@ -127,7 +136,7 @@ def _by_beta2(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
             _line(axes, points, **_look(along[0], shown))
         axes.set_xticks(range(len(betas)), ["0 (DPO)" if beta == 0 else f"{beta:g}" for beta in betas])
 
-    return _panels(f"{sweep}: {metric} of the last policy by β₂", panels, draw, "β₂", _name(metric, shown))
+    return _panels(f"{sweep}: {_long(metric)} of the last policy by β₂", panels, draw, "β₂", metric)
 
 
 def _panels(
@@ -135,7 +144,7 @@ def _panels(
     panels: dict[str, list[Setting]],
     draw: Callable[[Axes, Sequence[Setting]], None],
     x_name: str,
-    y_name: str,
+    metric: str,
 ) -> Figure:
     """One panel a group, with common axes and one legend beside them."""
     from matplotlib.figure import Figure
@@ -155,9 +164,9 @@ def _panels(
         axes.set_axisbelow(True)
         axes.tick_params(labelbottom=True)
         handles |= {text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(f"{title}{_judged(panels) if metric == WIN_SCORE else ''}", fontsize=11)
     figure.supxlabel(f"{x_name}\n{_bars(panels)}", fontsize=9)
-    figure.supylabel(y_name, fontsize=9)
+    figure.supylabel(metric if metric == WIN_SCORE else f"change of {_long(metric)}", fontsize=9)
     figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False, fontsize=9)
     return figure
 
@@ -210,11 +219,13 @@ def _bars(panels: dict[str, list[Setting]]) -> str:
     return f"bars: ± standard deviation over {number} seeds{one}"
 
 
-def _name(metric: str, shown: Sequence[Setting]) -> str:
-    if metric != WIN_SCORE:
-        return f"change of the held-out {metric} reward"
-    judged = sorted({cell.compared for setting in shown for cell in setting.whole if cell.compared})
-    return f"win score\n{judged[0]}"
+def _long(metric: str) -> str:
+    return metric if metric == WIN_SCORE else f"held-out {metric} reward"
+
+
+def _judged(panels: dict[str, list[Setting]]) -> str:
+    cells = [cell for drawn in panels.values() for setting in drawn for cell in setting.whole]
+    return "".join(f"\n{text}" for text in sorted({cell.compared for cell in cells if cell.compared}))
 
 
 def _whole_numbers(axes: Axes, drawn: Sequence[Setting]) -> None:

@@ -169,7 +169,7 @@ def test_a_failed_cell_is_shown_with_its_error(store: ArtifactStore, two_seeds: 
 
 
 def test_what_is_shared_is_counted_once(store: ArtifactStore, two_seeds: list[Cell]) -> None:
-    """Three runs: prompts (1 s) and iteration 0 (20 s with the engine's start) are common, iteration 1 is each one's."""
+    """Three runs: prompts (1 s) and iteration 0 (20 s with the engine's start) are common."""
     runs = [cell.run for cell in two_seeds]
     first = 1.0 + (8.0 + 2.0) + 10.0
     second = [8.0 + 2.0 + 10.0, 8.0 + 2.0 + 10.0, 20.0 + 2.0 + 10.0]
