@@ -181,11 +181,11 @@ def _read(store: ArtifactStore, cell: Cell) -> CellResult:
     for t, record in enumerate(records, start=1):
         for stage, took in record["timing"].items():
             seconds[stage] = seconds.get(stage, 0.0) + took
-        metrics = {name: _change(change) for name, change in held_out_change(store, ledger, 0, t).items()}
+        changes = held_out_change(store, ledger, 0, t)
+        metrics = {name: _change(change) for name, change in changes.items() if change["prompts"] > 0}
+        points[0].metrics.update({name: Measured(0.0, 0.0, 0.0) for name in metrics})
         if t in wins:
             metrics[WIN_SCORE] = wins[t]
-        if metrics and set(metrics) & set(REWARDS):
-            points[0].metrics.update({name: Measured(0.0, 0.0, 0.0) for name in REWARDS if name in metrics})
         points.append(Point(t, sum(seconds.values()), metrics))
     state, message = _state(store, cell.run)
     return CellResult(
