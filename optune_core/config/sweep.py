@@ -164,7 +164,7 @@ def _validated(
     for given in assignments:
         own = [f"{key}={json.dumps(value)}" for key, value in given.items()]
         try:
-            settings = parse_config(deepcopy(base), [*overrides, *own, f"name={config.name}"], source=config.base)
+            settings = parse_config(deepcopy(base), [*overrides, *own, "name=unnamed"], source=config.base)
         except ConfigError as error:
             for problem in error.problems:
                 having.setdefault(problem, []).append(_said(given))
@@ -176,7 +176,7 @@ def _validated(
                 f"{run!r} ({len(run)} characters) is no valid name of a run (at most 64): shorten the sweep's name", []
             ).append(_said(given))
             continue
-        cells.append(Cell(run, values, [*own, f"name={run}"], settings.model_copy(update={"name": run})))
+        cells.append(Cell(run, values, [*own, f"name={json.dumps(run)}"], settings.model_copy(update={"name": run})))
     problems = [
         f"{problem} ({'every cell' if len(who) == len(assignments) else 'cell ' + _first(who)})"
         for problem, who in having.items()

@@ -16,7 +16,7 @@ from optune_core.storage.lease import is_gone, read_lease
 
 REWARDS = ("proxy", "gold")
 WIN_SCORE = "win score"
-_OF_A_CELL = ("selection.rho", "selection.selector", "training.beta2", "seed")
+_OF_A_CELL = ("selection.rho", "selection.selector", "training.loss", "training.beta2", "seed")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CellResult:
     run: str
     config: OptuneConfig
     others: str
-    """What sets it apart besides ρ, selector, β₂ and seed."""
+    """What sets it apart besides ρ, selector, loss, β₂ and seed."""
     state: str
     message: str
     points: list[Point]
@@ -159,8 +159,13 @@ def selection_label(config: OptuneConfig) -> str:
 
 
 def loss_label(config: OptuneConfig) -> str:
-    """`DPO` or `wDPO, β₂ = 1`."""
-    return "DPO" if config.training.beta2 == 0 else f"wDPO, β₂ = {config.training.beta2:g}"
+    """`DPO`, `wDPO, β₂ = 1`, or the name of another loss."""
+    training = config.training.model_dump()
+    loss, beta2 = training.get("loss", "wdpo"), training["beta2"]
+    if loss == "wdpo" and beta2 == 0:
+        return "DPO"
+    name = "wDPO" if loss == "wdpo" else str(loss)
+    return name if beta2 is None else f"{name}, β₂ = {beta2:g}"
 
 
 def comparisons(ledger: Ledger) -> list[dict[str, Any]]:

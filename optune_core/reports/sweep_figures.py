@@ -63,10 +63,9 @@ def _figures(shown: Sequence[Setting]) -> dict[str, Callable[[str, Sequence[Sett
         "by-iteration": _by_iteration,
         "by-time": _by_time,
     }
-    betas = {setting.first.config.training.beta2 for setting in shown}
-    if len(betas) > 1:
+    if len({setting.first.loss for setting in shown}) > 1:
         figures["dpo-and-wdpo"] = _by_loss
-    if len(betas) > 2:
+    if len(_betas(shown)) > 2:
         figures["by-beta2"] = _by_beta2
     return figures
 
@@ -121,15 +120,17 @@ def _by_loss(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
 
 
 def _by_beta2(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
-    panels = _grouped(shown, lambda setting: setting.first.others)
-    betas = sorted({_beta2(setting) for setting in shown})
+    betas = _betas(shown)
+    panels = _grouped(
+        (s for s in shown if s.first.config.training.beta2 in betas), lambda setting: setting.first.others
+    )
 
     def draw(axes: Axes, drawn: Sequence[Setting]) -> None:
         lines = _grouped(drawn, lambda setting: setting.first.selection)
         for number, along in enumerate(lines.values()):
             aside = 0.05 * (number - (len(lines) - 1) / 2)
             points = [
-                (betas.index(_beta2(setting)) + aside, found)
+                (betas.index(setting.first.config.training.beta2) + aside, found)
                 for setting in sorted(along, key=_beta2)
                 if (found := _interval(setting, setting.first.config.iterations, metric))
             ]
@@ -243,7 +244,14 @@ def _loss(setting: Setting) -> str:
 
 
 def _beta2(setting: Setting) -> float:
-    return setting.first.config.training.beta2
+    """For order; losses without β₂ come last."""
+    beta2 = setting.first.config.training.beta2
+    return math.inf if beta2 is None else beta2
+
+
+def _betas(shown: Sequence[Setting]) -> list[float]:
+    """The values of β₂, ascending."""
+    return sorted({beta2 for setting in shown if (beta2 := setting.first.config.training.beta2) is not None})
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:

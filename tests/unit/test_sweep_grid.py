@@ -11,6 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optune_core.config import load_config
 from optune_core.config.names import is_name
 from optune_core.config.sweep import Cell, cell_name, load_sweep
 from optune_core.errors import ConfigError
@@ -53,6 +54,13 @@ def test_every_combination_is_a_cell_with_its_own_values(tmp_path: Path) -> None
     assert (first.config.selection.rho, first.config.training.beta2, first.config.seed) == (0.3, 1.0, 0)
     last = made[-1].config
     assert (last.selection.selector, last.training.beta2, last.seed) == ("random", 0.0, 1)
+
+
+@pytest.mark.parametrize("name", ["off", "12", "1e5", "null"])
+def test_names_that_yaml_would_read_otherwise(tmp_path: Path, name: str) -> None:
+    (cell,) = cells(tmp_path, name=name, grid={"seed": [0]})
+    assert cell.config.name == f"{name}-seed_0"
+    assert load_config(tmp_path / "tiny.yaml", cell.overrides) == cell.config
 
 
 def test_overrides_are_for_all_cells_and_below_the_grid(tmp_path: Path) -> None:
