@@ -66,7 +66,8 @@ class CellResult:
 
     @property
     def is_whole(self) -> bool:
-        return self.iterations >= self.config.iterations
+        """Whether all is there: of a run that is killed after its last iteration the last held-out rewards are not."""
+        return self.state == "finished" and self.iterations >= self.config.iterations
 
     @property
     def total_seconds(self) -> float:

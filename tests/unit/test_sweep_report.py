@@ -157,6 +157,17 @@ def test_win_scores_take_the_place_of_rewards(store: ArtifactStore, two_seeds: l
     assert notes(results) == ["Win score against π₀, judged by a reward model (stand-in)."]
 
 
+def test_a_cell_is_not_whole_before_its_last_evaluation(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+    """It is killed between its last iteration and that."""
+    from optune_core.storage.lease import take
+
+    take(store.objects, two_seeds[0].run, {}).release("interrupted")
+    results = read_cells(store, two_seeds)
+    assert results[0].iterations == ITERATIONS
+    assert not results[0].is_whole
+    assert sweep_tables("swept", results)[0].rows[0][1] == "2/2 interrupted"
+
+
 def test_a_failed_cell_is_shown_with_its_error(store: ArtifactStore, two_seeds: list[Cell]) -> None:
     from optune_core.errors import DataError
 
