@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Okabe and Ito's, told apart by colour-blind readers too; lines and markers say the same once more."""
-_FULL, _OFFLINE, _GRID = "#000000", "#767676", "#d9d9d9"
+_FULL, _OFFLINE, _BASELINE, _GRID = "#000000", "#767676", "#8c8c8c", "#d9d9d9"
 _LINES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D")
 _COLUMNS = 3
@@ -158,6 +159,7 @@ def _panels(
         axes.remove()
     handles: dict[str, Any] = {}
     for axes, (name, drawn) in zip(grid, panels.items(), strict=False):
+        axes.axhline(50.0 if metric == WIN_SCORE else 0.0, color=_BASELINE, linewidth=0.8)
         draw(axes, drawn)
         axes.set_title(name, fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
@@ -165,7 +167,9 @@ def _panels(
         axes.set_axisbelow(True)
         axes.tick_params(labelbottom=True)
         handles |= {text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.suptitle(f"{title}{_judged(panels) if metric == WIN_SCORE else ''}", fontsize=11)
+    judged = _judged(panels) if metric == WIN_SCORE else []
+    width = 28 + 38 * columns
+    figure.suptitle("\n".join(part for text in [title, *judged] for part in textwrap.wrap(text, width)), fontsize=10)
     figure.supxlabel(f"{x_name}\n{_bars(panels)}", fontsize=9)
     figure.supylabel(metric if metric == WIN_SCORE else f"change of {_long(metric)}", fontsize=9)
     figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False, fontsize=9)
@@ -224,15 +228,16 @@ def _long(metric: str) -> str:
     return metric if metric == WIN_SCORE else f"held-out {metric} reward"
 
 
-def _judged(panels: dict[str, list[Setting]]) -> str:
+def _judged(panels: dict[str, list[Setting]]) -> list[str]:
     cells = [cell for drawn in panels.values() for setting in drawn for cell in setting.whole]
-    return "".join(f"\n{text}" for text in sorted({cell.compared for cell in cells if cell.compared}))
+    return sorted({cell.compared for cell in cells if cell.compared})
 
 
 def _whole_numbers(axes: Axes, drawn: Sequence[Setting]) -> None:
     """Ticks at the policies: π_t comes after iteration t - 1."""
     ticks = range(max(setting.first.config.iterations for setting in drawn) + 1)
     axes.set_xticks(list(ticks), ["π₀", *[str(t - 1) for t in ticks[1:]]])
+    axes.set_xlim(-0.35, ticks[-1] + 0.35)
 
 
 def _iterations(setting: Setting) -> range:
