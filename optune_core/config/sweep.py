@@ -1,7 +1,8 @@
 """A sweep: one base configuration, a small grid on top of it, and so a run (a cell) for each combination.
 
-A cell's name is made of its own values only. So it stays the same when the grid is reordered or gets further values,
-and a cell that was computed is found again.
+A cell's name is made of its own values only. So it stays the same when the grid is reordered or gets further values:
+a sweep grows by values added to its file, and only the new cells are computed. A further key gives all cells new names,
+and so new runs, which find the artifacts of the old ones.
 """
 
 from __future__ import annotations

@@ -104,8 +104,6 @@ def test_shipped_configurations_load(path: Path) -> None:
     assert load_config(path).name == path.stem
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs/sweeps").glob("*.yaml")), ids=str)
-def test_shipped_sweeps_load(path: Path) -> None:
-    sweep = load_sweep(path)
-    assert sweep.cells
-    assert sweep.config.name.startswith(path.stem.replace("paper", "zephyr-7b"))
+def test_shipped_sweeps_load() -> None:
+    cells = {path.name: len(load_sweep(path).cells) for path in Path("configs/sweeps").glob("*.yaml")}
+    assert cells == {"demo.yaml": 3 * 2, "paper.yaml": (3 * 2 + 1) * 2 * 3}
