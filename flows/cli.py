@@ -115,6 +115,41 @@ def run(
     print_summary(store, summary)
 
 
+@app.command()
+def sweep(
+    config: Annotated[str, typer.Argument(help="YAML file of the sweep.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of its base.")] = None,
+    store: Store = DEFAULT_STORE,
+    parallel: Annotated[
+        int | None, typer.Option(help="Cells at once on this machine. Default: as the file says.", min=1)
+    ] = None,
+    deployment: Annotated[
+        str | None, typer.Option(help="Run the cells on a work pool, by this deployment: optune/iterate.")
+    ] = None,
+    table: Annotated[bool, typer.Option("--table", help="Only show how far it is and what came out.")] = False,
+    figures: Annotated[str | None, typer.Option(help="Folder to draw the figures in.")] = None,
+) -> None:
+    """Run a grid of experiments, or continue it: what they share is computed once."""
+    from optune_core.config.sweep import load_sweep
+
+    wanted = load_sweep(config, overrides or [])  # all its problems, before anything is started
+    from optune_core.cli.sweep import print_sweep
+    from optune_core.errors import OptuneError
+
+    if table:
+        print_sweep(store, wanted, figures)
+        return
+    _quiet_prefect()
+    from flows.sweep import sweep as flow
+
+    try:
+        flow(config, overrides, store, deployment, parallel, figures)
+    except OptuneError:  # cells failed: there is the more to see of the others
+        print_sweep(store, wanted)
+        raise
+    print_sweep(store, wanted)
+
+
 @app.command("reward-model")
 def reward_model(
     config: Annotated[str, typer.Argument(help="YAML file with reward.type: trained.")],

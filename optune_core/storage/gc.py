@@ -83,8 +83,9 @@ def find_garbage(store: ArtifactStore, grace_seconds: float) -> Garbage:
     for place in ("scratch", "probe"):
         for entry in store.objects.walk(place):
             sort(entry, False)
-    for entry in (*store.objects.walk("runs"), *store.objects.walk("studies")):
-        sort(entry, not entry.path.rsplit("/", 1)[-1].startswith("."))  # temporary files of a killed writer
+    for place in ("runs", "studies", "sweeps"):
+        for entry in store.objects.walk(place):
+            sort(entry, not entry.path.rsplit("/", 1)[-1].startswith("."))  # temporary files of a killed writer
     return garbage
 
 
@@ -157,17 +158,17 @@ def _closure(start: set[Artifact], edges: Mapping[Artifact, set[Artifact]]) -> s
 
 
 def _artifacts(record: object) -> set[Artifact]:
-    return {(ref.stage, ref.key) for ref in _references(record)}
+    return {(ref.stage, ref.key) for ref in references(record)}
 
 
-def _references(value: object) -> Iterator[Ref]:
+def references(value: object) -> Iterator[Ref]:
     """All references in a record, wherever they stand."""
     if isinstance(value, dict):
         if value.keys() == {"stage", "key", "digest"}:
             yield Ref.from_json(value)
         else:
             for part in value.values():
-                yield from _references(part)
+                yield from references(part)
     elif isinstance(value, list):
         for part in value:
-            yield from _references(part)
+            yield from references(part)

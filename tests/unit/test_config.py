@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from optune_core.config import load_config
+from optune_core.config.sweep import load_sweep
 from optune_core.errors import ConfigError
 
 GOOD = """
@@ -128,3 +129,8 @@ def test_hypo_is_fixed_pairs_and_fresh_samples(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             load_config(file, overrides)
+
+
+def test_shipped_sweeps_load() -> None:
+    cells = {path.name: len(load_sweep(path).cells) for path in Path("configs/sweeps").glob("*.yaml")}
+    assert cells == {"demo.yaml": 3 * 2, "paper.yaml": (3 * 2 + 1) * 2 * 3}

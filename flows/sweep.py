@@ -1,0 +1,68 @@
+"""Flow `sweep`: a grid of runs, with what they share computed once, compared in tables and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.judge_cells import check_evaluation, judge_cells
+from flows.request import store_url
+from optune_core.config.sweep import Cell, load_sweep
+from tasks.cells import AtWork, CellHere, CellOnPool, check_failures, compute
+from tasks.logs import quiet_known_errors
+from tasks.prepare import check_store
+from tasks.stage import open_store
+from tasks.sweep import import_models, publish_sweep, record_cells
+
+
+def _run_name() -> str:
+    return f"sweep {Path(flow_run.parameters['config']).stem}"
+
+
+@flow(name="sweep", flow_run_name=_run_name)
+def sweep(
+    config: str,
+    overrides: list[str] | None = None,
+    store: str | None = None,
+    deployment: str | None = None,
+    parallel: int | None = None,
+    figures: str | None = None,
+) -> list[str]:
+    """Compute the cells of a sweep. The same call continues an interrupted one, and computes what a file has gained.
+
+    Args:
+        config: YAML file of the sweep.
+        overrides: `section.key=value` on top of its base configuration, for all cells.
+        store: folder or s3://bucket/prefix; default: the environment's OPTUNE_STORE, else .optune/store.
+        deployment: the one that runs cells, such as optune/iterate; default: processes of this machine.
+        parallel: cells at once on this machine; default: as the file says.
+        figures: folder for the figures, beside the store's.
+
+    Returns:
+        Where the figures lie.
+
+    Raises:
+        OptuneError: the sweep is invalid, or cells failed; the others were computed all the same.
+    """
+    quiet_known_errors()
+    store = store_url(store)
+    overrides = overrides or []
+    wanted = load_sweep(config, overrides)
+    check_evaluation(wanted.config.evaluation)
+    check_store(store)
+    record_cells(store, wanted)
+    import_models(store, wanted)
+
+    def start(cell: Cell) -> AtWork:
+        if deployment is not None:
+            return CellOnPool(deployment, cell, wanted.config.base, overrides, store)
+        return CellHere(cell, wanted.config.base, overrides, store)
+
+    at_once = None if deployment is not None else parallel or wanted.config.parallel
+    failed = compute(open_store(store).objects, wanted.cells, start, at_once)
+    failed |= judge_cells(store, wanted.config.evaluation, [c.run for c in wanted.cells if c.run not in failed])
+    places = publish_sweep(store, wanted, figures)
+    check_failures(wanted.config.name, failed, len(wanted.cells))
+    return places

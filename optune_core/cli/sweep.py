@@ -1,0 +1,56 @@
+"""What `optune sweep` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from optune_core.config.sweep import Sweep
+from optune_core.reports.sharing import sharing
+from optune_core.reports.sweep import read_cells
+from optune_core.reports.sweep_figures import draw_figures
+from optune_core.reports.sweep_tables import TextTable, notes, sharing_text, sweep_tables
+from optune_core.storage import ArtifactStore, open_objects
+from optune_core.storage.sweeps import SweepRecord
+
+_CONSOLE = Console(width=max(120, Console().width))
+
+
+def print_sweep(store_url: str, sweep: Sweep, figures: str | None = None) -> None:
+    """The tables of a sweep as far as it is committed.
+
+    Args:
+        figures: folder to draw the figures in; None: they are not drawn.
+    """
+    store = ArtifactStore(open_objects(store_url))
+    name = sweep.config.name
+    results = read_cells(store, sweep.cells)
+    for table in sweep_tables(name, results):
+        _CONSOLE.print(_rich(table))
+    lines = [sharing_text(sharing(store, [result.run for result in results])), *notes(results)]
+    listed = {cell.run for cell in sweep.cells}
+    if earlier := [cell["run"] for cell in SweepRecord(store.objects, name).cells() if cell["run"] not in listed]:
+        lines.append(f"Cells of earlier starts that the file does not name now: {', '.join(earlier)}")
+    if figures is not None:
+        lines += _said(draw_figures(name, results, Path(figures)))
+    for line in lines:
+        _CONSOLE.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _said(drawn: Sequence[Path]) -> list[str]:
+    return [f"figure: {file}" for file in drawn] or ["No figures: nothing is committed that they could show."]
+
+
+def _rich(table: TextTable) -> Table:
+    made = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    first, *others = table.header
+    made.add_column(first, no_wrap=True)
+    for name in others:
+        made.add_column(name, justify="right", no_wrap=True)
+    for row in table.rows:
+        made.add_row(*row)
+    return made

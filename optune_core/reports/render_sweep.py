@@ -1,0 +1,31 @@
+"""A sweep's page in Prefect's UI."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+from optune_core.reports.sharing import Sharing
+from optune_core.reports.sweep import CellResult
+from optune_core.reports.sweep_tables import TextTable, notes, sharing_text, sweep_tables
+
+
+def sweep_markdown(sweep: str, results: Sequence[CellResult], shared: Sharing, figures: Sequence[Path]) -> str:
+    """Tables, what sharing saved, and the figures as data images, which the UI shows."""
+    parts = [f"# Sweep {sweep}", sharing_text(shared), *notes(results)]
+    parts += [_markdown(table) for table in reversed(sweep_tables(sweep, results))]
+    for figure in figures:
+        data = base64.b64encode(figure.read_bytes()).decode()
+        parts.append(f"![{figure.stem}](data:image/png;base64,{data})")
+    return "\n\n".join(parts)
+
+
+def _markdown(table: TextTable) -> str:
+    lines = [
+        f"## {table.title}",
+        "",
+        f"| {' | '.join(table.header)} |",
+        "|---" + "|---:" * (len(table.header) - 1) + "|",
+    ]
+    return "\n".join([*lines, *[f"| {' | '.join(row)} |" for row in table.rows]])

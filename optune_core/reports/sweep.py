@@ -1,0 +1,231 @@
+"""What the cells of a sweep came to, and what that is over seeds. From the store alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Any
+
+from optune_core.config import OptuneConfig
+from optune_core.config.sweep import Cell, fixed_selection
+from optune_core.reports.summary import held_out_change
+from optune_core.storage import ArtifactStore, Ledger
+from optune_core.storage.lease import is_gone, read_lease
+
+REWARDS = ("proxy", "gold")
+WIN_SCORE = "win score"
+_OF_A_CELL = ("selection.rho", "selection.selector", "training.loss", "training.beta2", "seed")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A number with a 95 % interval over prompts."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """π_t of a cell."""
+
+    t: int
+    seconds: float
+    """That the iterations before it took."""
+    metrics: dict[str, Measured]
+    """`proxy` and `gold`: change of the mean held-out reward from π_0; `win score` (Eq. 7). Those that are known."""
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A cell as far as it is committed."""
+
+    run: str
+    config: OptuneConfig
+    others: str
+    """What sets it apart besides ρ, selector, loss, β₂ and seed."""
+    state: str
+    message: str
+    points: list[Point]
+    """From π_0 on, one more than iterations are committed."""
+    seconds: dict[str, float]
+    """By stage, over all iterations."""
+    generated: int
+    """Prompts that were answered anew, over all iterations."""
+    compared: str
+    """With whom and by whom the win score was judged; empty where it was not."""
+    speedup: float | None = None
+    """Against the cell that differs in the selection alone and regenerates every prompt."""
+
+    @property
+    def iterations(self) -> int:
+        return len(self.points) - 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all is there: of a run that is killed after its last iteration the last held-out rewards are not."""
+        return self.state == "finished" and self.iterations >= self.config.iterations
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+    @property
+    def selection(self) -> str:
+        return selection_label(self.config)
+
+    @property
+    def loss(self) -> str:
+        return loss_label(self.config)
+
+    def last(self, metric: str) -> Measured | None:
+        return self.points[-1].metrics.get(metric)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A number over seeds."""
+
+    mean: float
+    deviation: float | None
+    """Sample standard deviation; None with one seed."""
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The cells that differ in nothing but their seed."""
+
+    cells: list[CellResult]
+
+    @property
+    def first(self) -> CellResult:
+        return self.cells[0]
+
+    @property
+    def whole(self) -> list[CellResult]:
+        return [cell for cell in self.cells if cell.is_whole]
+
+    def spread(self, number: Callable[[CellResult], float | None]) -> Spread | None:
+        """Of a number over the seeds whose cell is whole and has it."""
+        return spread([value for cell in self.whole if (value := number(cell)) is not None])
+
+    def at(self, t: int, metric: str) -> Spread | None:
+        """Of a metric of π_t."""
+        return self.spread(lambda cell: found.value if (found := cell.points[t].metrics.get(metric)) else None)
+
+    def seconds_at(self, t: int) -> float:
+        """Mean time of training until π_t."""
+        return fmean(cell.points[t].seconds for cell in self.whole)
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Mean and sample standard deviation; None of nothing."""
+    if not values:
+        return None
+    return Spread(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def read_cells(store: ArtifactStore, cells: Sequence[Cell]) -> list[CellResult]:
+    """The cells' results, in the same order."""
+    results = [_read(store, cell) for cell in cells]
+    full = {_but_selection(result): result for result in results if _is_full(result)}
+    return [replace(result, speedup=_speedup(result, full.get(_but_selection(result)))) for result in results]
+
+
+def settings(results: Sequence[CellResult]) -> list[Setting]:
+    """Cells that differ in their seed alone, together; in the order of the file."""
+    together: dict[str, list[CellResult]] = {}
+    for result in results:
+        alike = result.config.model_copy(update={"name": "any", "seed": 0}).model_dump_json()
+        together.setdefault(alike, []).append(result)
+    return [Setting(cells) for cells in together.values()]
+
+
+def known_metrics(results: Sequence[CellResult]) -> list[str]:
+    """The win score where there is one, else the held-out rewards that there are."""
+    known = {metric for result in results for point in result.points for metric in point.metrics}
+    return [WIN_SCORE] if WIN_SCORE in known else [reward for reward in REWARDS if reward in known]
+
+
+def selection_label(config: OptuneConfig) -> str:
+    """`all, ρ = 1`, `optune, ρ = 0.5`, `offline`."""
+    selection = fixed_selection(config.selection)
+    if selection.selector == "none":
+        return "offline"
+    return "all, ρ = 1" if selection.selector == "all" else f"{selection.selector}, ρ = {selection.rho:g}"
+
+
+def loss_label(config: OptuneConfig) -> str:
+    """`DPO`, `wDPO, β₂ = 1`, or the name of another loss."""
+    training = config.training.model_dump()
+    loss, beta2 = training.get("loss", "wdpo"), training["beta2"]
+    if loss == "wdpo" and beta2 == 0:
+        return "DPO"
+    name = "wDPO" if loss == "wdpo" else str(loss)
+    return name if beta2 is None else f"{name}, β₂ = {beta2:g}"
+
+
+def _read(store: ArtifactStore, cell: Cell) -> CellResult:
+    ledger = Ledger(store.objects, cell.run)
+    records = ledger.iterations()[: cell.config.iterations]
+    compared = ledger.comparisons()
+    named = [record for record in compared if record["name"] == compared[0]["name"]]
+    wins = {record["iteration"]: _win(record) for record in named}
+    seconds: dict[str, float] = {}
+    points = [Point(0, 0.0, {WIN_SCORE: wins[0]} if 0 in wins else {})]
+    for t, record in enumerate(records, start=1):
+        for stage, took in record["timing"].items():
+            seconds[stage] = seconds.get(stage, 0.0) + took
+        changes = held_out_change(store, ledger, 0, t)
+        metrics = {name: _change(change) for name, change in changes.items() if change["prompts"] > 0}
+        points[0].metrics.update({name: Measured(0.0, 0.0, 0.0) for name in metrics})
+        if t in wins:
+            metrics[WIN_SCORE] = wins[t]
+        points.append(Point(t, sum(seconds.values()), metrics))
+    state, message = _state(store, cell.run)
+    return CellResult(
+        run=cell.run,
+        config=cell.config,
+        others=", ".join(f"{key} = {value}" for key, value in cell.values.items() if key not in _OF_A_CELL),
+        state=state,
+        message=message,
+        points=points,
+        seconds=seconds,
+        generated=sum(record["metrics"]["selection"]["selected"] for record in records),
+        compared=f"against {named[0]['baseline']}, judged by {named[0]['judge']}" if named else "",
+    )
+
+
+def _state(store: ArtifactStore, run: str) -> tuple[str, str]:
+    lease = read_lease(store.objects, run)
+    if lease is None:
+        return "waiting", ""
+    if lease.holder is not None and is_gone(lease):
+        return "interrupted", f"killed: {lease.where}"
+    return lease.state, lease.message
+
+
+def _win(record: dict[str, Any]) -> Measured:
+    metrics = record["metrics"]
+    return Measured(metrics["win_score"], metrics["low"], metrics["high"])
+
+
+def _change(change: dict[str, Any]) -> Measured:
+    return Measured(change["difference"], change["low"], change["high"])
+
+
+def _is_full(result: CellResult) -> bool:
+    return fixed_selection(result.config.selection).selector == "all"
+
+
+def _but_selection(result: CellResult) -> str:
+    return result.config.model_copy(update={"name": "any"}).model_dump_json(exclude={"selection"})
+
+
+def _speedup(result: CellResult, full: CellResult | None) -> float | None:
+    if full is None or full is result or not (full.is_whole and result.is_whole) or result.total_seconds == 0:
+        return None
+    return full.total_seconds / result.total_seconds

@@ -1,0 +1,48 @@
+"""Which runs belong to a sweep: `<root>/sweeps/<sweep>/cells/<run>.json`, created once for each cell.
+
+A sweep grows by further records; none is changed or taken away. What a cell computes is in its own run's records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optune_core.config.names import validate_name
+from optune_core.errors import StoreError
+from optune_core.storage.canonical import canonical_json
+from optune_core.storage.objects import Objects
+
+
+class SweepRecord:
+    """The record of one sweep."""
+
+    def __init__(self, objects: Objects, sweep: str) -> None:
+        try:
+            validate_name(sweep)
+        except ValueError as error:
+            raise StoreError(f"sweep {error}") from error
+        self.objects = objects
+        self._base = f"sweeps/{sweep}"
+
+    def add(self, run: str, values: Mapping[str, Any]) -> None:
+        """Note that a run is a cell; nothing where it is one already. Its name says its values, so they agree."""
+        body = canonical_json({"run": run, "values": dict(values)})
+        self.objects.create(f"{self._base}/cells/{validate_name(run)}.json", body)
+
+    def cells(self) -> list[dict[str, Any]]:
+        """All cells that any start of the sweep had, by name: `run` and `values`. From a listing, so for display."""
+        bodies = [self.objects.read(f"{self._base}/cells/{name}") for name in self.objects.names(f"{self._base}/cells")]
+        return [json.loads(body) for body in bodies if body is not None]
+
+    def keep_figure(self, file: Path) -> str:
+        """Put a figure beside the record, in place of an earlier one of its name: figures show, and decide nothing.
+
+        Returns:
+            Where it lies, as a path or URL for people.
+        """
+        path = f"{self._base}/figures/{file.name}"
+        self.objects.upload(file, path)
+        return f"{self.objects.url}/{path}"

@@ -1,0 +1,247 @@
+"""The cells of a sweep at work: as processes of this machine, or as flow runs on a work pool."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from threading import Thread
+from typing import Any, Protocol
+
+import httpx
+from prefect import get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.deployments import run_deployment
+
+from optune_core import bound
+from optune_core.children import no_child
+from optune_core.config.sweep import Cell
+from optune_core.errors import OptuneError
+from optune_core.secrets import redact
+from optune_core.storage import Ledger
+from optune_core.storage.lease import is_gone, read_lease
+from optune_core.storage.objects import Objects
+from optune_core.sweep_order import SweepOrder
+
+_POLL_SECONDS = 1.0
+_ATTEMPTS = 5
+_CRASHED = timedelta(seconds=60)
+"""What automations are given to start a crashed flow run again, before it is replaced."""
+
+
+class AtWork(Protocol):
+    """A cell that is being computed."""
+
+    def end(self) -> str | None:
+        """None while it goes on; then why it ended, in words."""
+        ...
+
+    def tell(self, number: int) -> None:
+        """This process was told to end by a signal, and passes it on."""
+        ...
+
+    def wait(self) -> None:
+        """Until it has ended after that."""
+        ...
+
+
+def compute(
+    objects: Objects, cells: list[Cell], start: Callable[[Cell], AtWork], at_once: int | None
+) -> dict[str, str]:
+    """Bring all cells to their end, as many at once as are allowed and share no work that is yet to be done.
+
+    Args:
+        start: begins, or attaches to, the work on a cell.
+        at_once: cells at once; None: no limit but that of the work pool.
+
+    Returns:
+        Why cells did not come to their end, by their names.
+    """
+    logger = get_run_logger()
+    order = SweepOrder(cells)
+    waiting = [cell for cell in cells if not _is_whole(objects, cell)]
+    logger.info("%d of %d cells are complete", len(cells) - len(waiting), len(cells))
+    targets = {cell.run: cell for cell in cells}
+    past_iteration_0: set[str] = set()
+    at_work: dict[str, AtWork] = {}
+    failed: dict[str, str] = {}
+    try:
+        while waiting or at_work:
+            for run, work in list(at_work.items()):
+                if (reason := work.end()) is None:
+                    continue
+                del at_work[run]
+                if _is_whole(objects, targets[run]):
+                    logger.info("cell %s is complete", run)
+                elif _is_busy(objects, run):
+                    logger.warning("cell %s is being worked on by somebody else, it is waited for", run)
+                    waiting.insert(0, targets[run])
+                else:
+                    failed[run] = _reason(objects, run) or reason
+                    logger.error("cell %s: %s", run, failed[run])
+            past_iteration_0 |= {
+                cell.run
+                for cell in cells
+                if cell.run not in past_iteration_0 and Ledger(objects, cell.run).iteration(0) is not None
+            }
+            while (at_once is None or len(at_work) < at_once) and (
+                cell := order.next(waiting, at_work, past_iteration_0)
+            ):
+                waiting.remove(cell)
+                logger.info("cell %s: started, %d more are waiting", cell.run, len(waiting))
+                at_work[cell.run] = start(cell)
+            time.sleep(_POLL_SECONDS if at_work else 0)
+    except BaseException as told:  # a signal
+        for work in at_work.values():
+            work.tell(signal.SIGINT if isinstance(told, KeyboardInterrupt) else signal.SIGTERM)
+        for work in at_work.values():
+            work.wait()
+        raise
+    finally:
+        no_child.set()
+    return failed
+
+
+class CellHere:
+    """`optune run` in a process of its own, which reports to this flow's Prefect server.
+
+    It has a process group of its own, so that Ctrl-C reaches it once, from here; if this process is killed, so is it.
+    """
+
+    def __init__(self, cell: Cell, config: str, overrides: list[str], store: str) -> None:
+        arguments = ["run", config, *overrides, *cell.overrides, "--store", store, "--run", cell.run]
+        self._run = cell.run
+        self._tail: deque[str] = deque(maxlen=20)
+        with get_client(sync_client=True) as client:
+            environment = os.environ | {"PREFECT_API_URL": str(client.api_url), bound.PARENT: str(os.getpid())}
+        environment.pop("PREFECT__FLOW_RUN_ID", None)
+        no_child.clear()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "optune_core.bound", sys.executable, "-c", _COMMAND, *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def end(self) -> str | None:
+        if (status := self._process.poll()) is None:
+            return None
+        self._reader.join(timeout=5)
+        return f"its process ended with status {status}\n" + "\n".join(self._tail)
+
+    def tell(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait(self) -> None:
+        self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._tail.append(redact(line.rstrip()))
+            print(f"[{self._run}] {self._tail[-1]}", flush=True)
+
+
+_COMMAND = "from flows.cli import main; main()"
+
+
+class CellOnPool:
+    """A flow run of the deployment that runs flow `optune`, which the pool's workers take when they have room.
+
+    The same cell is found again by a sweep that was killed and started again. If the flow run crashes and no
+    automation brings it back, another follows.
+    """
+
+    def __init__(self, deployment: str, cell: Cell, config: str, overrides: list[str], store: str) -> None:
+        self._deployment = deployment
+        self._run = cell.run
+        self._store = store
+        self._parameters = {
+            "config": config,
+            "overrides": [*overrides, *cell.overrides],
+            "store": store,
+            "run": cell.run,
+        }
+        self._attempt = -1
+        self._lost = 0
+        while self._launch().is_final():  # of an earlier start of the sweep
+            pass
+
+    def end(self) -> str | None:
+        try:
+            with get_client(sync_client=True) as client:
+                state = client.read_flow_run(self._flow_run).state
+        except httpx.HTTPError:
+            return None  # the server is away: to be asked again
+        assert state is not None, "a flow run that was created has a state"
+        if not state.is_final():
+            return None
+        if not state.is_crashed():
+            return state.message or state.name or "ended"
+        if datetime.now(UTC) - state.timestamp < _CRASHED:
+            return None
+        self._lost += 1
+        if self._lost == _ATTEMPTS:
+            return f"{_ATTEMPTS} flow runs of {self._deployment!r} in a row were lost; the last: {state.message}"
+        self._launch()
+        return None
+
+    def tell(self, number: int) -> None:
+        """The pool goes on with it."""
+
+    def wait(self) -> None:
+        """Not needed either: the next start of the sweep attaches to it."""
+
+    def _launch(self) -> State[Any]:
+        self._attempt += 1
+        flow_run = run_deployment(
+            self._deployment,
+            parameters=self._parameters,
+            flow_run_name=self._run,
+            idempotency_key=f"sweep {self._store} {self._run}/{self._attempt}",
+            timeout=0,
+            as_subflow=True,
+        )
+        self._flow_run = flow_run.id
+        assert flow_run.state is not None, "a flow run that was created has a state"
+        return flow_run.state
+
+
+def _is_whole(objects: Objects, cell: Cell) -> bool:
+    """Whether the run finished with as many iterations as are wanted."""
+    lease = read_lease(objects, cell.run)
+    done = lease is not None and lease.state == "finished"
+    return done and len(Ledger(objects, cell.run).iterations()) >= cell.config.iterations
+
+
+def _is_busy(objects: Objects, run: str) -> bool:
+    """Whether another process holds the run's lease, as far as can be told; a start that finds so says so later."""
+    lease = read_lease(objects, run)
+    return lease is not None and lease.holder is not None and not is_gone(lease)
+
+
+def _reason(objects: Objects, run: str) -> str | None:
+    """What the run itself recorded of its failure."""
+    lease = read_lease(objects, run)
+    return lease.message if lease is not None and lease.state in ("failed", "stopped") else None
+
+
+def check_failures(sweep: str, failed: dict[str, str], cells: int) -> None:
+    """Raises OptuneError if cells failed; the others are whole by now."""
+    if failed:
+        lines = "\n".join(f"  - {run}: {reason}" for run, reason in failed.items())
+        raise OptuneError(
+            f"sweep {sweep!r}: {len(failed)} of {cells} cells failed, the others are complete:\n{lines}\n"
+            "Mend the cause and give the same command again: it computes these only"
+        )

@@ -1,0 +1,83 @@
+"""What a sweep records, imports and shows."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from prefect import get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from optune_core.config.schema import Model
+from optune_core.config.sweep import Sweep
+from optune_core.errors import ConfigDrift
+from optune_core.reports.render_sweep import sweep_markdown
+from optune_core.reports.sharing import sharing
+from optune_core.reports.sweep import read_cells
+from optune_core.reports.sweep_figures import draw_figures
+from optune_core.storage import Ledger
+from optune_core.storage.sweeps import SweepRecord
+from tasks.prepare import import_model
+from tasks.stage import open_store, stage_task
+from tasks.ui import only_shown
+
+
+@stage_task("record cells")
+def record_cells(store: str, sweep: Sweep) -> None:
+    """Note which runs are the sweep's cells; refused where one of them was begun with another configuration.
+
+    Raises:
+        ConfigDrift: of all such cells at once.
+    """
+    objects = open_store(store).objects
+    drifts = []
+    for cell in sweep.cells:
+        try:
+            Ledger(objects, cell.run).check(cell.config.model_dump(mode="json"))
+        except ConfigDrift as drift:
+            drifts.append(str(drift))
+    if drifts:
+        raise ConfigDrift(
+            f"sweep {sweep.config.name!r}: {len(drifts)} of its cells were begun with another configuration; put it "
+            "back, or give the sweep another name: unchanged stages are reused\n" + "\n".join(drifts)
+        )
+    record = SweepRecord(objects, sweep.config.name)
+    for cell in sweep.cells:
+        record.add(cell.run, cell.values)
+
+
+def import_models(store: str, sweep: Sweep) -> None:
+    """Models that several cells start from enter the store before the first cell, once each."""
+    named = {}
+    for cell in sweep.cells:
+        for role, source in (("policy", cell.config.policy), ("reward", cell.config.reward)):
+            if isinstance(source, Model):
+                named[source.model, source.revision] = (role, source)
+    for role, source in named.values():
+        import_model(store, source, role)
+
+
+@stage_task("publish sweep")
+def publish_sweep(store: str, sweep: Sweep, figures: str | None) -> list[str]:
+    """Tables and figures, shown in the UI and kept beside the sweep's record.
+
+    Args:
+        figures: folder for the figures; default: they are only kept in the store.
+
+    Returns:
+        Where the figures lie.
+    """
+    name, artifacts = sweep.config.name, open_store(store)
+    results = read_cells(artifacts, sweep.cells)
+    shared = sharing(artifacts, [result.run for result in results])
+    with tempfile.TemporaryDirectory(prefix="optune-") as temporary:
+        drawn = draw_figures(name, results, Path(figures or temporary))
+        record = SweepRecord(artifacts.objects, name)
+        places = [record.keep_figure(file) for file in drawn]
+        markdown = sweep_markdown(name, results, shared, drawn)
+    with only_shown():
+        create_markdown_artifact(
+            key=f"sweep-{name}".replace(".", "-").replace("_", "-"), markdown=markdown, description=f"Sweep {name}"
+        )
+    get_run_logger().info("figures of sweep %s: %s", name, ", ".join(places) or "none, as nothing is committed")
+    return [str(file) for file in drawn] if figures else places

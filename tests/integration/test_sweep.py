@@ -1,0 +1,281 @@
+"""A sweep of the tiny model: cells are ordinary runs, what they share is made once, and a kill costs nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from optune_core.config.sweep import load_sweep
+from optune_core.errors import ConfigDrift, OptuneError
+from optune_core.reports.sharing import sharing
+from optune_core.storage import ArtifactStore, Ledger, open_objects
+from optune_core.storage.lease import read_lease
+from tests.integration.test_pipeline import facts, records, run
+from tests.tiny import write_config
+
+pytestmark = pytest.mark.slow
+
+ROOT = str(Path(__file__).parents[2])
+GRID = {"selection.rho": [0.5, 0.25], "training.beta2": [1.0, 0.0]}
+
+
+def write_sweep(tiny: Path, name: str, grid: dict[str, list[Any]] = GRID, **more: Any) -> Path:
+    base = write_config(tiny, name=f"{name}-base")
+    path = tiny / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({"name": name, "base": str(base), "grid": grid} | more))
+    return path
+
+
+@pytest.fixture(scope="module")
+def environment(prefect_server: None) -> dict[str, str]:
+    """Of a process that reports to the test session's Prefect server, and imports this working tree."""
+    from prefect.settings import PREFECT_API_URL
+
+    return os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def cells_import_this_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", ROOT)
+
+
+def start(sweep: Path, store: str, environment: dict[str, str], *options: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "sweep", str(sweep), "--store", store]
+    with (Path(store).parent / "log").open("ab") as log:
+        return subprocess.Popen([*command, *options], env=environment, stdout=log, stderr=log, start_new_session=True)
+
+
+def log(store: str) -> str:
+    return (Path(store).parent / "log").read_text(errors="replace")
+
+
+def count(store: str, stage: str) -> int:
+    return len(list((Path(store) / "artifacts" / stage).glob("*/manifest.json")))
+
+
+def begun(store: str, runs: list[str]) -> int:
+    """How many of them have committed their iteration 0."""
+    return sum(Ledger(open_objects(store), name).iteration(0) is not None for name in runs)
+
+
+@pytest.fixture(scope="module")
+def swept(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A 2 × 2 sweep that was killed when its second cell was at work, and given again."""
+    store = str(tmp_path_factory.mktemp("sweep") / "store")
+    sweep = write_sweep(tiny, "swept")
+    runs = [cell.run for cell in load_sweep(sweep).cells]
+    killed = start(sweep, store, environment)
+    deadline = time.monotonic() + 240
+    while begun(store, runs) < 2:
+        assert killed.poll() is None and time.monotonic() < deadline, log(store)
+        time.sleep(0.1)
+    children = psutil.Process(killed.pid).children(recursive=True)
+    killed.kill()
+    killed.wait()
+    psutil.wait_procs(children, timeout=30)
+    assert not [child for child in children if child.is_running()], "a cell outlived its sweep"
+    assert start(sweep, store, environment).wait(timeout=400) == 0, log(store)
+    return sweep, store
+
+
+def test_a_killed_sweep_is_continued_and_all_cells_are_whole(swept: tuple[Path, str]) -> None:
+    sweep, store = swept
+    for cell in load_sweep(sweep).cells:
+        lease = read_lease(open_objects(store), cell.run)
+        assert lease is not None and lease.state == "finished"
+        assert len(records(store, cell.run)) == 2
+        assert Ledger(open_objects(store), cell.run).evaluation(2) is not None
+    assert "1 of 4 cells are complete" in log(store)
+
+
+def test_the_common_prefix_is_made_once(swept: tuple[Path, str]) -> None:
+    """12 prompts in 3 shards and 6 held-out ones in 2. Iteration 0: one replay set, a policy a loss. Iteration 1: a
+    replay set and a policy a cell, with 2 shards at ρ = 0.5 and 1 at ρ = 0.25; π₂ answers the held-out prompts."""
+    _, store = swept
+    assert count(store, "replay") == 1 + 4
+    assert count(store, "policy") == 2 + 4
+    held_out = 2 * (1 + 2 + 4)
+    assert count(store, "responses") == 3 + 2 * (2 + 1) + held_out
+    objects = ArtifactStore(open_objects(store))
+    shared = sharing(objects, [cell.run for cell in load_sweep(swept[0]).cells])
+    assert 0 < shared.made < shared.apart
+    assert shared.shared >= 3 + 2 + 1 + 2, "shards, held-out shards, replay set, policies of iteration 0"
+
+
+def test_a_cell_is_what_a_run_by_itself_would_be(swept: tuple[Path, str], tmp_path: Path, tiny: Path) -> None:
+    sweep, store = swept
+    cell = load_sweep(sweep).cells[-1]
+    alone = str(tmp_path / "store")
+    run(tiny / "swept-base.yaml", alone, overrides=cell.overrides)
+    assert facts(alone, cell.run) == facts(store, cell.run)
+
+
+def test_the_same_command_again_does_nothing(swept: tuple[Path, str], environment: dict[str, str]) -> None:
+    sweep, store = swept
+    before = {path: path.stat().st_mtime_ns for path in Path(store).rglob("*.json")}
+    assert start(sweep, store, environment).wait(timeout=120) == 0, log(store)
+    assert {path: path.stat().st_mtime_ns for path in Path(store).rglob("*.json")} == before
+
+
+def test_the_table_and_the_figures(swept: tuple[Path, str], environment: dict[str, str], tmp_path: Path) -> None:
+    sweep, store = swept
+    folder = Path(store) / "sweeps" / "swept"
+    assert len(list((folder / "cells").iterdir())) == 4
+    names = ["by-iteration", "by-time", "dpo-and-wdpo"]
+    assert {file.stem for file in (folder / "figures").iterdir()} == {
+        f"{r}-{n}" for r in ("proxy", "gold") for n in names
+    }
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "sweep", str(sweep), "--store", store]
+    shown = subprocess.run(
+        [*command, "--table", "--figures", str(tmp_path / "figures")], env=environment, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("2/2") == 4
+    assert "s saved" in shown.stdout
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 6
+
+
+def test_another_base_is_refused_and_a_grown_grid_is_not(
+    swept: tuple[Path, str], tiny: Path, environment: dict[str, str]
+) -> None:
+    from flows.sweep import sweep as flow
+
+    sweep, store = swept
+    with pytest.raises(ConfigDrift, match=r"4 of its cells(.|\n)*training\.beta1: 0\.1 → 0\.3"):
+        flow(str(sweep), ["training.beta1=0.3"], store=store)
+    runs = {cell.run for cell in load_sweep(sweep).cells}
+    made = count(store, "policy")
+    grown = write_sweep(tiny, "swept", GRID | {"training.beta2": [0.0, 1.0, 3.0], "selection.rho": [0.5]})
+    assert start(grown, store, environment).wait(timeout=300) == 0, log(store)
+    assert count(store, "policy") == made + 2
+    (new,) = {cell.run for cell in load_sweep(grown).cells} - runs
+    assert len(records(store, new)) == 2
+    assert "Cells of earlier starts" in log(store)
+
+
+def test_two_cells_at_once_share_and_one_that_fails_stops_no_other(
+    tiny: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """`health.max_truncated: 0` fails a cell before its first training."""
+    store = str(tmp_path / "store")
+    grid = {"selection.rho": [0.5, 0.25], "seed": [3], "health.max_truncated": [1.0, 0.0]}
+    sweep = write_sweep(tiny, "pair", grid)
+    process = start(sweep, store, environment, "--parallel", "2")
+    most = 0
+    while process.poll() is None:
+        cells = [child for child in _children(process.pid) if "flows.cli" in " ".join(_arguments(child))]
+        most = max(most, len(cells))
+        time.sleep(0.2)
+    assert process.returncode == 2, log(store)
+    assert most == 2
+    said = log(store)
+    assert "2 of 4 cells failed" in said
+    assert "UnhealthyData" in said
+    good = [cell.run for cell in load_sweep(sweep).cells if cell.config.health.max_truncated == 1.0]
+    assert [len(records(store, name)) for name in good] == [2, 2]
+    assert count(store, "replay") == 1 + 2
+    assert count(store, "policy") == 1 + 2
+    assert "2/2" in said and "0/2 failed" in said
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def test_ctrl_c_stops_the_cell_and_the_command_continues(
+    tiny: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    import signal
+
+    store = str(tmp_path / "store")
+    sweep = write_sweep(tiny, "stopped", {"seed": [5]})
+    (cell,) = load_sweep(sweep).cells
+    process = start(sweep, store, environment)
+    while count(store, "responses") == 0:
+        assert process.poll() is None, log(store)
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    lease = read_lease(open_objects(store), cell.run)
+    assert lease is not None and (lease.state, lease.holder) == ("stopped", None)
+    assert start(sweep, store, environment).wait(timeout=200) == 0, log(store)
+    assert len(records(store, cell.run)) == 2
+
+
+SERVE = """
+from flows.iterate import optune
+from prefect.types.entrypoint import EntrypointType
+
+optune.serve(name="iterate", pause_on_shutdown=False, entrypoint_type=EntrypointType.MODULE_PATH)
+"""
+
+
+@pytest.fixture
+def pool(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
+    """A process that serves the deployment `optune/iterate`."""
+    with (tmp_path / "pool-log").open("w") as output:
+        server = subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + 60
+            while "iterate" not in (tmp_path / "pool-log").read_text():
+                assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "pool-log").read_text()
+                time.sleep(0.2)
+            yield "optune/iterate"
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+
+
+def test_cells_on_a_pool_survive_their_sweep_and_are_found_again(
+    tiny: Path, environment: dict[str, str], pool: str, tmp_path: Path
+) -> None:
+    from prefect.client.orchestration import get_client
+
+    store = str(tmp_path / "store")
+    sweep = write_sweep(tiny, "pooled", {"selection.rho": [0.5, 0.25]})
+    runs = [cell.run for cell in load_sweep(sweep).cells]
+    killed = start(sweep, store, environment, "--deployment", pool)
+    deadline = time.monotonic() + 200
+    while (lease := read_lease(open_objects(store), runs[0])) is None or lease.holder is None:
+        assert killed.poll() is None and time.monotonic() < deadline, log(store)
+        time.sleep(0.1)
+    killed.kill()
+    killed.wait()
+    assert start(sweep, store, environment, "--deployment", pool).wait(timeout=400) == 0, log(store)
+    assert [len(records(store, name)) for name in runs] == [2, 2]
+    assert count(store, "replay") == 3
+    with get_client(sync_client=True) as client:
+        names = [found.name for found in client.read_flow_runs() if found.name in runs]
+    assert sorted(names) == sorted(runs), "one flow run a cell, though the sweep was started twice"
+    assert json.loads((Path(store) / "runs" / runs[0] / "lease.json").read_text())["starts"] == 1
+
+
+def test_a_cell_that_fails_on_the_pool_is_said_so(
+    tiny: Path, environment: dict[str, str], pool: str, tmp_path: Path
+) -> None:
+    from flows.sweep import sweep as flow
+
+    store = str(tmp_path / "store")
+    sweep = write_sweep(tiny, "unhealthy", {"health.max_truncated": [0.0]})
+    with pytest.raises(OptuneError, match=r"1 of 1 cells failed(.|\n)*UnhealthyData"):
+        flow(str(sweep), store=store, deployment=pool)

@@ -1,0 +1,279 @@
+"""Tables, what sharing saved, and figures, from records made by hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optune_core.config.sweep import Cell, load_sweep
+from optune_core.reports.sharing import Sharing, sharing
+from optune_core.reports.sweep import (
+    WIN_SCORE,
+    CellResult,
+    Measured,
+    Point,
+    known_metrics,
+    read_cells,
+    settings,
+    spread,
+)
+from optune_core.reports.sweep_figures import draw_figures
+from optune_core.reports.sweep_tables import notes, sharing_text, sweep_tables
+from optune_core.schemas import SCORES, write_table
+from optune_core.storage import ArtifactStore, Ledger, Ref, Work, open_objects
+from optune_core.storage.canonical import canonical_json
+from optune_core.storage.lease import hold
+from optune_core.storage.sweeps import SweepRecord
+from tests.unit.test_sweep_grid import write
+
+ITERATIONS = 2
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(open_objects(str(tmp_path / "store")))
+
+
+def commit(store: ArtifactStore, stage: str, name: str, timing: dict[str, float], *parents: Ref) -> Ref:
+    work = Work(stage, 1, {"name": name}, {str(number): ref for number, ref in enumerate(parents)})
+    with store.scratch() as folder:
+        (folder / "file").write_text(name)
+        return store.commit(work, folder, timing=timing).ref
+
+
+def commit_scores(store: ArtifactStore, rewards: list[float]) -> Ref:
+    import pyarrow as pa
+
+    table = pa.table(
+        {
+            "prompt_id": [f"p{number}" for number in range(len(rewards))],
+            "sample": pa.array([0] * len(rewards), pa.int32()),
+            "reward": rewards,
+            "outcome": ["ok"] * len(rewards),
+        },
+        schema=SCORES,
+    )
+    with store.scratch() as folder:
+        write_table(table, SCORES, folder / "scores.parquet")
+        return store.commit(Work("scores", 1, {"rewards": rewards}), folder, timing={"seconds": 0.0}).ref
+
+
+def record_run(store: ArtifactStore, cell: Cell, *, train: float, generate: float, gain: float) -> None:
+    """A finished run of two iterations, the first of which all cells share."""
+    ledger = Ledger(store.objects, cell.run)
+    settings = cell.config.model_dump(mode="json")
+    prompts = commit(store, "prompts", "prompts", {"seconds": 1.0})
+    ledger.open(settings, {"prompts": prompts.to_json()})
+    for t in range(ITERATIONS):
+        own = cell.run if t else "shared"
+        responses = commit(
+            store, "responses", own, {"seconds": generate, "engine_start_seconds": 2.0, "ended_at": 9e9}, prompts
+        )
+        policy = commit(store, "policy", own, {"seconds": train}, responses)
+        record: dict[str, Any] = {
+            "iteration": t,
+            "artifacts": {"policy": policy.to_json(), "responses": [responses.to_json()]},
+            "metrics": {"selection": {"prompts": 10, "selected": 10 if t == 0 else 4}},
+            "timing": {"start engine": 2.0, "generate": generate, "train": train},
+        }
+        ledger.commit_iteration(t, record)
+    for t in range(ITERATIONS + 1):
+        scores = commit_scores(store, [prompt + gain * t for prompt in (0.0, 1.0, 3.0)])
+        ledger.commit_evaluation(t, {"iteration": t, "proxy": [scores.to_json()], "gold": [scores.to_json()]})
+    with hold(store.objects, cell.run, settings):
+        pass
+
+
+def record_win_score(store: ArtifactStore, run: str, iteration: int, score: float) -> None:
+    metrics = {"win_score": score, "low": score - 5, "high": score + 5, "wins": 1, "ties": 0, "losses": 0, "total": 1}
+    record = {
+        "name": "lima",
+        "iteration": iteration,
+        "baseline": "π₀",
+        "judge": "a reward model (stand-in)",
+        "metrics": metrics,
+    }
+    store.objects.create(f"runs/{run}/comparisons/lima/{iteration:04d}.json", canonical_json(record))
+
+
+@pytest.fixture
+def two_seeds(store: ArtifactStore, tmp_path: Path) -> list[Cell]:
+    """ρ = 0.4 and ρ = 1 with two seeds; of ρ = 1 the second seed was never started."""
+    made = load_sweep(write(tmp_path, grid={"selection.rho": [0.4, 1.0], "seed": [0, 1]})).cells
+    for cell in made[:3]:
+        rho, seed = cell.config.selection.rho, cell.config.seed
+        record_run(store, cell, train=10.0, generate=20.0 * rho, gain=rho + seed)
+    return made
+
+
+def test_a_cell_is_what_its_records_say(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+    part, _, whole, absent = read_cells(store, two_seeds)
+    assert [point.seconds for point in part.points] == [0.0, 20.0, 40.0]
+    assert part.seconds == {"start engine": 4.0, "generate": 16.0, "train": 20.0}
+    assert part.generated == 14
+    assert [point.metrics["gold"].value for point in part.points] == pytest.approx([0.0, 0.4, 0.8])
+    assert part.speedup == pytest.approx((4 + 40 + 20) / (4 + 16 + 20))
+    assert whole.speedup is None, "it is what the others are compared with"
+    assert (absent.state, absent.iterations, absent.is_whole) == ("waiting", 0, False)
+    assert read_cells(store, two_seeds)[1].speedup is None, "the cell to compare with has not been computed"
+
+
+def test_over_seeds(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+    part, whole = settings(read_cells(store, two_seeds))
+    assert (len(part.whole), len(whole.whole)) == (2, 1)
+    gold = part.at(ITERATIONS, "gold")
+    assert gold is not None
+    assert (gold.mean, gold.deviation, gold.seeds) == (pytest.approx(1.8), pytest.approx(2**0.5), 2)
+    assert spread([4.0]) == spread([4.0]) and spread([4.0]).deviation is None  # type: ignore[union-attr]
+    assert spread([]) is None
+
+
+def test_tables_say_how_many_seeds_and_who_is_missing(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+    reached, took, over_seeds = sweep_tables("swept", read_cells(store, two_seeds))
+    assert [row[:2] for row in reached.rows][-1] == ["rho_1-seed_1", "0/2 waiting"]
+    assert reached.rows[0] == ["rho_0.4-seed_0", "2/2", *["+0.800 [+0.800, +0.800]"] * 2, "–"]
+    assert took.rows[0][-3:] == ["40", "1.60×", "14"]
+    assert [row[:2] for row in over_seeds.rows] == [
+        ["optune, ρ = 0.4; wDPO, β₂ = 1", "2 of 2"],
+        ["all, ρ = 1; wDPO, β₂ = 1", "1 of 2"],
+    ]
+    assert over_seeds.rows[0][3] == "+1.800 ± 1.414"
+    assert over_seeds.rows[1][3] == "+2.000"
+    for table in (reached, took, over_seeds):
+        assert {len(row) for row in table.rows} == {len(table.header)}
+
+
+def test_win_scores_take_the_place_of_rewards(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+    assert known_metrics(read_cells(store, two_seeds)) == ["proxy", "gold"]
+    record_win_score(store, two_seeds[0].run, 1, 48.0)
+    record_win_score(store, two_seeds[0].run, 2, 55.0)
+    results = read_cells(store, two_seeds)
+    assert known_metrics(results) == [WIN_SCORE]
+    assert results[0].last(WIN_SCORE) == Measured(55.0, 50.0, 60.0)
+    assert sweep_tables("swept", results)[0].rows[0][-1] == "55.0 [50.0, 60.0]"
+    assert notes(results) == ["Win score against π₀, judged by a reward model (stand-in)."]
+
+
+def test_a_cell_is_not_whole_before_its_last_evaluation(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+    """It is killed between its last iteration and that."""
+    from optune_core.storage.lease import take
+
+    take(store.objects, two_seeds[0].run, {}).release("interrupted")
+    results = read_cells(store, two_seeds)
+    assert results[0].iterations == ITERATIONS
+    assert not results[0].is_whole
+    assert sweep_tables("swept", results)[0].rows[0][1] == "2/2 interrupted"
+
+
+def test_a_failed_cell_is_shown_with_its_error(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+    from optune_core.errors import DataError
+
+    failed = two_seeds[3]
+    with pytest.raises(DataError), hold(store.objects, failed.run, {}):
+        raise DataError("no prompt has a pair")
+    results = read_cells(store, two_seeds)
+    assert sweep_tables("swept", results)[0].rows[3][1] == "0/2 failed"
+    assert notes(results) == [f"{failed.run}: failed: DataError: no prompt has a pair"]
+
+
+def test_what_is_shared_is_counted_once(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+    """Three runs: prompts (1 s) and iteration 0 (20 s with the engine's start) are common."""
+    runs = [cell.run for cell in two_seeds]
+    first = 1.0 + (8.0 + 2.0) + 10.0
+    second = [8.0 + 2.0 + 10.0, 8.0 + 2.0 + 10.0, 20.0 + 2.0 + 10.0]
+    shared = sharing(store, runs)
+    assert shared.made == pytest.approx(first + sum(second))
+    assert shared.apart == pytest.approx(3 * first + sum(second))
+    assert sharing(store, runs[:1]).saved == 0
+    text = sharing_text(shared)
+    assert f"{shared.made:,.0f} s" in text and f"{shared.saved:,.0f} s saved" in text
+    assert sharing_text(Sharing(0.0, 0.0, 0, 0)) == "Nothing is committed yet."
+
+
+def test_a_sweep_grows_and_forgets_nothing(store: ArtifactStore) -> None:
+    record = SweepRecord(store.objects, "swept")
+    record.add("swept-seed_0", {"seed": 0})
+    record.add("swept-seed_0", {"seed": 0})
+    record.add("swept-seed_1", {"seed": 1})
+    assert record.cells() == [
+        {"run": "swept-seed_0", "values": {"seed": 0}},
+        {"run": "swept-seed_1", "values": {"seed": 1}},
+    ]
+
+
+def made_up(folder: Path, win: bool, seeds: int, betas: list[float]) -> list[CellResult]:
+    """Plausible results of a grid like the paper's."""
+    grid = {
+        "selection.rho": [0.3, 0.5, 0.7, 1.0],
+        "selection.selector": ["optune", "random"],
+        "training.beta2": betas,
+        "seed": list(range(seeds)),
+    }
+    exclude = [{"selection.rho": 1.0, "selection.selector": "random"}]
+    cells = load_sweep(write(folder, grid=grid, exclude=exclude), ["iterations=3"]).cells
+    results = []
+    for cell in cells:
+        rho, beta2 = cell.config.selection.rho, cell.config.training.beta2
+        rate = (8 if beta2 else 6) * (1.0 if cell.config.selection.selector == "optune" else 0.5 + rho / 2)
+        points = []
+        for t in range(4):
+            value = 40 + rate * t**0.7 + (cell.config.seed - 1) * 0.8 * (t > 0)
+            metrics = (
+                {WIN_SCORE: Measured(value, value - 3, value + 3)}
+                if win
+                else {
+                    name: Measured((value - 40) / scale, (value - 43) / scale, (value - 37) / scale)
+                    for name, scale in (("proxy", 5), ("gold", 100))
+                }
+            )
+            points.append(Point(t, 900.0 * t * (0.3 + 0.7 * (rho if t > 1 else 1)), metrics))
+        compared = "against zephyr-7b-beta, judged by a reward model (stand-in)" if win else ""
+        results.append(CellResult(cell.run, cell.config, "", "finished", "", points, {"train": 1.0}, 1, compared))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("win", "seeds", "betas", "files"),
+    [
+        (True, 3, [1.0, 0.0], ["win-score-by-iteration", "win-score-by-time", "win-score-dpo-and-wdpo"]),
+        (True, 1, [1.0], ["win-score-by-iteration", "win-score-by-time"]),
+        (
+            False,
+            2,
+            [4.0, 1.0, 0.0],
+            [
+                f"{reward}-{name}"
+                for reward in ("proxy", "gold")
+                for name in ("by-iteration", "by-time", "dpo-and-wdpo", "by-beta2")
+            ],
+        ),
+    ],
+)
+def test_figures(tmp_path: Path, win: bool, seeds: int, betas: list[float], files: list[str]) -> None:
+    from matplotlib.image import imread
+
+    drawn = draw_figures("swept", made_up(tmp_path, win, seeds, betas), tmp_path / "figures")
+    assert [file.stem for file in drawn] == files
+    for file in drawn:
+        height, width, _ = imread(file).shape
+        assert 300 < height < 2000 and 500 < width < 2400
+        assert imread(file).std() > 0.05, "it is blank"
+
+
+def test_no_figures_without_results(store: ArtifactStore, tmp_path: Path) -> None:
+    cells = load_sweep(write(tmp_path)).cells
+    assert draw_figures("swept", read_cells(store, cells), tmp_path / "figures") == []
+
+
+def test_the_page_holds_tables_and_pictures(tmp_path: Path) -> None:
+    from optune_core.reports.render_sweep import sweep_markdown
+
+    results = made_up(tmp_path, True, 2, [1.0, 0.0])
+    drawn = draw_figures("swept", results, tmp_path / "figures")
+    page = sweep_markdown("swept", results, Sharing(10.0, 25.0, 4, 2), drawn)
+    assert len(re.findall(r"!\[[\w-]+\]\(data:image/png;base64,", page)) == 3
+    assert "15 s saved" in page
+    assert page.count("| optune, ρ = 0.3; ") == 2
