@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
-from flows.evaluation import evaluate
+from flows.held_out import evaluate
 from flows.iteration import iteration
 from flows.prepare import prepare
 from flows.request import requested, store_url

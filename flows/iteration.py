@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.evaluation import evaluate
+from flows.held_out import evaluate
 from optune_core.storage import Ref
 from tasks.context import RunContext
 from tasks.iterate import draw, generate, merge, score, select, split_held_out, take_fixed_pairs

@@ -160,12 +160,10 @@ def selection_label(config: OptuneConfig) -> str:
 
 def loss_label(config: OptuneConfig) -> str:
     """`DPO`, `wDPO, β₂ = 1`, or the name of another loss."""
-    training = config.training.model_dump()
-    loss, beta2 = training.get("loss", "wdpo"), training["beta2"]
-    if loss == "wdpo" and beta2 == 0:
-        return "DPO"
-    name = "wDPO" if loss == "wdpo" else str(loss)
-    return name if beta2 is None else f"{name}, β₂ = {beta2:g}"
+    training = config.training
+    if training.loss != "wdpo":
+        return training.loss
+    return "DPO" if training.beta2 == 0 else f"wDPO, β₂ = {training.beta2:g}"
 
 
 def _read(store: ArtifactStore, cell: Cell) -> CellResult:

@@ -123,7 +123,7 @@ def _by_loss(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
 def _by_beta2(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
     betas = _betas(shown)
     panels = _grouped(
-        (s for s in shown if s.first.config.training.beta2 in betas), lambda setting: setting.first.others
+        (s for s in shown if s.first.config.training.loss == "wdpo"), lambda setting: setting.first.others
     )
 
     def draw(axes: Axes, drawn: Sequence[Setting]) -> None:
@@ -131,7 +131,7 @@ def _by_beta2(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
         for number, along in enumerate(lines.values()):
             aside = 0.05 * (number - (len(lines) - 1) / 2)
             points = [
-                (betas.index(setting.first.config.training.beta2) + aside, found)
+                (betas.index(_beta2(setting)) + aside, found)
                 for setting in sorted(along, key=_beta2)
                 if (found := _interval(setting, setting.first.config.iterations, metric))
             ]
@@ -256,7 +256,7 @@ def _beta2(setting: Setting) -> float:
 
 def _betas(shown: Sequence[Setting]) -> list[float]:
     """The values of β₂, ascending."""
-    return sorted({beta2 for setting in shown if (beta2 := setting.first.config.training.beta2) is not None})
+    return sorted({_beta2(setting) for setting in shown if setting.first.config.training.loss == "wdpo"})
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
