@@ -59,12 +59,12 @@ def analyse(store: ArtifactStore, run: str) -> RunFacts:
     )
 
 
-def pair_facts(replay: pa.Table, beta2: float, min_reward_gap: float | None) -> PairFacts:
+def pair_facts(replay: pa.Table, beta2: float | None, min_reward_gap: float | None) -> PairFacts:
     """The pairs of D_t.
 
     Args:
         replay: D_t from `pair_numbers`.
-        beta2: β₂ of Eq. 6.
+        beta2: β₂ of Eq. 6; None where the loss does not weigh pairs.
         min_reward_gap: as `training.min_reward_gap`.
     """
     pairs = trainable(replay)
@@ -75,7 +75,8 @@ def pair_facts(replay: pa.Table, beta2: float, min_reward_gap: float | None) -> 
     gaps = chosen - rejected
     trained = gaps if min_reward_gap is None else gaps[gaps >= min_reward_gap]
     made = {entry["values"]: entry["counts"] for entry in pc.value_counts(pairs["generated_at"]).to_pylist()}
-    weights = 0.5 * (1 + np.tanh(beta2 * trained / 2))  # σ, that does not overflow
+    # σ, in a form that does not overflow.
+    weights = np.zeros(0) if beta2 is None else 0.5 * (1 + np.tanh(beta2 * trained / 2))
     return PairFacts(chosen, rejected, chosen_tokens, rejected_tokens, made, weights)
 
 
@@ -91,13 +92,17 @@ def correlations(pairs: PairFacts) -> dict[str, float | None]:
     }
 
 
-def log_ratios(log: list[Row], beta1: float) -> dict[str, float | None]:
-    """Mean of `rewards/*`/β₁ over the last quarter of the steps: log π_θ(y|x)/π_ref(y|x), in nats a response."""
-    last = log[-math.ceil(len(log) / 4) :] if log else []
-    return {
-        side: sum(step[f"rewards/{side}"] for step in last) / len(last) / beta1 if last else None
-        for side in ("chosen", "rejected")
-    }
+def log_ratios(log: list[Row], beta1: float | None) -> dict[str, float | None]:
+    """Mean of `rewards/*`/β₁ over the last quarter of the steps: log π_θ(y|x)/π_ref(y|x), in nats a response.
+
+    None where no step has them: Best-of-N has no reference.
+    """
+    last = log[-math.ceil(len(log) / 4) :]
+    ratios: dict[str, float | None] = {}
+    for side in ("chosen", "rejected"):
+        found = [step[f"rewards/{side}"] for step in last if f"rewards/{side}" in step]
+        ratios[side] = sum(found) / len(found) / beta1 if found and beta1 else None
+    return ratios
 
 
 def count_responses(metrics: list[Row]) -> Responses | None:
@@ -123,7 +128,8 @@ def _iteration(store: ArtifactStore, config: Row, row: Row, record: Row) -> Iter
     manifest, merged, metrics = store.manifest(policy), store.manifest(replay_ref), record["metrics"]["replay"]
     file = store.fetch(replay_ref) / "replay.parquet"
     replay = pa.concat_tables([pair_numbers(group) for group in read_groups([file], _NUMBERS)])
-    pairs = pair_facts(replay, training["beta2"], training.get("min_reward_gap"))
+    weighed = training.get("loss", "wdpo") == "wdpo"  # runs from before there were others do not say
+    pairs = pair_facts(replay, training["beta2"] if weighed else None, training.get("min_reward_gap"))
     log = _train_log(store, policy)
     return IterationFacts(
         summary=row,

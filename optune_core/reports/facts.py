@@ -47,7 +47,7 @@ class PairFacts:
     made: dict[int, int]
     """Iteration in which pairs were made → how many of them."""
     weights: Rewards
-    """R of Eq. 6, of the pairs that are trained on."""
+    """R of Eq. 6, of the pairs that are trained on; none under a loss without weights."""
 
     @property
     def gaps(self) -> Rewards:

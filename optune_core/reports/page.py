@@ -185,16 +185,24 @@ def _data_settings(selection: Row, generation: Row) -> list[tuple[str, str]]:
 
 
 def _training_settings(training: Row) -> list[tuple[str, str]]:
-    loss = f"β₁ = {training['beta1']:g}, β₂ = {training['beta2']:g}"
-    dpo = " (DPO, halved)" if training["beta2"] == 0 else ""
     how = (
         f"{training['optimizer']}, learning rate {training['learning_rate']:g} ({training['schedule']}), "
         f"{training['batch_size']} pairs a step, epochs {training['epochs']}, {training['precision']}"
     )
     return [
-        ("loss", f"{loss}{dpo}, reference {training['reference']}"),
+        ("loss", _loss(training)),
         ("training", how + (", LoRA" if training["lora"] else "")),
     ]
+
+
+def _loss(training: Row) -> str:
+    name, reference = training.get("loss", "wdpo"), f"reference {training['reference']}"
+    if name == "best_of_n":
+        return "Best-of-N: supervised fine-tuning on the chosen responses, no reference"
+    if name == "hypo":
+        return f"HyPO, β₁ = {training['beta1']:g}, λ = {training['kl_coefficient']:g}, {reference}"
+    dpo = " (DPO, halved)" if training["beta2"] == 0 else ""
+    return f"weighted DPO, β₁ = {training['beta1']:g}, β₂ = {training['beta2']:g}{dpo}, {reference}"
 
 
 def differing_settings(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:

@@ -79,7 +79,15 @@ def test_log_ratios_are_of_the_last_quarter_of_the_steps() -> None:
     log = [{"rewards/chosen": float(step), "rewards/rejected": -float(step)} for step in range(1, 6)]
     assert log_ratios(log, beta1=0.5) == {"chosen": 9.0, "rejected": -9.0}
     assert log_ratios([], 0.5) == {"chosen": None, "rejected": None}
+    assert log_ratios([{"loss": 1.0}], None) == {"chosen": None, "rejected": None}  # Best-of-N
+    of_samples = {"kl": 0.1}  # a step of HyPO that drew no pair
+    assert log_ratios([*log[:-1], of_samples], beta1=0.5) == {"chosen": 8.0, "rejected": -8.0}
     assert iteration(0).kl_estimate == pytest.approx(0.05)
+
+
+def test_a_loss_without_weights_has_none() -> None:
+    facts = pair_facts(replay([2.0, 0.1], [1.0, 0.0], [0, 0]), beta2=None, min_reward_gap=None)
+    assert facts.weights.size == 0 and facts.effective_share is None
 
 
 def test_shards_of_responses_count_together() -> None:
