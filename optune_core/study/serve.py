@@ -38,7 +38,8 @@ def serve_study(
     with _listen(host, port) as listening:
         name = f"[{host}]" if ":" in host else host
         say(f"study {study}: http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it, and it may be started again)")
-        say(f"{len(pairs)} pairs in {len(record['comparisons'])} comparisons, {pairs_per_participant} a participant")
+        compared = len(record["comparisons"])
+        say(f"pairs: {len(pairs)}; comparisons: {compared}; pairs a participant: at most {pairs_per_participant}")
         if not local:
             say(
                 f"Note: {host} is no loopback address. Whoever reaches it can take part and read the pairs, and "
