@@ -23,7 +23,7 @@ from statistics import median
 from typing import Any
 
 MODEL = ".optune/models/SmolLM2-135M-Instruct"
-STEPS = 2
+STEPS = 3
 BATCH = {"short": 16, "ultrachat": 8, "long": 4}
 CANDIDATES = [
     {"precompute_ref_log_probs": True, "gradient_checkpointing": False, "per_device_train_batch_size": each}
