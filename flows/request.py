@@ -9,7 +9,7 @@ from optune_core.config.names import validate_name
 from optune_core.errors import ConfigError, OptuneError
 from optune_core.storage import open_objects
 from optune_core.storage.lease import read_lease
-from optune_core.storage.ledger import list_runs
+from optune_core.storage.ledger import no_such_run
 
 DEFAULT_STORE = ".optune/store"
 
@@ -45,6 +45,5 @@ def requested(config: str | None, overrides: list[str], store: str, run: str | N
     objects = open_objects(store)
     record = read_lease(objects, run)
     if record is None:
-        known = ", ".join(list_runs(objects)) or "none"
-        raise OptuneError(f"store {store!r} has no run {run!r} to continue; its runs: {known}")
+        raise OptuneError(no_such_run(objects, run, "to continue"))
     return parse_config(record.config, overrides, source=f"run {run!r}"), run

@@ -80,6 +80,13 @@ def load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def prompt_token_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Chat messages in the model's template, up to where its response begins."""
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    token_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return token_ids
+
+
 def check_one_logit(folder: Path, name: str) -> None:
     """Raises ModelError unless the folder holds a sequence classifier with exactly one logit."""
     config = json.loads((folder / "config.json").read_text())

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact
 
 from optune_core.config.schema import Model
 from optune_core.config.sweep import Sweep
@@ -18,8 +17,8 @@ from optune_core.reports.sweep_figures import draw_figures
 from optune_core.storage import Ledger
 from optune_core.storage.sweeps import SweepRecord
 from tasks.prepare import import_model
+from tasks.report import artifact_key, show_page
 from tasks.stage import open_store, stage_task
-from tasks.ui import only_shown
 
 
 @stage_task("record cells")
@@ -75,9 +74,6 @@ def publish_sweep(store: str, sweep: Sweep, figures: str | None) -> list[str]:
         record = SweepRecord(artifacts.objects, name)
         places = [record.keep_figure(file) for file in drawn]
         markdown = sweep_markdown(name, results, shared, drawn)
-    with only_shown():
-        create_markdown_artifact(
-            key=f"sweep-{name}".replace(".", "-").replace("_", "-"), markdown=markdown, description=f"Sweep {name}"
-        )
+    show_page(key=artifact_key("sweep", name), markdown=markdown, description=f"Sweep {name}")
     get_run_logger().info("figures of sweep %s: %s", name, ", ".join(places) or "none, as nothing is committed")
     return [str(file) for file in drawn] if figures else places

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from optune_core.cli.tables import plain_table, wide_console
 from optune_core.config import OptuneConfig
 from optune_core.config.schema import FunctionReward
 from optune_core.errors import ConfigError
@@ -20,7 +19,7 @@ from optune_core.plan.shape import known_shape
 from optune_core.reports.words import duration, percent
 from optune_core.storage import ArtifactStore, open_objects
 
-_CONSOLE = Console(width=max(100, Console().width))
+_CONSOLE = wide_console()
 
 
 @dataclass(frozen=True)
@@ -145,12 +144,10 @@ def print_plan(plan: Plan) -> None:
 
 def _table(plan: Plan) -> Table:
     projection = plan.projection
-    table = Table(
-        title=f"Plan of {plan.config.name}: predicted seconds"
+    table = plain_table(
+        f"Plan of {plan.config.name}: predicted seconds"
         + (f", rates of run {plan.run}" if plan.run is not None else ""),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 2, 0, 0),
+        gap=2,
     )
     table.add_column("stage", no_wrap=True)
     names = ["iteration 0", "share", "later, each", "share"]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow.compute as pc
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from optune_core.cli.tables import plain_table, wide_console
 from optune_core.errors import OptuneError
 from optune_core.reports.render import change_text
 from optune_core.reports.standing import progress, require_run, standing
@@ -18,7 +17,7 @@ from optune_core.schemas import REPLAY
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from optune_core.storage.ledger import list_runs
 
-_CONSOLE = Console(width=max(100, Console().width))
+_CONSOLE = wide_console()
 
 
 def runs_status(store_url: str) -> list[dict[str, Any]]:
@@ -73,12 +72,7 @@ def print_summary(store_url: str, summary: dict[str, Any]) -> None:
 
 
 def _work_table(summary: dict[str, Any]) -> Table:
-    table = Table(
-        title=f"Run {summary['run']}: prompts; loss of the first step beside mean(R)·ln 2; seconds",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = plain_table(f"Run {summary['run']}: prompts; loss of the first step beside mean(R)·ln 2; seconds")
     names = ("t", "regen.", "reused", "drops", "loss", "R·ln2", "engine", "gen.", "score", "train", "saved", "speed-up")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
@@ -100,12 +94,7 @@ def _work_table(summary: dict[str, Any]) -> Table:
 
 def _reward_table(summary: dict[str, Any]) -> Table:
     prompts = max(change["prompts"] for change in summary["overall"].values())
-    table = Table(
-        title=f"Mean reward on {prompts} held-out prompts: before → after (change, 95 % interval)",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = plain_table(f"Mean reward on {prompts} held-out prompts: before → after (change, 95 % interval)")
     table.add_column("t", justify="right")
     for reward in summary["overall"]:
         table.add_column(reward)

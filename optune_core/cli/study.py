@@ -6,17 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from optune_core.cli.tables import plain_table, wide_console
 from optune_core.storage import ArtifactStore, open_objects
 from optune_core.study.create import open_study
 from optune_core.study.results import OUTCOMES, standing_ratings, summarise
 from optune_core.study.sessions import Participant
 
-_CONSOLE = Console(width=max(100, Console().width))
+_CONSOLE = wide_console()
 
 
 def print_created(record: dict[str, Any]) -> None:
@@ -70,12 +69,7 @@ def print_results(summary: dict[str, Any]) -> None:
 
 
 def _outcome_table(summary: dict[str, Any]) -> Table:
-    table = Table(
-        title=f"Study {summary['study']}: per cent of ratings, with 95 % bootstrap intervals over prompts",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = plain_table(f"Study {summary['study']}: per cent of ratings, with 95 % bootstrap intervals over prompts")
     table.add_column("policy against baseline", min_width=24)
     for name in (*OUTCOMES, "ratings", "prompts", "people", "alpha"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -97,7 +91,7 @@ def _outcome_table(summary: dict[str, Any]) -> Table:
 
 
 def _participant_table(summary: dict[str, Any]) -> Table:
-    table = Table(title="Participants", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = plain_table("Participants")
     table.add_column("name")
     for name in ("rated", "first", "second", "equal", "median seconds"):
         table.add_column(name, justify="right", no_wrap=True)

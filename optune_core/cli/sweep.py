@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from optune_core.cli.tables import plain_table, wide_console
 from optune_core.config.sweep import Sweep
 from optune_core.reports.sharing import sharing
 from optune_core.reports.sweep import read_cells
@@ -17,7 +16,7 @@ from optune_core.reports.sweep_tables import TextTable, notes, sharing_text, swe
 from optune_core.storage import ArtifactStore, open_objects
 from optune_core.storage.sweeps import SweepRecord
 
-_CONSOLE = Console(width=max(120, Console().width))
+_CONSOLE = wide_console(120)
 
 
 def print_sweep(store_url: str, sweep: Sweep, figures: str | None = None) -> None:
@@ -46,7 +45,7 @@ def _said(drawn: Sequence[Path]) -> list[str]:
 
 
 def _rich(table: TextTable) -> Table:
-    made = Table(title=table.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made = plain_table(table.title)
     first, *others = table.header
     made.add_column(first, no_wrap=True)
     for name in others:

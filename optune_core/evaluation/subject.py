@@ -9,7 +9,7 @@ from optune_core.config.evaluation import IterationBaseline, ModelBaseline
 from optune_core.errors import ConfigDrift, ConfigError, OptuneError
 from optune_core.sources import describe
 from optune_core.storage import Ledger, Ref
-from optune_core.storage.ledger import differences, list_runs
+from optune_core.storage.ledger import differences, no_such_run
 
 
 def run_config(ledger: Ledger) -> OptuneConfig:
@@ -20,8 +20,7 @@ def run_config(ledger: Ledger) -> OptuneConfig:
     """
     config = ledger.config()
     if config is None:
-        known = ", ".join(list_runs(ledger.objects)) or "none"
-        raise OptuneError(f"store {ledger.objects.url!r} has no run {ledger.run!r} to evaluate; its runs: {known}")
+        raise OptuneError(no_such_run(ledger.objects, ledger.run, "to evaluate"))
     return parse_config(config, source=f"run {ledger.run!r}")
 
 

@@ -20,7 +20,7 @@ from optune_core.plan.devices import Device
 from optune_core.plan.projection import side_by_side
 from optune_core.plan.shape import ModelShape
 from optune_core.storage import ArtifactStore, Ledger, Ref
-from optune_core.storage.ledger import list_runs
+from optune_core.storage.ledger import no_such_run
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list
     ledger = Ledger(store.objects, run)
     body, records = ledger.config(), ledger.iterations()
     if body is None:
-        known = ", ".join(list_runs(store.objects)) or "none"
-        raise OptuneError(f"store {store.objects.url!r} has no run {run!r}; its runs: {known}")
+        raise OptuneError(no_such_run(store.objects, run))
     if not records:
         raise OptuneError(
             f"run {run!r} has committed no iteration, so there is nothing to fit: wait for its first "

@@ -6,32 +6,36 @@ from typing import Any
 
 from optune_core.errors import OptuneError
 from optune_core.storage import Ledger
-from optune_core.storage.lease import is_gone, read_lease
-from optune_core.storage.ledger import list_runs
+from optune_core.storage.lease import LeaseRecord, is_gone, read_lease
+from optune_core.storage.ledger import no_such_run
 
 
 def require_run(ledger: Ledger) -> None:
     """Raises OptuneError, with the store's runs, unless the run was ever started."""
     if ledger.config() is None and read_lease(ledger.objects, ledger.run) is None:
-        known = ", ".join(list_runs(ledger.objects)) or "none"
-        raise OptuneError(f"store {ledger.objects.url!r} has no run {ledger.run!r}; its runs: {known}")
+        raise OptuneError(no_such_run(ledger.objects, ledger.run))
 
 
 def progress(ledger: Ledger) -> dict[str, Any]:
     """Committed and wanted iterations, and what the lease says."""
     lease = read_lease(ledger.objects, ledger.run)
     config = lease.config if lease else ledger.config()
-    status: dict[str, Any] = {
+    return {
         "run": ledger.run,
         "committed": len(ledger.iterations()),
         "wanted": config["iterations"] if config else None,
-        "state": lease.state if lease else None,
-        "where": lease.where if lease and lease.holder else None,
-        "message": lease.message if lease else "",
+        **last_start(lease),
     }
-    if lease is not None and lease.holder is not None and is_gone(lease):
-        status |= {"state": "interrupted", "where": None, "message": f"killed: {lease.where}"}
-    return status
+
+
+def last_start(lease: LeaseRecord | None) -> dict[str, Any]:
+    """`state`, `where` and `message` of a run's last start; a holder that is gone was interrupted. All empty for a run
+    that was never started."""
+    if lease is None:
+        return {"state": None, "where": None, "message": ""}
+    if lease.holder is not None and is_gone(lease):
+        return {"state": "interrupted", "where": None, "message": f"killed: {lease.where}"}
+    return {"state": lease.state, "where": lease.where if lease.holder else None, "message": lease.message}
 
 
 def standing(row: dict[str, Any]) -> str:

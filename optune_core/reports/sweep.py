@@ -9,9 +9,10 @@ from typing import Any
 
 from optune_core.config import OptuneConfig
 from optune_core.config.sweep import Cell, fixed_selection
+from optune_core.reports.standing import last_start
 from optune_core.reports.summary import held_out_change
 from optune_core.storage import ArtifactStore, Ledger
-from optune_core.storage.lease import is_gone, read_lease
+from optune_core.storage.lease import read_lease
 
 REWARDS = ("proxy", "gold")
 WIN_SCORE = "win score"
@@ -183,27 +184,18 @@ def _read(store: ArtifactStore, cell: Cell) -> CellResult:
         if t in wins:
             metrics[WIN_SCORE] = wins[t]
         points.append(Point(t, sum(seconds.values()), metrics))
-    state, message = _state(store, cell.run)
+    start = last_start(read_lease(store.objects, cell.run))
     return CellResult(
         run=cell.run,
         config=cell.config,
         others=", ".join(f"{key} = {value}" for key, value in cell.values.items() if key not in _OF_A_CELL),
-        state=state,
-        message=message,
+        state=start["state"] or "waiting",
+        message=start["message"],
         points=points,
         seconds=seconds,
         generated=sum(record["metrics"]["selection"]["selected"] for record in records),
         compared=f"against {named[0]['baseline']}, judged by {named[0]['judge']}" if named else "",
     )
-
-
-def _state(store: ArtifactStore, run: str) -> tuple[str, str]:
-    lease = read_lease(store.objects, run)
-    if lease is None:
-        return "waiting", ""
-    if lease.holder is not None and is_gone(lease):
-        return "interrupted", f"killed: {lease.where}"
-    return lease.state, lease.message
 
 
 def _win(record: dict[str, Any]) -> Measured:

@@ -35,7 +35,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Raises DataError for a missing column, an empty source, too few prompts."""
-    from optune_core.models import load_tokenizer
+    from optune_core.models import load_tokenizer, prompt_token_ids
 
     (work,) = works(store, spec)
     config = spec.prompts
@@ -45,10 +45,8 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     tokenizer: Any = load_tokenizer(store.fetch(Ref.from_json(spec.policy)) / "model", "policy")
 
     def token_ids(messages: list[Message]) -> list[int]:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         progress("tokenise prompts", 0, 0)
-        return ids
+        return prompt_token_ids(tokenizer, messages)
 
     drops: Counter[str] = Counter()
     prompts = list(normalise(table.select(columns).to_pylist(), config, drops))

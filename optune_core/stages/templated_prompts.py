@@ -31,15 +31,14 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Tokenise every prompt; none is left out, however long it is in this template."""
-    from optune_core.models import load_tokenizer
+    from optune_core.models import load_tokenizer, prompt_token_ids
 
     (work,) = works(store, spec)
     prompts = read_table(store.fetch(Ref.from_json(spec.prompts)) / spec.file, PROMPTS)
     tokenizer: Any = load_tokenizer(store.fetch(Ref.from_json(spec.policy)) / "model", "baseline")
     token_ids = []
     for messages in prompts["messages"].to_pylist():
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        token_ids.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+        token_ids.append(prompt_token_ids(tokenizer, messages))
         progress("tokenise prompts", len(token_ids), prompts.num_rows)
     column = PROMPTS.get_field_index("prompt_token_ids")
     table = prompts.set_column(column, PROMPTS.field(column), pa.array(token_ids, PROMPTS.field(column).type))

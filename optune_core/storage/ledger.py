@@ -155,6 +155,16 @@ def list_runs(objects: Objects) -> list[str]:
     return objects.names("runs")
 
 
+def no_such_run(objects: Objects, run: str, wanted: str = "") -> str:
+    """What to say of a run that a store does not have.
+
+    Args:
+        wanted: what for, such as `to evaluate`.
+    """
+    known = ", ".join(list_runs(objects)) or "none"
+    return f"store {objects.url!r} has no run {run!r}{wanted and f' {wanted}'}; its runs: {known}"
+
+
 def unused_name(objects: Objects, run: str) -> str:
     """The first of run-2, run-3, … that no run has."""
     taken = set(list_runs(objects))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from optune_core.reports.statistics import RESAMPLES
 from optune_core.study.agreement import krippendorff_alpha
 from optune_core.study.pairing import Pair
 from optune_core.study.sessions import CHOICES, Participant
@@ -17,7 +18,6 @@ Row = dict[str, Any]
 
 OUTCOMES = ("win", "loss", "tie")
 """Of the comparison's policy."""
-_RESAMPLES = 2000
 _ALWAYS = 5
 """Ratings from which on somebody who only ever pressed one button is pointed out."""
 
@@ -110,7 +110,7 @@ def _percentages(prompts: Sequence[Sequence[str]]) -> dict[str, Row] | None:
     if not prompts:
         return None
     counts = np.array([[prompt.count(outcome) for outcome in OUTCOMES] for prompt in prompts], dtype=np.float64)
-    drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), _RESAMPLES)
+    drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
     shares = drawn @ counts
     shares *= 100 / shares.sum(axis=1, keepdims=True)
     low, high = np.quantile(shares, [0.025, 0.975], axis=0)

@@ -13,7 +13,7 @@ from optune_core.sources import read_source, require_columns, source_identity
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ledger, Ref
 from optune_core.storage.canonical import digest
-from optune_core.storage.ledger import list_runs
+from optune_core.storage.ledger import no_such_run
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ def of_run(store: ArtifactStore, run: str) -> Source:
     """
     ledger = Ledger(store.objects, run)
     if ledger.config() is None:
-        known = ", ".join(list_runs(store.objects)) or "none"
-        raise StudyError(f"store {store.objects.url!r} has no run {run!r}; its runs: {known}")
+        raise StudyError(no_such_run(store.objects, run))
     last = len(ledger.iterations())
     if last == 0:
         raise StudyError(f"run {run!r} has committed no iteration: there is no policy of its own to compare yet")

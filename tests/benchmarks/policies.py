@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from optune_core.models import prompt_token_ids
 from optune_core.schemas import PROMPTS, write_table
 from optune_core.storage import ArtifactStore, Ref, Work
 
@@ -24,8 +25,7 @@ def prompt_table(model: Path, count: int) -> pa.Table:
     rows = []
     for number, text in enumerate(texts[:count]):
         messages = [{"role": "user", "content": text}]
-        templated = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(templated, add_special_tokens=False)["input_ids"]
+        ids = prompt_token_ids(tokenizer, messages)
         rows.append({"prompt_id": str(number), "prompt": text, "messages": messages, "prompt_token_ids": ids})
     return pa.Table.from_pylist(rows, schema=PROMPTS)
 

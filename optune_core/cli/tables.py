@@ -1,0 +1,22 @@
+"""What every table on a terminal looks like."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def wide_console(columns: int = 100) -> Console:
+    """At least that wide, so that no table is broken where the output is no terminal."""
+    return Console(width=max(columns, Console().width))
+
+
+def plain_table(title: str | Text, *, gap: int = 1) -> Table:
+    """A line under the head, and no other.
+
+    Args:
+        gap: columns of a terminal between those of the table.
+    """
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
