@@ -33,11 +33,13 @@ def main() -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
     from optune_core.errors import OptuneError, Preempted, TransientError
+    from optune_core.imports import hide_unused
     from optune_core.stages import stage_module
     from optune_core.storage import ArtifactStore, open_objects
 
     try:
         preemption.install()
+        hide_unused()
         module = stage_module(stage)
         spec = module.Spec.model_validate_json(Path(spec_file).read_text(encoding="utf-8"))
         store = ArtifactStore(

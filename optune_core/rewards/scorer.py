@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel
 
 from optune_core.errors import ConfigError
+from optune_core.imports import show_all
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
 
@@ -89,6 +90,7 @@ def load_function(path: str) -> RewardFunction:
     """
     module_name, _, name = path.partition(":")
     _allow_working_directory()
+    show_all()
     try:
         function: Any = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError) as error:

@@ -1,0 +1,53 @@
+"""What children do not import, and the code of users may."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+
+def _run(code: str, tmp_path: Path) -> str:
+    """In a process of its own, with a package `sklearn` that says when it is imported."""
+    package = tmp_path / "sklearn"
+    package.mkdir()
+    (package / "__init__.py").write_text("print('imported', end='')")
+    (package / "metrics.py").write_text("roc_curve = None")
+    (tmp_path / "wants_it.py").write_text("import sklearn\n\ndef reward(prompts, responses):\n    return [0.0]")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{textwrap.dedent(code)}"
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(("hidden", "said"), [(False, "imported"), (True, "")])
+def test_models_are_loaded_without_scikit_learn(hidden: bool, said: str, tmp_path: Path) -> None:
+    code = f"""
+        from optune_core.imports import hide_unused
+        if {hidden}:
+            hide_unused()
+        from transformers import AutoModelForSequenceClassification
+        """
+    assert _run(code, tmp_path) == said
+
+
+def test_a_reward_function_may_import_it(tmp_path: Path) -> None:
+    code = """
+        from optune_core.imports import hide_unused
+        from optune_core.rewards import load_function
+        hide_unused()
+        load_function("wants_it:reward")
+        """
+    assert _run(code, tmp_path) == "imported"
+
+
+def test_one_that_is_imported_stays(tmp_path: Path) -> None:
+    code = """
+        import sklearn
+        from optune_core.imports import hide_unused, show_all
+        hide_unused()
+        show_all()
+        assert sys.modules["sklearn"] is sklearn
+        """
+    assert _run(code, tmp_path) == "imported"
