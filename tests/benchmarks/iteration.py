@@ -4,9 +4,9 @@
 
 Iteration 0 is made once and shared, as the paper shares it. Then each contender makes iteration 1 from the same
 policy and replay set, in turns. A contender's time is from the start of its command until its policy is written,
-start-up of Python, Prefect and vLLM included. Ours also answers and scores the held-out prompts with the policy that it
-starts from; judging the policy that is made counts for nobody. Its held-out reward stands beside the time: few prompts,
-so read it as "not worse", not as a ranking.
+start-up of Python, Prefect and vLLM included. Nobody evaluates within that time; afterwards all policies that were
+made answer the same prompts, none of which was trained on, and the same reward model scores them. That mean stands
+beside the time: few prompts, so read it as "not worse", not as a ranking.
 """
 
 from __future__ import annotations
@@ -22,10 +22,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from optune_core.config import load_config
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from optune_core.config import OptuneConfig, load_config
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 
 CONFIG = "configs/demo.yaml"
+PROMPTS = "configs/demo/prompts.jsonl"
+WORK = ["prompts.sample=120", "prompts.held_out=0", "evaluation.gold=null"]
 RHOS = (1.0, 0.7, 0.5)
 
 
@@ -51,14 +56,15 @@ def ours(store: str, rho: float, repetition: int, overrides: list[str]) -> dict[
     started = time.time()
     optune(store, run, [*overrides, "iterations=2", f"selection.rho={nudged!r}"])
     artifacts = ArtifactStore(open_objects(store))
-    ledger = Ledger(artifacts.objects, run)
-    record, held_out = ledger.iteration(1), ledger.evaluation(2)
-    assert record is not None and held_out is not None
-    seconds = artifacts.manifest(Ref.from_json(record["artifacts"]["policy"])).committed_at - started
+    record = Ledger(artifacts.objects, run).iteration(1)
+    assert record is not None
+    policy = Ref.from_json(record["artifacts"]["policy"])
+    seconds = artifacts.manifest(policy).committed_at - started
+    judged = judge(store, run, str(artifacts.fetch(policy) / "model"), load_config(CONFIG, overrides))
     return {
         "seconds": seconds,
         "stages": record["timing"],
-        "held_out_reward": held_out["metrics"]["proxy"],
+        "reward": judged,
         "regenerated": record["metrics"]["replay"]["status"]["regenerated"],
     }
 
@@ -67,20 +73,12 @@ def peer(store: str, base: str, repetition: int, overrides: list[str]) -> dict[s
     """The same iteration by the peer stack, from the policy that iteration 0 of run `base` made."""
     artifacts = ArtifactStore(open_objects(store))
     config = load_config(CONFIG, overrides)
-    ledger = Ledger(artifacts.objects, base)
-    record, inputs = ledger.iteration(0), ledger.inputs()
+    record = Ledger(artifacts.objects, base).iteration(0)
     assert record is not None
-    prompts = artifacts.fetch(Ref.from_json(inputs["prompts"]))
     with tempfile.TemporaryDirectory() as folder:
-        job = {
+        job = setting(store, base, config) | {
             "policy": str(artifacts.fetch(Ref.from_json(record["artifacts"]["policy"])) / "model"),
-            "reward_model": str(artifacts.fetch(Ref.from_json(inputs["reward"]["model"])) / "model"),
-            "prompts": str(prompts / "train.parquet"),
-            "held_out": str(prompts / "held_out.parquet"),
             "samples": config.generation.samples,
-            "max_tokens": config.generation.max_tokens,
-            "max_model_len": config.prompts.max_tokens + config.generation.max_tokens,
-            "top_p": config.generation.top_p,
             "seed": repetition,
             "batch_size": config.training.batch_size,
             "learning_rate": config.training.learning_rate,
@@ -90,9 +88,36 @@ def peer(store: str, base: str, repetition: int, overrides: list[str]) -> dict[s
         (Path(folder) / "job.json").write_text(json.dumps(job))
         command = [sys.executable, "-m", "tests.benchmarks.peer"]
         stages = {step: timed([*command, step, f"{folder}/job.json"]) for step in ("generate", "train")}
-        timed([*command, "judge", f"{folder}/job.json"])
-        judged = json.loads((Path(folder) / "judged.json").read_text())
-    return {"seconds": sum(stages.values()), "stages": stages, "held_out_reward": judged["reward"]}
+        judged = judge(store, base, f"{folder}/policy", config)
+    return {"seconds": sum(stages.values()), "stages": stages, "reward": judged}
+
+
+def setting(store: str, run: str, config: OptuneConfig) -> dict[str, Any]:
+    """What every job of `peer` takes from the run: its prompts, its reward model, how it samples."""
+    artifacts = ArtifactStore(open_objects(store))
+    made = Ledger(artifacts.objects, run).inputs()
+    return {
+        "reward_model": str(artifacts.fetch(Ref.from_json(made["reward"]["model"])) / "model"),
+        "prompts": str(artifacts.fetch(Ref.from_json(made["prompts"])) / "train.parquet"),
+        "max_tokens": config.generation.max_tokens,
+        "max_model_len": config.prompts.max_tokens + config.generation.max_tokens,
+        "top_p": config.generation.top_p,
+    }
+
+
+def judge(store: str, run: str, policy: str, config: OptuneConfig) -> float:
+    """Mean reward of a policy's answers to the prompts of the source that the run does not train on."""
+    with tempfile.TemporaryDirectory() as folder:
+        job: dict[str, Any] = setting(store, run, config) | {"policy": policy, "folder": folder}
+        known = set(pq.read_table(job["prompts"], columns=["prompt"])["prompt"].to_pylist())
+        lines = [json.loads(line) for line in Path(PROMPTS).read_text().splitlines()]
+        others = [[{"role": "user", "content": each["prompt"]}] for each in lines if each["prompt"] not in known]
+        job["held_out"] = f"{folder}/held_out.parquet"
+        pq.write_table(pa.table({"messages": others}), job["held_out"])
+        (Path(folder) / "job.json").write_text(json.dumps(job))
+        timed([sys.executable, "-m", "tests.benchmarks.peer", "judge", f"{folder}/job.json"])
+        reward: float = json.loads((Path(folder) / "judged.json").read_text())["reward"]
+        return reward
 
 
 def main() -> None:
@@ -102,6 +127,7 @@ def main() -> None:
     parser.add_argument("--store", help="folder to work in, kept; default: a temporary one")
     parser.add_argument("overrides", nargs="*", help=f"section.key=value, on top of {CONFIG}")
     options = parser.parse_args()
+    options.overrides = [*WORK, *options.overrides]
     with tempfile.TemporaryDirectory() as folder:
         results = measure(options.store or folder, options)
     print(table(results))
@@ -142,13 +168,11 @@ def measure(store: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def table(results: dict[str, Any]) -> str:
     """The measurements, for people."""
-    lines = [f"{'':8} {'s':>6} {'held-out reward':>16}   stages, s"]
+    lines = [f"{'':8} {'s':>6} {'reward':>8}   stages, s"]
     for name, turns in results["runs"].items():
         stages = {stage: f"{median(t['stages'][stage] for t in turns):.0f}" for stage in turns[0]["stages"]}
-        lines.append(
-            f"{name:8} {median(t['seconds'] for t in turns):>6.0f} "
-            f"{median(t['held_out_reward'] for t in turns):>16.2f}   {stages}"
-        )
+        seconds, reward = (median(turn[each] for turn in turns) for each in ("seconds", "reward"))
+        lines.append(f"{name:8} {seconds:>6.0f} {reward:>8.2f}   {stages}")
     for name, value in results.items():
         if name != "runs":
             lines.append(f"{name}: {value['median']:.2f} [{value['lowest']:.2f}, {value['highest']:.2f}]")

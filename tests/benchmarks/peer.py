@@ -2,10 +2,11 @@
 
     python -m tests.benchmarks.peer generate JOB.json    samples and scores; writes pairs.jsonl
     python -m tests.benchmarks.peer train JOB.json       trains on them; writes the policy
-    python -m tests.benchmarks.peer judge JOB.json       mean held-out reward of that policy; writes judged.json
+    python -m tests.benchmarks.peer judge JOB.json       mean reward of a policy's answers; writes judged.json
 
-JOB holds policy, reward_model, prompts (a Parquet file with the column messages), held_out, samples, max_tokens,
-top_p, seed, batch_size, learning_rate, beta and folder.
+JOB holds policy (to start from, or to judge), folder, reward_model, max_tokens, max_model_len and top_p; where it
+samples and trains, prompts (a Parquet file with the column messages), samples, seed, batch_size, learning_rate and
+beta; where it judges, held_out (like prompts).
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def train(job: dict[str, Any]) -> None:
 
 
 def judge(job: dict[str, Any]) -> None:
-    answers = sample(job, str(Path(job["folder"]) / "policy"), job["held_out"], 1)
+    answers = sample(job, job["policy"], job["held_out"], 1)
     reward = fmean(reward for rewards in score(job, answers) for reward in rewards)
     (Path(job["folder"]) / "judged.json").write_text(json.dumps({"reward": reward}))
 
