@@ -263,8 +263,8 @@ class Training(Section):
     micro_batch_tokens: int = Field(default=8192, ge=1)
     """Tokens that share a forward and backward pass on one device: pairs are packed until they are as many, without
     padding, and with each prompt once. Changes no result but roundings, so it may be changed in a run."""
-    optimizer: Literal["rmsprop", "adamw_torch"] = "rmsprop"
-    """Paper: RMSprop."""
+    optimizer: Literal["rmsprop", "adamw_torch", "adamw_torch_fused"] = "rmsprop"
+    """Paper: RMSprop. `adamw_torch_fused` is `adamw_torch` in one pass over the weights."""
     learning_rate: float = Field(default=5e-7, gt=0.0)
     """Paper: 5e-7."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"

@@ -70,7 +70,7 @@ def nobody_asked() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["rmsprop", "adamw_torch"])
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adamw_torch_fused"])
 @pytest.mark.parametrize("lora", [None, {"r": 4}])
 @pytest.mark.parametrize(
     ("step", "loss"), [(3, "wdpo"), (4, "wdpo"), (3, "best_of_n"), (3, "hypo")]
