@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import chdir
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -73,6 +74,7 @@ def load_tasks(config: BenchmarkConfig, tasks: list[BenchmarkTask]) -> list[Load
             that it would not show.
         DataError: a task's questions cannot be read.
     """
+    show_all()  # definitions may hold Python, and some metrics are scikit-learn's
     from lm_eval.tasks import TaskManager
 
     include = Path(config.include).resolve() if config.include is not None else Path()
@@ -92,7 +94,7 @@ def load_tasks(config: BenchmarkConfig, tasks: list[BenchmarkTask]) -> list[Load
                 "names, can be reached, and they stay in HF_HOME; or define the task over local files in the folder "
                 "that `include` names"
             ) from error
-        definition = found["groups"].get(task.task) or found["tasks"][task.task]
+        definition = (found["groups"] if task.task in found["groups"] else found["tasks"])[task.task]
         loaded.append(Loaded(task, manager, definition))
         problems += _problems(loaded[-1])
     if problems:
@@ -151,7 +153,7 @@ def open_model(config: BenchmarkConfig, folder: Path) -> Any:
         from optune_core.generation.vllm import set_environment
 
         set_environment(engine)
-        model = get_model("vllm")(
+        return get_model("vllm")(
             **arguments,
             batch_size="auto",  # the engine's own
             tensor_parallel_size=engine.tensor_parallel_size,
@@ -160,13 +162,10 @@ def open_model(config: BenchmarkConfig, folder: Path) -> Any:
             enforce_eager=engine.enforce_eager,
             seed=0,
         )
-    else:
-        import torch
+    import torch
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = get_model("hf")(**arguments, batch_size=engine.batch_size, device=device)
-    show_all()  # some metrics are scikit-learn's
-    return model
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return get_model("hf")(**arguments, batch_size=engine.batch_size, device=device)
 
 
 def run_task(config: BenchmarkConfig, loaded: Loaded, model: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -193,23 +192,31 @@ def run_task(config: BenchmarkConfig, loaded: Loaded, model: Any) -> tuple[dict[
         torch_random_seed=config.seed,
         fewshot_random_seed=config.seed,
     )
-    name = loaded.task.task
-    own = found["results"][name]
+    own = found["results"][loaded.task.task]
+    definition = loaded.definition
     results = {
-        "task": name,
-        "metrics": {key: _number(value) for key, value in own.items() if "," in key},  # `metric,filter`
+        "task": loaded.task.task,
+        "metrics": _metrics(own),
         "questions": own["sample_len"],
-        "version": str(
-            loaded.definition.VERSION if loaded.leaves == [loaded.definition] else loaded.definition.version
-        ),
+        "version": str(definition.version if hasattr(definition, "version") else definition.VERSION),
         "num_fewshot": found["n-shot"],
-        "tasks": {leaf: found["results"][leaf] for leaf in sorted(found["samples"])},
-        "configs": found["configs"],
+        "tasks": {leaf: _metrics(found["results"][leaf]) for leaf in found["samples"]},
+        "configs": {leaf: _portable(settings) for leaf, settings in found["configs"].items()},
     }
     samples = [{"task": leaf} | row for leaf in sorted(found["samples"]) for row in found["samples"][leaf]]
     return results, samples
 
 
-def _number(value: Any) -> float | None:
-    """A metric or its standard error; None where the harness has none, or one that is not finite."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+def _metrics(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """Values by `metric,filter`; None where the harness has none (of a standard error), or one that is not finite."""
+    return {
+        key: float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        for key, value in found.items()
+        if "," in key
+    }
+
+
+def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's own configuration, without where its file lies on this machine."""
+    metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != "config_source"}
+    return dict(config) | {"metadata": metadata}

@@ -94,5 +94,8 @@ def _write(path: Path, lines: list[str]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not have, as it is written: numpy's numbers as numbers, all else as text."""
+    """What JSON does not have, the same in every process: numpy's numbers as numbers, functions by name, all else as
+    text."""
+    if callable(value):
+        return getattr(value, "__qualname__", type(value).__name__)
     return value.item() if hasattr(value, "item") else str(value)

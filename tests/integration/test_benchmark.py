@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from flows.cli import app
-from optune_core.config import BenchmarkConfig, load_config
+from optune_core.config import BenchmarkConfig, load_benchmark, load_config
 from optune_core.config.schema import Model
 from optune_core.errors import ConfigDrift, ConfigError, DataError, OptuneError
 from optune_core.evaluation.harness import load_tasks
-from optune_core.launch import find_all
+from optune_core.launch import find_all, run_stage
 from optune_core.progress import silent
 from optune_core.stages import benchmark, model
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, open_objects
@@ -46,6 +47,18 @@ def put(store: ArtifactStore, folder: Path) -> Ref:
     model.run(store, spec, silent)
     (made,) = find_all(store, "model", spec) or []
     return made.ref
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where data sets are cached, here and in child processes: not the user's."""
+    import datasets
+
+    folder = str(tmp_path_factory.mktemp("datasets"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", folder)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +145,7 @@ def test_choices_and_answers_are_those_that_plain_transformers_gives(
     deviation = (acc_norm * (1 - acc_norm) / (len(rows) - 1)) ** 0.5
     assert told["metrics"]["acc_norm_stderr,none"] == pytest.approx(deviation)
     assert (told["questions"], told["version"], told["num_fewshot"]) == (6, "1.5", {"capitals": 0})
+    assert str(HERE) not in json.dumps(told) and " at 0x" not in json.dumps(told)
     assert capitals.metrics == {name: told[name] for name in ("task", "metrics", "questions", "version")}
 
     whole = {row["doc"]["question"]: row["resps"][0][0] for row in samples(store, sums) if row["filter"] == "whole"}
@@ -238,6 +252,34 @@ def test_a_hub_that_cannot_be_reached_is_an_error_before_any_work() -> None:
         load_tasks(hub, hub.tasks)
 
 
+def test_table_5s_tasks_are_in_the_library_as_they_are_named() -> None:
+    """As far as can be seen without their questions, which are on the hub: names, metrics, filters, examples."""
+    from lm_eval.tasks import TaskManager
+
+    index = TaskManager().task_index
+    for task in load_benchmark("configs/benchmarks/table-5.yaml").tasks:
+        definition = index[task.task].cfg
+        metrics = definition.get("metric_list") or definition["aggregate_metric_list"]
+        assert task.metric in [each["metric"] for each in metrics], task.task
+        filters = [each["name"] for each in definition.get("filter_list", [{"name": "none"}])]
+        assert task.filter in filters, task.task
+        assert definition.get("num_fewshot", task.num_fewshot) == task.num_fewshot, task.task
+
+
+def test_vllm_says_what_transformers_says(store: ArtifactStore, policy: Ref, by_hand: ByHand) -> None:
+    """The harness's own model for vLLM, in the child process of the stage."""
+    engine = {"type": "vllm", "dtype": "float32", "max_num_seqs": 4, "enforce_eager": True}
+    engine |= {"cpu_kv_cache_gib": 1, "gpu_memory_utilization": 0.2}
+    spec = benchmark.Spec(benchmark=config(CAPITALS, SUMS, engine=engine), policy=policy.to_json())
+    capitals, sums = run_stage(store, "benchmark", spec, silent, lambda line: None)
+    for row, noted in zip(questions("capitals"), samples(store, capitals), strict=True):
+        assert [float(logp) for logp, _ in noted["filtered_resps"]] == pytest.approx(by_hand.choose(row)[0], abs=1e-2)
+    whole = {row["doc"]["question"]: row["resps"][0][0] for row in samples(store, sums) if row["filter"] == "whole"}
+    assert whole == {
+        row["question"]: by_hand.greedy(f"{row['question']} =", 8).split("\n")[0] for row in questions("sums")
+    }
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "ours.yaml"
@@ -276,6 +318,7 @@ def test_a_runs_policies_from_the_command_line(
     assert "0-shot exact_match, first-number" in printed and "ONLY THE FIRST 3 QUESTIONS" in printed
 
     before = set(store.keys("benchmark"))
+    assert str(HERE) not in json.dumps(records)
     call(str(file), "--iteration", "1")
     call(str(file), "name=plain", "tasks=[{task: capitals, num_fewshot: 0, metric: acc}]")
     assert set(store.keys("benchmark")) == before
@@ -285,3 +328,9 @@ def test_a_runs_policies_from_the_command_line(
         call(str(file), "--iteration", "4")
     with pytest.raises(OptuneError, match="no run 'unasked'"):
         call(str(file), run="unasked")
+
+    collected = CliRunner().invoke(app, ["gc", "--grace", "0", "--store", store.objects.url], catch_exceptions=False)
+    assert collected.exit_code == 0, collected.output
+    for record in ledger.benchmarks():
+        for task in record["tasks"]:
+            assert store.read(Ref.from_json(task["artifact"]), benchmark.SAMPLES)
