@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import version
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +211,7 @@ def run_task(config: BenchmarkConfig, loaded: Loaded, model: Any) -> tuple[dict[
 def _metrics(found: Mapping[str, Any]) -> dict[str, float | None]:
     """Values by `metric,filter`; None where the harness has none (of a standard error), or one that is not finite."""
     return {
-        key: float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+        key: float(value) if isinstance(value, Real) and math.isfinite(value) else None
         for key, value in found.items()
         if "," in key
     }
