@@ -194,6 +194,31 @@ def evaluate(
 
 
 @app.command()
+def benchmark(
+    benchmark: Annotated[
+        str, typer.Argument(help="YAML file of the benchmark, such as configs/benchmarks/table-5.yaml.")
+    ],
+    run: Annotated[str, typer.Option("--run", help="Run whose policies are asked.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, on top of it.")] = None,
+    iteration: Annotated[
+        int | None, typer.Option("--iteration", help="Of the policy, 0 being the run's start. Default: the last.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All policies of the run.")] = False,
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Run tasks of lm-evaluation-harness on a run's policies, and print the results."""
+    from optune_core.config import load_benchmark
+
+    load_benchmark(benchmark, overrides or [])
+    _quiet_prefect()
+    from flows.benchmark import benchmark as flow
+    from optune_core.cli.benchmark import print_benchmarks
+
+    records: Any = flow(benchmark, run, iteration, every, overrides, store)
+    print_benchmarks(run, records)
+
+
+@app.command()
 def status(
     run: Annotated[str | None, typer.Argument(help="Name of the run. Default: all runs, a line each.")] = None,
     store: Store = DEFAULT_STORE,

@@ -31,11 +31,12 @@ def policies(ledger: Ledger) -> list[Ref]:
 
 
 def asked_iterations(
-    ledger: Ledger, config: EvaluationConfig, known: int, iteration: int | None, *, every: bool
+    ledger: Ledger, config: EvaluationConfig | None, known: int, iteration: int | None, *, every: bool
 ) -> list[int]:
     """The t of the policies π_t that are to be evaluated.
 
     Args:
+        config: of a win score, whose baseline may be a policy of the run; None: of what compares with none.
         known: policies that the run has, π_0 included.
         iteration: one of them; None: the last.
         every: all of them, but for the baseline itself.
@@ -44,7 +45,8 @@ def asked_iterations(
         ConfigError: `iteration` and `every` are both given.
         OptuneError: a policy that is asked for, or the baseline, is not committed; or they are the same.
     """
-    baseline = config.baseline.iteration if isinstance(config.baseline, IterationBaseline) else None
+    against = config.baseline if config is not None else None
+    baseline = against.iteration if isinstance(against, IterationBaseline) else None
     if every and iteration is not None:
         raise ConfigError([f"--iteration {iteration} and --all are both given: leave one out"], source="command")
     asked = [t for t in range(known) if t != baseline] if every else [known - 1 if iteration is None else iteration]

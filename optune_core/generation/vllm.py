@@ -19,7 +19,7 @@ class VllmGeneration:
     """
 
     def __init__(self, config: Generation, engine: VllmEngine, model: Path, max_tokens: int) -> None:
-        _environment(engine)
+        set_environment(engine)
         from vllm import LLM
         from vllm.platforms import current_platform
 
@@ -99,7 +99,7 @@ def _response(request: Request, output: Any) -> Response:
     )
 
 
-def _environment(engine: VllmEngine) -> None:
+def set_environment(engine: VllmEngine) -> None:
     """Settings that vLLM reads from the environment, where the user has not set them."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     defaults = {

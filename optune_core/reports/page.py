@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from optune_core import __version__
 from optune_core.reports import figures
 from optune_core.reports.analysis import analyse
+from optune_core.reports.benchmark import benchmark_cells, benchmark_columns, benchmark_note
 from optune_core.reports.examples import most_changed
 from optune_core.reports.facts import Example, IterationFacts, Row, RunFacts
 from optune_core.reports.summary import held_out_difference
@@ -271,6 +272,9 @@ def _environment() -> Environment:
         "percent": percent,
         "duration": duration,
         "minus": minus,
+        "benchmark_columns": benchmark_columns,
+        "benchmark_cells": benchmark_cells,
+        "benchmark_note": benchmark_note,
         "policy": policy,
         "difference": difference,
         "latest": _latest,

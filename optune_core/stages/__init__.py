@@ -33,6 +33,7 @@ _MODULES = {
     "given-responses": "optune_core.stages.given_responses",
     "comparisons": "optune_core.stages.comparisons",
     "win-score": "optune_core.stages.win_score",
+    "benchmark": "optune_core.stages.benchmark",
 }
 
 

@@ -1,0 +1,223 @@
+"""lm-evaluation-harness through its library: tasks that are checked before any work, its models, its results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import chdir
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import version
+from importlib.util import find_spec
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from optune_core.config.benchmark import BenchmarkConfig, BenchmarkTask
+from optune_core.config.schema import VllmEngine
+from optune_core.errors import ConfigError, DataError, OptuneError
+from optune_core.imports import show_all
+from optune_core.storage.canonical import digest, file_digest
+
+_LIST = "`lm-eval ls tasks` lists the library's"
+
+
+def harness_version() -> str:
+    """The version of the installed library, which its task definitions come with.
+
+    Raises:
+        OptuneError: it is not installed.
+    """
+    if find_spec("lm_eval") is None:
+        raise OptuneError(
+            "benchmarks are run by lm-evaluation-harness, which is not installed: install optune[harness]"
+        )
+    return version("lm_eval")
+
+
+def include_identity(include: str | None) -> str | None:
+    """SHA-256 over names and contents of a folder of task definitions; None for none.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if include is None:
+        return None
+    folder = Path(include)
+    if not folder.is_dir():
+        raise DataError(f"include={include!r} is no folder: name the one that holds the tasks' YAML files")
+    files = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return digest(sorted([path.relative_to(folder).as_posix(), file_digest(path)] for path in files))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A task whose questions are at hand."""
+
+    task: BenchmarkTask
+    manager: Any
+    """The harness's `TaskManager`."""
+    definition: Any
+    """Its `Task` or `Group`."""
+
+    @property
+    def leaves(self) -> list[Any]:
+        """The tasks themselves: one, or those of a group."""
+        definition = self.definition
+        return list(definition.get_all_tasks()) if hasattr(definition, "get_all_tasks") else [definition]
+
+
+def load_tasks(config: BenchmarkConfig, tasks: list[BenchmarkTask]) -> list[Loaded]:
+    """Find the tasks and read their questions, from the hub where a task's are there.
+
+    Raises:
+        ConfigError: of all tasks at once: an unknown name, a metric or filter that the task does not have, examples
+            that it would not show.
+        DataError: a task's questions cannot be read.
+    """
+    show_all()  # definitions may hold Python, and some metrics are scikit-learn's
+    from lm_eval.tasks import TaskManager
+
+    include = Path(config.include).resolve() if config.include is not None else Path()
+    manager = TaskManager(include_path=str(include) if config.include is not None else None)
+    loaded, problems = [], []
+    for task in tasks:
+        if problem := _unknown(manager, task.task, config.include):
+            problems.append(problem)
+            continue
+        try:
+            with chdir(include):  # where a task's data files have relative paths
+                found = manager.load([task.task])
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"the questions of task {task.task!r} cannot be read ({type(error).__name__}: {error}). The library's "
+                "tasks have theirs on the Hugging Face hub: run this once where the hub, or a mirror that HF_ENDPOINT "
+                "names, can be reached, and they stay in HF_HOME; or define the task over local files in the folder "
+                "that `include` names"
+            ) from error
+        definition = (found["groups"] if task.task in found["groups"] else found["tasks"])[task.task]
+        loaded.append(Loaded(task, manager, definition))
+        problems += _problems(loaded[-1])
+    if problems:
+        raise ConfigError(problems, source=f"benchmark {config.name!r}")
+    return loaded
+
+
+def _unknown(manager: Any, name: str, include: str | None) -> str | None:
+    """Why there is no such task, if there is none."""
+    entry = manager.task_index.get(name)
+    if entry is None:
+        alike = get_close_matches(name, manager.all_tasks, n=3)
+        hint = f"do you mean {' or '.join(map(repr, alike))}? " if alike else ""
+        skipped = f"; a file in {include!r} that is no valid YAML is not listed" if include is not None else ""
+        return f"task {name!r} is not known: {hint}{_LIST}{skipped}"
+    if entry.kind.name == "TAG":
+        return f"task {name!r} is a tag of {', '.join(sorted(entry.tags))}: name those that are wanted"
+    return None
+
+
+def _problems(loaded: Loaded) -> list[str]:
+    """What a task that exists cannot do for the configuration."""
+    task, leaf, group = loaded.task, loaded.leaves[0], loaded.definition
+    if leaf is group:
+        metrics = sorted(leaf.aggregation())
+        filters = [each["name"] for each in leaf.config.filter_list or [{"name": "none"}]]
+    else:
+        metrics = sorted({each.metric for each in group.aggregate_metric_list or []})
+        filters = sorted({name for each in group.aggregate_metric_list or [] for name in each.filter_list or []})
+    problems = []
+    if not metrics:
+        problems.append(f"task {task.task!r} is a group without a metric of its own: name its tasks")
+    elif task.metric not in metrics:
+        problems.append(f"task {task.task!r} has no metric {task.metric!r}: it has {', '.join(metrics)}")
+    if filters and task.filter not in filters:
+        problems.append(f"task {task.task!r} has no filter {task.filter!r}: it has {', '.join(filters)}")
+    if task.num_fewshot and any(each.get_config("num_fewshot") == 0 for each in loaded.leaves):
+        problems.append(
+            f"task {task.task!r}: num_fewshot={task.num_fewshot}, but its definition fixes 0, which the harness "
+            "does not override: set it to 0"
+        )
+    return problems
+
+
+def open_model(config: BenchmarkConfig, folder: Path) -> Any:
+    """The harness's model of the configured engine.
+
+    Args:
+        folder: model folder with tokenizer.
+    """
+    from lm_eval.api.registry import get_model
+
+    engine = config.engine
+    arguments = {"pretrained": str(folder), "dtype": engine.dtype, "max_length": config.max_length}
+    if isinstance(engine, VllmEngine):
+        from optune_core.generation.vllm import set_environment
+
+        set_environment(engine)
+        return get_model("vllm")(
+            **arguments,
+            batch_size="auto",  # the engine's own
+            tensor_parallel_size=engine.tensor_parallel_size,
+            gpu_memory_utilization=engine.gpu_memory_utilization,
+            max_num_seqs=engine.max_num_seqs,
+            enforce_eager=engine.enforce_eager,
+            seed=0,
+        )
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return get_model("hf")(**arguments, batch_size=engine.batch_size, device=device)
+
+
+def run_task(config: BenchmarkConfig, loaded: Loaded, model: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Ask a model the questions of a task.
+
+    Returns:
+        What the harness says of the task, and what it noted of each question. Neither holds the time or a path of
+        the model.
+    """
+    from lm_eval import simple_evaluate
+
+    if isinstance(config.engine, VllmEngine) and config.engine.repeatable:
+        model.model.reset_prefix_cache()
+    found = simple_evaluate(
+        model=model,
+        tasks=[loaded.definition],
+        num_fewshot=loaded.task.num_fewshot,
+        limit=config.limit,
+        apply_chat_template=config.chat_template,
+        task_manager=loaded.manager,
+        log_samples=True,
+        random_seed=config.seed,
+        numpy_random_seed=config.seed,
+        torch_random_seed=config.seed,
+        fewshot_random_seed=config.seed,
+    )
+    own = found["results"][loaded.task.task]
+    definition = loaded.definition
+    results = {
+        "task": loaded.task.task,
+        "metrics": _metrics(own),
+        "questions": own["sample_len"],
+        "version": str(definition.version if hasattr(definition, "version") else definition.VERSION),
+        "num_fewshot": found["n-shot"],
+        "tasks": {leaf: _metrics(found["results"][leaf]) for leaf in found["samples"]},
+        "configs": {leaf: _portable(settings) for leaf, settings in found["configs"].items()},
+    }
+    samples = [{"task": leaf} | row for leaf in sorted(found["samples"]) for row in found["samples"][leaf]]
+    return results, samples
+
+
+def _metrics(found: Mapping[str, Any]) -> dict[str, float | None]:
+    """Values by `metric,filter`; None where the harness has none (of a standard error), or one that is not finite."""
+    return {
+        key: float(value) if isinstance(value, Real) and math.isfinite(value) else None
+        for key, value in found.items()
+        if "," in key
+    }
+
+
+def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's own configuration, without where its file lies on this machine."""
+    metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != "config_source"}
+    return dict(config) | {"metadata": metadata}

@@ -1,0 +1,336 @@
+"""Benchmarks: real lm-evaluation-harness on tasks of ours, against the same numbers computed without it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from flows.cli import app
+from optune_core.config import BenchmarkConfig, load_benchmark, load_config
+from optune_core.config.schema import Model
+from optune_core.errors import ConfigDrift, ConfigError, DataError, OptuneError
+from optune_core.evaluation.harness import load_tasks
+from optune_core.launch import find_all, run_stage
+from optune_core.progress import silent
+from optune_core.stages import benchmark, model
+from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, open_objects
+from tests.tiny import build_model, write_config
+
+pytest.importorskip("lm_eval")
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parents[1] / "harness"
+CAPITALS = {"task": "capitals", "num_fewshot": 0, "metric": "acc_norm"}
+SUMS = {"task": "sums", "num_fewshot": 0, "metric": "exact_match", "filter": "first-number"}
+TOYS = {"task": "toys", "num_fewshot": 0, "metric": "acc_norm"}
+HF = {"type": "transformers", "dtype": "float32", "batch_size": 4}
+
+
+def config(*tasks: dict[str, Any], **changes: Any) -> BenchmarkConfig:
+    return BenchmarkConfig.model_validate(
+        {"name": "ours", "tasks": list(tasks), "include": str(HERE), "engine": HF, **changes}
+    )
+
+
+def put(store: ArtifactStore, folder: Path) -> Ref:
+    """A model folder as a policy of the store."""
+    spec = model.Spec(model=Model(model=str(folder)), role="policy")
+    model.run(store, spec, silent)
+    (made,) = find_all(store, "model", spec) or []
+    return made.ref
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where data sets are cached, here and in child processes: not the user's."""
+    import datasets
+
+    folder = str(tmp_path_factory.mktemp("datasets"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", folder)
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+    return ArtifactStore(open_objects(str(tmp_path_factory.mktemp("benchmark") / "store")))
+
+
+@pytest.fixture(scope="module")
+def policy(store: ArtifactStore, tiny: Path) -> Ref:
+    return put(store, tiny / "policy")
+
+
+def made(store: ArtifactStore, policy: Ref, config: BenchmarkConfig) -> list[Manifest]:
+    spec = benchmark.Spec(benchmark=config, policy=policy.to_json())
+    benchmark.run(store, spec, silent)
+    return find_all(store, "benchmark", spec) or []
+
+
+def results(store: ArtifactStore, manifest: Manifest) -> dict[str, Any]:
+    return dict(json.loads(store.read(manifest.ref, benchmark.RESULTS)))
+
+
+def samples(store: ArtifactStore, manifest: Manifest) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in store.read(manifest.ref, benchmark.SAMPLES).splitlines()]
+
+
+def questions(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (HERE / f"{name}.jsonl").read_text().splitlines()]
+
+
+class ByHand:
+    """The tiny policy, asked without the harness."""
+
+    def __init__(self, folder: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def logp(self, context: str, continuation: str) -> float:
+        """log π(continuation | context), in nats."""
+        before = len(self.tokenizer(context)["input_ids"])
+        ids = torch.tensor(self.tokenizer(context + continuation)["input_ids"])
+        logps = self.model(ids[None]).logits[0].log_softmax(dim=-1)
+        return sum(float(logps[place - 1, ids[place]]) for place in range(before, len(ids)))
+
+    @torch.inference_mode()
+    def greedy(self, context: str, tokens: int) -> str:
+        ids = self.tokenizer(context)["input_ids"]
+        start = len(ids)
+        for _ in range(tokens):
+            ids.append(int(self.model(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == self.tokenizer.eos_token_id:
+                break
+        return str(self.tokenizer.decode(ids[start:], skip_special_tokens=True))
+
+    def choose(self, row: dict[str, Any], examples: str = "") -> tuple[list[float], bool, bool]:
+        """log-probabilities of the choices, and whether the likeliest (by character: acc_norm) is the answer."""
+        context = f"{examples}Question: {row['question']}\nAnswer:"
+        logps = [self.logp(context, f" {choice}") for choice in row["choices"]]
+        a_character = [logp / len(choice) for logp, choice in zip(logps, row["choices"], strict=True)]
+        return logps, logps.index(max(logps)) == row["answer"], a_character.index(max(a_character)) == row["answer"]
+
+
+@pytest.fixture(scope="module")
+def by_hand(tiny: Path) -> ByHand:
+    return ByHand(tiny / "policy")
+
+
+def test_choices_and_answers_are_those_that_plain_transformers_gives(
+    store: ArtifactStore, policy: Ref, by_hand: ByHand
+) -> None:
+    capitals, sums = made(store, policy, config(CAPITALS, SUMS))
+
+    rows = questions("capitals")
+    chosen = [by_hand.choose(row) for row in rows]
+    noted = samples(store, capitals)
+    assert [row["doc"]["question"] for row in noted] == [row["question"] for row in rows]
+    for row, (logps, _, _) in zip(noted, chosen, strict=True):
+        assert [float(logp) for logp, _ in row["filtered_resps"]] == pytest.approx(logps, abs=1e-3)
+    told = results(store, capitals)
+    acc, acc_norm = (sum(each[place] for each in chosen) / len(rows) for place in (1, 2))
+    assert acc != acc_norm  # or this would not tell the two apart
+    assert (told["metrics"]["acc,none"], told["metrics"]["acc_norm,none"]) == pytest.approx((acc, acc_norm))
+    deviation = (acc_norm * (1 - acc_norm) / (len(rows) - 1)) ** 0.5
+    assert told["metrics"]["acc_norm_stderr,none"] == pytest.approx(deviation)
+    assert (told["questions"], told["version"], told["num_fewshot"]) == (6, "1.5", {"capitals": 0})
+    assert str(HERE) not in json.dumps(told) and " at 0x" not in json.dumps(told)
+    assert capitals.metrics == {name: told[name] for name in ("task", "metrics", "questions", "version")}
+
+    whole = {row["doc"]["question"]: row["resps"][0][0] for row in samples(store, sums) if row["filter"] == "whole"}
+    assert whole == {
+        row["question"]: by_hand.greedy(f"{row['question']} =", 8).split("\n")[0] for row in questions("sums")
+    }
+    assert {"exact_match,whole", "exact_match,first-number"} <= results(store, sums)["metrics"].keys()
+
+
+def test_examples_come_before_a_question_and_a_group_has_its_tasks_mean(
+    store: ArtifactStore, policy: Ref, by_hand: ByHand
+) -> None:
+    shown, toys = made(store, policy, config(CAPITALS | {"num_fewshot": 2}, TOYS))
+    examples = {
+        tuple(f"Question: {row['question']}\nAnswer: {row['choices'][row['answer']]}\n\n" for row in order)
+        for order in (questions("capitals_dev"), questions("capitals_dev")[::-1])
+    }
+    for row, noted in zip(questions("capitals"), samples(store, shown), strict=True):
+        context = noted["arguments"][0][0]
+        (before,) = [
+            "".join(each) for each in examples if context == "".join(each) + f"Question: {row['question']}\nAnswer:"
+        ]
+        logps, _, _ = by_hand.choose(row, before)
+        assert [float(logp) for logp, _ in noted["filtered_resps"]] == pytest.approx(logps, abs=1e-3)
+
+    right = [by_hand.choose(row)[2] for name in ("capitals", "weather") for row in questions(name)]
+    told = results(store, toys)
+    assert told["metrics"]["acc_norm,none"] == pytest.approx(sum(right) / 8)
+    assert (told["questions"], told["version"], set(told["tasks"])) == (8, "2", {"capitals", "weather"})
+    assert [row["task"] for row in samples(store, toys)] == ["capitals"] * 6 + ["weather"] * 2
+
+
+def test_only_the_task_in_progress_is_lost(tiny: Path, tmp_path: Path) -> None:
+    store = ArtifactStore(open_objects(str(tmp_path / "store")))
+    spec = benchmark.Spec(benchmark=config(CAPITALS, SUMS), policy=put(store, tiny / "policy").to_json())
+
+    def cut(what: str, done: int, total: int) -> None:
+        if what == "run sums":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.run(store, spec, cut)
+    first, second = benchmark.works(store, spec)
+    standing = store.find(first)
+    assert standing is not None and store.find(second) is None
+
+    said = []
+    benchmark.run(store, spec, lambda what, done, total: said.append((what, done, total)))
+    assert said[-2:] == [("run sums", 0, 1), ("run tasks", 1, 1)]
+    again = store.find(first)
+    assert again is not None and again == standing
+
+
+def test_a_key_holds_what_decides_about_results_and_nothing_else(
+    store: ArtifactStore, policy: Ref, tmp_path: Path
+) -> None:
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(HERE, moved, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def key(**changes: Any) -> str:
+        (work,) = benchmark.works(
+            store,
+            benchmark.Spec(benchmark=config(CAPITALS | changes.pop("task", {}), **changes), policy=policy.to_json()),
+        )
+        return work.key
+
+    same = [{"name": "other"}, {"task": {"metric": "acc"}}, {"include": str(moved)}, {"engine": HF | {"replicas": 2}}]
+    assert {key(**changes) for changes in same} == {key()}
+    other = [
+        {"task": {"num_fewshot": 1}},
+        {"limit": 2},
+        {"seed": 1},
+        {"chat_template": True},
+        {"max_length": 64},
+        {"engine": HF | {"dtype": "bfloat16"}},
+        {"include": None},
+    ]
+    (moved / "capitals.jsonl").write_text((HERE / "capitals.jsonl").read_text() + "\n")
+    keys = [key(), *(key(**changes) for changes in other), key(include=str(moved))]
+    assert len(set(keys)) == len(keys)
+
+
+def test_everything_that_is_wrong_with_the_tasks_is_said_at_once() -> None:
+    wrong = config(
+        CAPITALS | {"task": "capitols"},
+        CAPITALS | {"metric": "f1"},
+        SUMS | {"filter": "last-number"},
+        TOYS | {"metric": "acc"},
+        CAPITALS | {"task": "weather", "num_fewshot": 3},
+    )
+    with pytest.raises(ConfigError) as raised:
+        load_tasks(wrong, wrong.tasks)
+    named, metric, extracted, group, shots = raised.value.problems
+    assert "'capitols' is not known: do you mean 'capitals'" in named and "lm-eval ls tasks" in named
+    assert "'capitals' has no metric 'f1': it has acc, acc_norm" in metric
+    assert "'sums' has no filter 'last-number': it has first-number, whole" in extracted
+    assert "'toys' has no metric 'acc': it has acc_norm" in group
+    assert "num_fewshot=3, but its definition fixes 0" in shots
+
+
+def test_a_hub_that_cannot_be_reached_is_an_error_before_any_work() -> None:
+    hub = config({"task": "hellaswag", "num_fewshot": 0, "metric": "acc_norm"}, include=None)
+    with pytest.raises(DataError, match=r"(?s)task 'hellaswag' cannot be read.*HF_ENDPOINT.*`include`"):
+        load_tasks(hub, hub.tasks)
+
+
+def test_table_5s_tasks_are_in_the_library_as_they_are_named() -> None:
+    """As far as can be seen without their questions, which are on the hub: names, metrics, filters, examples."""
+    from lm_eval.tasks import TaskManager
+
+    index = TaskManager().task_index
+    for task in load_benchmark("configs/benchmarks/table-5.yaml").tasks:
+        definition = index[task.task].cfg
+        metrics = definition.get("metric_list") or definition["aggregate_metric_list"]
+        assert task.metric in [each["metric"] for each in metrics], task.task
+        filters = [each["name"] for each in definition.get("filter_list", [{"name": "none"}])]
+        assert task.filter in filters, task.task
+        assert definition.get("num_fewshot", task.num_fewshot) == task.num_fewshot, task.task
+
+
+def test_vllm_says_what_transformers_says(store: ArtifactStore, policy: Ref, by_hand: ByHand) -> None:
+    """The harness's own model for vLLM, in the child process of the stage."""
+    engine = {"type": "vllm", "dtype": "float32", "max_num_seqs": 4, "enforce_eager": True}
+    engine |= {"cpu_kv_cache_gib": 1, "gpu_memory_utilization": 0.2}
+    spec = benchmark.Spec(benchmark=config(CAPITALS, SUMS, engine=engine), policy=policy.to_json())
+    capitals, sums = run_stage(store, "benchmark", spec, silent, lambda line: None)
+    for row, noted in zip(questions("capitals"), samples(store, capitals), strict=True):
+        assert [float(logp) for logp, _ in noted["filtered_resps"]] == pytest.approx(by_hand.choose(row)[0], abs=1e-2)
+    whole = {row["doc"]["question"]: row["resps"][0][0] for row in samples(store, sums) if row["filter"] == "whole"}
+    assert whole == {
+        row["question"]: by_hand.greedy(f"{row['question']} =", 8).split("\n")[0] for row in questions("sums")
+    }
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "ours.yaml"
+    path.write_text(yaml.safe_dump(config(CAPITALS, SUMS, limit=3).model_dump(mode="json")))
+    return path
+
+
+def test_a_runs_policies_from_the_command_line(
+    store: ArtifactStore, policy: Ref, tiny: Path, tmp_path: Path, file: Path, prefect_server: None
+) -> None:
+    """The run was begun, and its first iteration came to another model: that is all that a benchmark reads of it."""
+    trained = put(store, build_model(tmp_path / "trained", seed=7))
+    ledger = Ledger(store.objects, "asked")
+    ledger.open(load_config(write_config(tiny, name="asked")).model_dump(mode="json"), {"policy": policy.to_json()})
+    ledger.commit_iteration(0, {"artifacts": {"policy": trained.to_json()}})
+
+    def call(*arguments: str, run: str = "asked") -> str:
+        command = ["benchmark", *arguments, "--run", run, "--store", store.objects.url]
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    printed = call(str(file), "--all")
+    records = ledger.benchmarks()
+    assert [(record["iteration"], record["policy"]) for record in records] == [
+        (0, policy.to_json()),
+        (1, trained.to_json()),
+    ]
+    for record in records:
+        capitals, sums = record["tasks"]
+        assert (capitals["task"], capitals["questions"], sums["questions"]) == ("capitals", 3, 3)
+        told = json.loads(store.read(Ref.from_json(capitals["artifact"]), benchmark.RESULTS))
+        assert capitals["value"] == told["metrics"]["acc_norm,none"]
+        assert record["average"] == pytest.approx((capitals["value"] + sums["value"]) / 2)
+        assert f"{100 * record['average']:.2f}" in printed
+    assert "0-shot exact_match, first-number" in printed and "ONLY THE FIRST 3 QUESTIONS" in printed
+
+    before = set(store.keys("benchmark"))
+    assert str(HERE) not in json.dumps(records)
+    call(str(file), "--iteration", "1")
+    call(str(file), "name=plain", "tasks=[{task: capitals, num_fewshot: 0, metric: acc}]")
+    assert set(store.keys("benchmark")) == before
+    with pytest.raises(ConfigDrift, match="limit: 3 → 2"):
+        call(str(file), "limit=2")
+    with pytest.raises(OptuneError, match=r"iteration=4: .* has the policies 0 to 1"):
+        call(str(file), "--iteration", "4")
+    with pytest.raises(OptuneError, match="no run 'unasked'"):
+        call(str(file), run="unasked")
+
+    collected = CliRunner().invoke(app, ["gc", "--grace", "0", "--store", store.objects.url], catch_exceptions=False)
+    assert collected.exit_code == 0, collected.output
+    for record in ledger.benchmarks():
+        for task in record["tasks"]:
+            assert store.read(Ref.from_json(task["artifact"]), benchmark.SAMPLES)
