@@ -1,7 +1,16 @@
 """Configuration: import-light (no torch, no transformers), validated before any work is spent."""
 
+from optune_core.config.alpaca import AlpacaConfig
 from optune_core.config.evaluation import EvaluationConfig
-from optune_core.config.loading import load_config, load_evaluation, parse_config
+from optune_core.config.loading import load_alpaca, load_config, load_evaluation, parse_config
 from optune_core.config.schema import OptuneConfig
 
-__all__ = ["EvaluationConfig", "OptuneConfig", "load_config", "load_evaluation", "parse_config"]
+__all__ = [
+    "AlpacaConfig",
+    "EvaluationConfig",
+    "OptuneConfig",
+    "load_alpaca",
+    "load_config",
+    "load_evaluation",
+    "parse_config",
+]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from optune_core.config.alpaca import AlpacaConfig
 from optune_core.config.evaluation import EvaluationConfig
 from optune_core.config.schema import OptuneConfig
 from optune_core.errors import ConfigError
@@ -47,6 +48,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> OptuneConfig
 def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> EvaluationConfig:
     """Read and validate the configuration of a win-score evaluation; as `load_config`."""
     return validate(EvaluationConfig, read_yaml(path), overrides, source=str(path))
+
+
+def load_alpaca(path: str | Path, overrides: Sequence[str] = ()) -> AlpacaConfig:
+    """Read and validate the configuration of AlpacaEval 2; as `load_config`."""
+    return validate(AlpacaConfig, read_yaml(path), overrides, source=str(path))
 
 
 def read_yaml(path: str | Path) -> Any:

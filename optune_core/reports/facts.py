@@ -126,6 +126,8 @@ class RunFacts:
     """From π_0 on; empty without held-out prompts."""
     comparisons: list[Row]
     """Win scores (Eq. 7), as the ledger records them."""
+    win_rates: list[Row]
+    """AlpacaEval's win rates, as the ledger records them."""
     reward_model: Row | None
     """Metrics of the reward model that the flow trained; None for any other reward."""
     state: str

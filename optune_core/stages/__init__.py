@@ -33,6 +33,8 @@ _MODULES = {
     "given-responses": "optune_core.stages.given_responses",
     "comparisons": "optune_core.stages.comparisons",
     "win-score": "optune_core.stages.win_score",
+    "alpaca-annotations": "optune_core.stages.alpaca_annotations",
+    "alpaca-win-rate": "optune_core.stages.alpaca_win_rate",
 }
 
 

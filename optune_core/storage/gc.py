@@ -124,7 +124,7 @@ def _needed(
             return set(manifests)
         records = ledger.iterations()
         evaluations = [ledger.evaluation(t) for t in range(len(records) + 1)]
-        recorded |= inputs | _artifacts([records, evaluations, ledger.comparisons()])
+        recorded |= inputs | _artifacts([records, evaluations, ledger.comparisons(), ledger.win_rates()])
         if run in unfinished:
             last_states |= _artifacts(records[-1]["artifacts"]) if records else inputs
     parents: defaultdict[Artifact, set[Artifact]] = defaultdict(set)

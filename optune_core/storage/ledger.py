@@ -125,11 +125,26 @@ class Ledger:
 
     def comparisons(self) -> list[dict[str, Any]]:
         """All committed win scores, by name and iteration, found by a listing."""
+        return self._named("comparisons")
+
+    def commit_win_rate(self, name: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit AlpacaEval's win rate of π_iteration once. Returns the record that stands."""
+        return self._commit(f"win_rates/{validate_name(name)}", iteration, record)
+
+    def win_rate(self, name: str, iteration: int) -> dict[str, Any] | None:
+        """AlpacaEval's committed win rate of π_iteration in the evaluation of this name, or None."""
+        return self._read(f"win_rates/{validate_name(name)}", iteration)
+
+    def win_rates(self) -> list[dict[str, Any]]:
+        """All committed win rates, as `comparisons`."""
+        return self._named("win_rates")
+
+    def _named(self, kind: str) -> list[dict[str, Any]]:
         records: list[dict[str, Any]] = []
-        for name in self.objects.names(f"{self._base}/comparisons"):
-            for file in self.objects.names(f"{self._base}/comparisons/{name}"):
+        for name in self.objects.names(f"{self._base}/{kind}"):
+            for file in self.objects.names(f"{self._base}/{kind}/{name}"):
                 iteration = file.removesuffix(".json")  # a killed writer's temporary file has no such name
-                if iteration.isdecimal() and (record := self.comparison(name, int(iteration))) is not None:
+                if iteration.isdecimal() and (record := self._read(f"{kind}/{name}", int(iteration))) is not None:
                     records.append(record)
         return sorted(records, key=lambda record: (record["name"], record["iteration"]))
 
