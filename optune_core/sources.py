@@ -82,7 +82,10 @@ def _read_file(path: str) -> pa.Table:
                     return pa.Table.from_pylist(json.loads(body))
                 options = pyarrow.json.ReadOptions(block_size=_JSON_BLOCK_BYTES)
                 return pyarrow.json.read_json(pa.BufferReader(body), read_options=options)
-        except (ValueError, AttributeError) as error:  # ArrowInvalid is a ValueError; an array of no objects has no keys
+        except (
+            ValueError,
+            AttributeError,
+        ) as error:  # ArrowInvalid is a ValueError; an array of no objects has no keys
             raise DataError(f"file {path!r} cannot be parsed: {error}") from error
     raise DataError(f"file {path!r}: the ending says neither JSONL (.jsonl, .json) nor Parquet (.parquet)")
 

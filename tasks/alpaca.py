@@ -30,9 +30,7 @@ class AlpacaContext(EvaluationContext):
     """Who wrote the reference outputs."""
 
 
-def open_alpaca(
-    store: str, run: str, config: AlpacaConfig, iteration: int | None, every: bool
-) -> AlpacaContext:
+def open_alpaca(store: str, run: str, config: AlpacaConfig, iteration: int | None, every: bool) -> AlpacaContext:
     """Look at everything that can be wrong before work is spent: the library, the key, the files, the run.
 
     Raises:

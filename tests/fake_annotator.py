@@ -10,7 +10,7 @@ from typing import Any
 from tests.fake_judge import FakeJudge
 
 _ASKED = re.compile(
-    r'I require a leaderboard.*"instruction": """(.*)""",\n.*'
+    r'\s*I require a leaderboard.*"instruction": """(.*)""",\n.*'
     r'"model_identifier": "m",\n\s+"output": """(.*)"""\n.*'
     r'"model_identifier": "M",\n\s+"output": """(.*)"""\n.*## Best Model Identifier',
     re.DOTALL,

@@ -73,7 +73,11 @@ class FakeJudge:
             if failure is not None or silent:
                 return failure[0] if failure else 503, {"error": failure[1] if failure else {"message": "late"}}
             text = self.reply(found[1], found[2], found[3])
-            usage = {"prompt_tokens": 100, "completion_tokens": len(text.split()), "total_tokens": 100 + len(text.split())}
+            usage = {
+                "prompt_tokens": 100,
+                "completion_tokens": len(text.split()),
+                "total_tokens": 100 + len(text.split()),
+            }
             return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]} | {
                 "choices": [self.choice(text)],
                 "usage": usage,
@@ -92,9 +96,7 @@ class FakeJudge:
 
 
 @contextmanager
-def serving(
-    reply: Callable[[str, str, str], str] = rate, kind: type[FakeJudge] = FakeJudge
-) -> Iterator[FakeJudge]:
+def serving(reply: Callable[[str, str, str], str] = rate, kind: type[FakeJudge] = FakeJudge) -> Iterator[FakeJudge]:
     """A judge on a port of its own; `url` is its base URL."""
     judge = kind(reply)
 

@@ -72,7 +72,9 @@ def find_annotator(config: str) -> AnnotatorFiles:
                 "speaks OpenAI's API) is supported: copy its folder, and say so there"
             )
         template = folder.parent / each["prompt_template"]
-        each["prompt_template"] = template.read_text(encoding="utf-8") if template.is_file() else each["prompt_template"]
+        each["prompt_template"] = (
+            template.read_text(encoding="utf-8") if template.is_file() else each["prompt_template"]
+        )
         each["completions_kwargs"] = {
             key: value for key, value in each.get("completions_kwargs", {}).items() if key not in _OURS
         }

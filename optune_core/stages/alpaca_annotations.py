@@ -66,9 +66,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         JudgeError, TransientError: as the annotator; what was committed stays.
     """
     missing = [
-        (work, rows)
-        for work, rows in zip(works(store, spec), _shards(spec), strict=True)
-        if store.find(work) is None
+        (work, rows) for work, rows in zip(works(store, spec), _shards(spec), strict=True) if store.find(work) is None
     ]
     pairs = _paired(store, spec)
     total, done = sum(len(rows) for _, rows in missing), 0

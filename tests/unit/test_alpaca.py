@@ -139,9 +139,7 @@ def test_annotators_that_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_key_that_is_not_there_is_named_by_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ABSENT_KEY", raising=False)
     source = {"source": {"type": "file", "path": "x.json"}}
-    config = AlpacaConfig.model_validate(
-        {"name": "a", "prompts": source, "annotator": {"api_key_env": "ABSENT_KEY"}}
-    )
+    config = AlpacaConfig.model_validate({"name": "a", "prompts": source, "annotator": {"api_key_env": "ABSENT_KEY"}})
     with pytest.raises(JudgeError, match=r"annotator\.api_key_env='ABSENT_KEY': the environment has no such variable"):
         api_key(config.annotator, "annotator")
 
