@@ -26,6 +26,8 @@ Row = dict[str, Any]
 _COMPLETIONS = "openai_completions"
 _OURS = ("openai_api_keys", "openai_api_base", "openai_organization_ids", "client_config_path", "client_kwargs")
 """Arguments of the library's client that `Annotator` says instead."""
+_TURN_MARKS = ("<|im_start|>", "<|im_end|>")
+"""By which the library takes its prompts apart into messages, wherever they stand."""
 
 
 class AnnotatorFiles(BaseModel):
@@ -135,7 +137,7 @@ class LibraryAnnotator:
 
         Returns:
             From 1 (`output_1` is better) to 2 (`output_2` is), 1.5 for equal outputs; None where the reply could not be
-            read, as often as it was asked for.
+            read, as often as it was asked for, and where an output holds marks that cut the library's prompt in two.
 
         Raises:
             JudgeError: for what asking again does not mend. TransientError: for what it may.
@@ -143,8 +145,9 @@ class LibraryAnnotator:
         import pandas as pd
 
         preferences: dict[int, float] = {}
+        self.replies = []
         for _ in range(self._asked.attempts):
-            left = [number for number in range(len(rows)) if number not in preferences]
+            left = [number for number, row in enumerate(rows) if number not in preferences and not _cuts_prompt(row)]
             if not left:
                 break
             self.replies = []
@@ -206,6 +209,10 @@ class LibraryAnnotator:
 
 def _pair(row: Row) -> tuple[str, str, str]:
     return row["instruction"], row["output_1"], row["output_2"]
+
+
+def _cuts_prompt(row: Row) -> bool:
+    return any(mark in text for mark in _TURN_MARKS for text in _pair(row))
 
 
 def _written(files: AnnotatorFiles, folder: Path) -> Path:

@@ -103,7 +103,7 @@ def _commit(store: ArtifactStore, work: Work, rows: list[Row], annotator: Librar
         "tokens": usage.tokens,
         "cost": usage.cost if math.isfinite(usage.cost) else None,
     }
-    if malformed == len(rows):
+    if malformed == len(rows) and annotator.replies:
         metrics["reply"] = str(annotator.replies[-1])[:500]
     with store.scratch() as scratch:
         write_table(pa.Table.from_pylist(rows, schema=ANNOTATIONS), ANNOTATIONS, scratch / FILE)
