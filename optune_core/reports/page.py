@@ -141,7 +141,8 @@ def headline(run: RunFacts) -> list[Tile]:
                 f"LC win rate, {record['name']}",
                 number(metrics["lc_win_rate"], 2),
                 f"± {number(metrics['lc_standard_error'], 2)}; raw {number(metrics['win_rate'], 2)}; "
-                f"{policy(record['iteration'])} against {record['reference']}, annotator {record['annotator']}; 50 is even",
+                f"{policy(record['iteration'])} against {record['reference']}, annotator {record['annotator']}; 50 is "
+                "even",
             )
         )
     if run.iterations:
