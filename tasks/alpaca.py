@@ -8,7 +8,7 @@ from prefect import get_run_logger
 
 from optune_core.config import AlpacaConfig
 from optune_core.evaluation.alpaca_data import check_calibration, generators, read_references
-from optune_core.evaluation.annotator import AnnotatorFiles, describe_annotator, find_annotator
+from optune_core.evaluation.annotator_files import AnnotatorFiles, describe_annotator, find_annotator
 from optune_core.evaluation.judge import api_key
 from optune_core.evaluation.subject import asked_iterations, check_win_rate, policies, recorded_alpaca, run_config
 from optune_core.reports.win_rate import win_rate_markdown
@@ -22,7 +22,7 @@ from tasks.stage import make, open_store, stage_task
 class AlpacaContext(EvaluationContext):
     """What the tasks of AlpacaEval 2 need to know."""
 
-    config: AlpacaConfig  # type: ignore[assignment]
+    config: AlpacaConfig
     files: AnnotatorFiles
     instructions: int
     """Of the whole source."""

@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from optune_core.config.alpaca import Annotator, Instructions
 from optune_core.errors import ConservationError
 from optune_core.evaluation.alpaca_data import read_references
-from optune_core.evaluation.annotator import AnnotatorFiles, LibraryAnnotator, Usage, require_library
+from optune_core.evaluation.annotator import LibraryAnnotator, Usage
+from optune_core.evaluation.annotator_files import AnnotatorFiles, require_library
 from optune_core.failpoints import reach
 from optune_core.progress import Progress
 from optune_core.schemas import ANNOTATIONS, ANSWERS, write_table

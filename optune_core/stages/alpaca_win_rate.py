@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from optune_core.errors import JudgeError
 from optune_core.evaluation.alpaca_data import calibration_digest, check_calibration
-from optune_core.evaluation.annotator import require_library
+from optune_core.evaluation.annotator_files import require_library
 from optune_core.evaluation.length_control import length_controlled
 from optune_core.progress import Progress
 from optune_core.schemas import ANNOTATIONS

@@ -179,7 +179,8 @@ PUBLISHED = [
 
 
 def open_annotator(server: FakeJudge, folder: Path, **changes: Any) -> Any:
-    from optune_core.evaluation.annotator import LibraryAnnotator, find_annotator
+    from optune_core.evaluation.annotator import LibraryAnnotator
+    from optune_core.evaluation.annotator_files import find_annotator
 
     settings: dict[str, Any] = {"base_url": server.url, "api_key_env": None, "retries": 0} | changes
     files = find_annotator("weighted_alpaca_eval_gpt4_turbo")
@@ -293,7 +294,7 @@ def references(folder: Path, count: int) -> Instructions:
 def test_an_interrupted_annotating_asks_for_nothing_again_that_was_committed(server: FakeJudge, tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from optune_core.evaluation.annotator import find_annotator
+    from optune_core.evaluation.annotator_files import find_annotator
     from optune_core.stages import alpaca_annotations
 
     store = ArtifactStore(open_objects(str(tmp_path / "store")))

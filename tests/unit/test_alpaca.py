@@ -12,9 +12,9 @@ import pytest
 from optune_core.config import load_alpaca
 from optune_core.config.alpaca import AlpacaConfig, Instructions
 from optune_core.errors import ConfigDrift, ConfigError, DataError, JudgeError, OptuneError
-from optune_core.evaluation import annotator as annotators
+from optune_core.evaluation import annotator_files
 from optune_core.evaluation.alpaca_data import check_calibration, generators, read_references
-from optune_core.evaluation.annotator import describe_annotator, find_annotator, require_library
+from optune_core.evaluation.annotator_files import describe_annotator, find_annotator, require_library
 from optune_core.evaluation.judge import api_key
 from optune_core.evaluation.subject import check_win_rate, recorded_alpaca
 from optune_core.storage import ArtifactStore, Ledger, Work, open_objects
@@ -97,7 +97,7 @@ def test_a_calibration_that_is_away_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotators, "find_spec", lambda name: None)
+    monkeypatch.setattr(annotator_files, "find_spec", lambda name: None)
     with pytest.raises(OptuneError, match=r"install optune\[alpaca\]"):
         require_library()
     with pytest.raises(OptuneError, match=r"install optune\[alpaca\]"):
