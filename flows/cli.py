@@ -194,6 +194,31 @@ def evaluate(
 
 
 @app.command()
+def alpaca(
+    evaluation: Annotated[
+        str, typer.Argument(help="YAML file of the evaluation, such as configs/evaluation/alpaca-eval-2.yaml.")
+    ],
+    run: Annotated[str, typer.Option("--run", help="Run whose policies are evaluated.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of it.")] = None,
+    iteration: Annotated[
+        int | None, typer.Option("--iteration", help="Of the policy, 0 being the run's start. Default: the last.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All policies of the run.")] = False,
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """AlpacaEval 2 of a run's policies: print their length-controlled win rates."""
+    from optune_core.config import load_alpaca
+
+    load_alpaca(evaluation, overrides or [])
+    _quiet_prefect()
+    from flows.alpaca import alpaca as flow
+    from optune_core.cli.alpaca import print_win_rates
+
+    records: Any = flow(evaluation, run, iteration, every, overrides, store)
+    print_win_rates(run, records)
+
+
+@app.command()
 def benchmark(
     benchmark: Annotated[
         str, typer.Argument(help="YAML file of the benchmark, such as configs/benchmarks/table-5.yaml.")

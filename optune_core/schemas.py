@@ -123,6 +123,16 @@ COMPARISONS = pa.schema(
     ]
 )
 
+ANNOTATIONS = pa.schema(
+    [
+        ("index", pa.int32()),  # row of the instruction in its source
+        ("instruction", pa.string()),
+        ("reference_output", pa.string()),
+        ("policy_output", pa.string()),
+        ("preference", pa.float64()),  # 1 the reference's is better … 2 the policy's is; null if malformed
+    ]
+)
+
 
 def only(schema: pa.Schema, *names: str) -> pa.Schema:
     """Some columns of a schema."""

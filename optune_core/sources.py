@@ -1,8 +1,9 @@
-"""Rows of a user's data set: a JSONL or Parquet file, or a data set of the hub, as one Arrow table."""
+"""Rows of a user's data set: a JSONL, JSON or Parquet file, or a data set of the hub, as one Arrow table."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -58,6 +59,13 @@ def describe(source: FileSource | HubSource) -> str:
     return f"data set {source.dataset!r} ({source.split})" if isinstance(source, HubSource) else f"file {source.path!r}"
 
 
+def read_bytes(path: str) -> bytes:
+    """A whole file; local, or any URL that fsspec reads. Raises DataError if it cannot be read."""
+    with _open(path) as file:
+        body: bytes = file.read()
+    return body
+
+
 def _read_file(path: str) -> pa.Table:
     import pyarrow.json
     import pyarrow.parquet as pq
@@ -70,11 +78,16 @@ def _read_file(path: str) -> pa.Table:
                 body = file.read()
                 if not body.strip():
                     return pa.table({})
+                if body.lstrip().startswith(b"["):
+                    return pa.Table.from_pylist(json.loads(body))
                 options = pyarrow.json.ReadOptions(block_size=_JSON_BLOCK_BYTES)
                 return pyarrow.json.read_json(pa.BufferReader(body), read_options=options)
-        except pa.ArrowInvalid as error:
+        except (
+            ValueError,
+            AttributeError,
+        ) as error:  # ArrowInvalid is a ValueError; an array of no objects has no keys
             raise DataError(f"file {path!r} cannot be parsed: {error}") from error
-    raise DataError(f"file {path!r}: the ending says neither JSONL (.jsonl) nor Parquet (.parquet)")
+    raise DataError(f"file {path!r}: the ending says neither JSONL (.jsonl, .json) nor Parquet (.parquet)")
 
 
 def _read_hub(source: HubSource) -> pa.Table:
@@ -95,3 +108,9 @@ def _open(path: str) -> Any:
         return fsspec.open(path, "rb").open()
     except OSError as error:
         raise DataError(f"file {path!r} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # each file system has errors of its own for a network that is away
+        if "://" not in path:
+            raise
+        raise DataError(
+            f"file {path!r} cannot be reached: {error}. Give the path of a local copy, or put the network right"
+        ) from error

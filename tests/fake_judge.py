@@ -35,6 +35,9 @@ def rate(question: str, first: str, second: str) -> str:
 class FakeJudge:
     """What the server was asked, and what it is to do."""
 
+    prompt = _ASKED
+    """Of a question and two answers; what else is asked is a defect."""
+
     def __init__(self, reply: Callable[[str, str, str], str]) -> None:
         self.reply = reply
         self.failures: list[tuple[int, dict[str, str]]] = []
@@ -60,8 +63,8 @@ class FakeJudge:
             failure = self.failures.pop(0) if self.failures else None
             silent = failure is None and self.silent_after is not None and len(self.asked) >= self.silent_after
             if failure is None and not silent:
-                found = _ASKED.match(body["messages"][1]["content"])
-                assert found is not None, "the prompt is not the paper's"
+                found = self.prompt.match(body["messages"][1]["content"])
+                assert found is not None, "the prompt is not the one to be asked with"
                 self.asked.append((found[1], found[2], found[3]))
                 self.bodies.append(body)
         try:
@@ -70,15 +73,22 @@ class FakeJudge:
             if failure is not None or silent:
                 return failure[0] if failure else 503, {"error": failure[1] if failure else {"message": "late"}}
             text = self.reply(found[1], found[2], found[3])
-            usage = {"prompt_tokens": 100, "completion_tokens": len(text.split()), "total_tokens": 0}
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+            usage = {
+                "prompt_tokens": 100,
+                "completion_tokens": len(text.split()),
+                "total_tokens": 100 + len(text.split()),
+            }
             return 200, {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]} | {
-                "choices": [choice],
+                "choices": [self.choice(text)],
                 "usage": usage,
             }
         finally:
             with self._lock:
                 self._at_once -= 1
+
+    def choice(self, text: str) -> dict[str, Any]:
+        """A reply as the API gives it."""
+        return {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
 
     def end(self) -> None:
         """Let go of requests that were kept waiting."""
@@ -86,9 +96,9 @@ class FakeJudge:
 
 
 @contextmanager
-def serving(reply: Callable[[str, str, str], str] = rate) -> Iterator[FakeJudge]:
+def serving(reply: Callable[[str, str, str], str] = rate, kind: type[FakeJudge] = FakeJudge) -> Iterator[FakeJudge]:
     """A judge on a port of its own; `url` is its base URL."""
-    judge = FakeJudge(reply)
+    judge = kind(reply)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -91,6 +91,9 @@ def _check_variable(value: str) -> str:
     return value
 
 
+EnvironmentVariable = Annotated[str, AfterValidator(_check_variable)]
+
+
 class OpenAIJudge(Section):
     """A chat model behind an OpenAI-compatible endpoint, asked with the paper's prompt at temperature 0."""
 
@@ -99,7 +102,7 @@ class OpenAIJudge(Section):
     """Paper: GPT-4."""
     base_url: str = "https://api.openai.com/v1"
     """`http://127.0.0.1:8000/v1` for a local `vllm serve`."""
-    api_key_env: Annotated[str, AfterValidator(_check_variable)] | None = "OPENAI_API_KEY"
+    api_key_env: EnvironmentVariable | None = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; null for an endpoint that asks for none."""
     max_tokens: int = Field(default=1024, ge=8)
     """Longest judgement."""

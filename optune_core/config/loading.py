@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from optune_core.config.alpaca import AlpacaConfig
 from optune_core.config.benchmark import BenchmarkConfig
 from optune_core.config.evaluation import EvaluationConfig
 from optune_core.config.schema import OptuneConfig
@@ -53,6 +54,11 @@ def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> Evaluati
 def load_benchmark(path: str | Path, overrides: Sequence[str] = ()) -> BenchmarkConfig:
     """Read and validate the configuration of a benchmark; as `load_config`."""
     return validate(BenchmarkConfig, read_yaml(path), overrides, source=str(path))
+
+
+def load_alpaca(path: str | Path, overrides: Sequence[str] = ()) -> AlpacaConfig:
+    """Read and validate the configuration of AlpacaEval 2; as `load_config`."""
+    return validate(AlpacaConfig, read_yaml(path), overrides, source=str(path))
 
 
 def read_yaml(path: str | Path) -> Any:

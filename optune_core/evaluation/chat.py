@@ -81,7 +81,7 @@ class ChatJudge:
             )
         except openai.APIStatusError as error:
             said = f"judge {judge.model!r} at {judge.base_url}: {self._safe(error)}"
-            if _is_final(error):
+            if is_final(error):
                 raise JudgeError(f"{said}. Look at judge.model, judge.base_url and judge.api_key_env") from None
             raise TransientError(f"{said}, {judge.retries + 1} times in a row") from None
         except openai.APIConnectionError as error:
@@ -94,6 +94,6 @@ class ChatJudge:
         return text.replace(self._key, MASK) if self._key else text
 
 
-def _is_final(error: openai.APIStatusError) -> bool:
+def is_final(error: openai.APIStatusError) -> bool:
     """Whether asking again gives the same: all that is wrong with the request itself, or an account that is empty."""
     return error.code == "insufficient_quota" or (error.status_code < 500 and error.status_code not in (408, 409, 429))

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, Field
 
+from optune_core.config.alpaca import Annotator
 from optune_core.config.evaluation import OpenAIJudge
 from optune_core.errors import JudgeError
 from optune_core.rewards import RewardRef
@@ -87,8 +88,11 @@ def open_judge(judge: OpenAIJudge | RewardJudge, model: Path | None) -> Judge:
     return StandInJudge(judge.reward, model)
 
 
-def api_key(judge: OpenAIJudge) -> str | None:
+def api_key(judge: OpenAIJudge | Annotator, section: str = "judge") -> str | None:
     """The key, from the environment variable that the configuration names; None where it names none.
+
+    Args:
+        section: where in the configuration it stands.
 
     Raises:
         JudgeError: it is not set.
@@ -98,8 +102,8 @@ def api_key(judge: OpenAIJudge) -> str | None:
     key = os.environ.get(judge.api_key_env)
     if not key:
         raise JudgeError(
-            f"judge.api_key_env={judge.api_key_env!r}: the environment has no such variable. Put the key of "
-            f"{judge.base_url} into it, or set judge.api_key_env=null for an endpoint that asks for none"
+            f"{section}.api_key_env={judge.api_key_env!r}: the environment has no such variable. Put the key of "
+            f"{judge.base_url} into it, or set {section}.api_key_env=null for an endpoint that asks for none"
         )
     return key
 

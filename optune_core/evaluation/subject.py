@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optune_core.config import EvaluationConfig, OptuneConfig, parse_config
+from optune_core.config import AlpacaConfig, EvaluationConfig, OptuneConfig, parse_config
 from optune_core.config.evaluation import IterationBaseline, ModelBaseline
 from optune_core.errors import ConfigDrift, ConfigError, OptuneError
 from optune_core.sources import describe
@@ -100,13 +100,23 @@ def check_comparison(ledger: Ledger, config: EvaluationConfig, iteration: int) -
     Raises:
         ConfigDrift: the comparison of this name and iteration was made with another configuration.
     """
-    standing = ledger.comparison(config.name, iteration)
+    _refuse_drift(ledger, config.name, iteration, ledger.comparison(config.name, iteration), recorded_config(config))
+
+
+def check_win_rate(ledger: Ledger, config: AlpacaConfig, iteration: int) -> None:
+    """As `check_comparison`, for a length-controlled win rate."""
+    _refuse_drift(ledger, config.name, iteration, ledger.win_rate(config.name, iteration), recorded_alpaca(config))
+
+
+def _refuse_drift(
+    ledger: Ledger, name: str, iteration: int, standing: dict[str, Any] | None, config: dict[str, Any]
+) -> None:
     if standing is None:
         return
-    if drift := differences(standing["config"], recorded_config(config)):
+    if drift := differences(standing["config"], config):
         lines = "\n".join(f"  - {line}" for line in drift)
         raise ConfigDrift(
-            f"evaluation {config.name!r} of policy {iteration} of run {ledger.run!r} was made with another "
+            f"evaluation {name!r} of policy {iteration} of run {ledger.run!r} was made with another "
             f"configuration:\n{lines}\nPut it back, or give this one another name: what is unchanged is reused."
         )
 
@@ -115,6 +125,11 @@ def recorded_config(config: EvaluationConfig) -> dict[str, Any]:
     """The configuration as a record holds it: without what changes no result."""
     how = getattr(config.judge, "HOW", ())
     return config.model_dump(mode="json", exclude={"judge": set(how)})
+
+
+def recorded_alpaca(config: AlpacaConfig) -> dict[str, Any]:
+    """As `recorded_config`, for AlpacaEval 2."""
+    return config.model_dump(mode="json", exclude={"annotator": set(config.annotator.HOW)})
 
 
 def describe_baseline(config: EvaluationConfig) -> str:

@@ -54,6 +54,7 @@ def analyse(store: ArtifactStore, run: str) -> RunFacts:
         held_out=_held_out(store, ledger),
         comparisons=ledger.comparisons(),
         benchmarks=ledger.benchmarks(),
+        win_rates=ledger.win_rates(),
         reward_model=_reward_model(store, ledger.inputs()),
         state=standing(progress(ledger)) if lease else "",
         store=store.objects.url,

@@ -135,6 +135,17 @@ def headline(run: RunFacts) -> list[Tile]:
                 f"against {record['baseline']}, judge {record['judge']}; 50 is even",
             )
         )
+    for record in _latest(run.win_rates):
+        metrics = record["metrics"]
+        tiles.append(
+            Tile(
+                f"LC win rate, {record['name']}",
+                number(metrics["lc_win_rate"], 2),
+                f"± {number(metrics['lc_standard_error'], 2)}; raw {number(metrics['win_rate'], 2)}; "
+                f"{policy(record['iteration'])} against {record['reference']}, annotator {record['annotator']}; 50 is "
+                "even",
+            )
+        )
     if run.iterations:
         speedup = run.speedup
         prompts = sum(each.summary["prompts"] for each in run.iterations)

@@ -34,6 +34,8 @@ _MODULES = {
     "comparisons": "optune_core.stages.comparisons",
     "win-score": "optune_core.stages.win_score",
     "benchmark": "optune_core.stages.benchmark",
+    "alpaca-annotations": "optune_core.stages.alpaca_annotations",
+    "alpaca-win-rate": "optune_core.stages.alpaca_win_rate",
 }
 
 

@@ -124,7 +124,8 @@ def _needed(
             return set(manifests)
         records = ledger.iterations()
         evaluations = [ledger.evaluation(t) for t in range(len(records) + 1)]
-        recorded |= inputs | _artifacts([records, evaluations, ledger.comparisons(), ledger.benchmarks()])
+        compared = [ledger.comparisons(), ledger.win_rates(), ledger.benchmarks()]
+        recorded |= inputs | _artifacts([records, evaluations, *compared])
         if run in unfinished:
             last_states |= _artifacts(records[-1]["artifacts"]) if records else inputs
     parents: defaultdict[Artifact, set[Artifact]] = defaultdict(set)

@@ -139,6 +139,18 @@ class Ledger:
         """All committed benchmark results, by name and iteration, found by a listing."""
         return self._named("benchmarks")
 
+    def commit_win_rate(self, name: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit AlpacaEval's win rate of π_iteration once. Returns the record that stands."""
+        return self._commit(f"win_rates/{validate_name(name)}", iteration, record)
+
+    def win_rate(self, name: str, iteration: int) -> dict[str, Any] | None:
+        """AlpacaEval's committed win rate of π_iteration in the evaluation of this name, or None."""
+        return self._read(f"win_rates/{validate_name(name)}", iteration)
+
+    def win_rates(self) -> list[dict[str, Any]]:
+        """All committed win rates, as `comparisons`."""
+        return self._named("win_rates")
+
     def _named(self, kind: str) -> list[dict[str, Any]]:
         records: list[dict[str, Any]] = []
         for name in self.objects.names(f"{self._base}/{kind}"):

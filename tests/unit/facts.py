@@ -115,6 +115,7 @@ def sound_run(**changes: Any) -> RunFacts:
         held_out=held_out(change(0.3, 0.1, 0.5), change(0.2, 0.1, 0.3)),
         comparisons=[],
         benchmarks=[],
+        win_rates=[],
         reward_model=None,
         state="finished",
         store="a-store",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optune_core.config import load_evaluation
+from optune_core.config import load_alpaca, load_evaluation
 from optune_core.config.evaluation import OpenAIJudge
 from optune_core.errors import ConfigError, JudgeError
 from optune_core.evaluation.judge import api_key
@@ -28,7 +28,8 @@ def write(tmp_path: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("path", sorted(Path("configs/evaluation").glob("*.yaml")), ids=str)
 def test_shipped_evaluations_load(path: Path) -> None:
-    assert load_evaluation(path).name == path.stem
+    load = load_alpaca if path.stem == "alpaca-eval-2" else load_evaluation
+    assert load(path).name == path.stem
 
 
 def test_the_papers_evaluation_is_the_papers() -> None:
