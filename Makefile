@@ -70,7 +70,7 @@ status:  ## What `make up` started.
 
 # The local version tag of torch is cut off: the lock then takes the CPU build where one is offered.
 lock:  ## Resolve the lock file anew.
-	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra $(EXTRA) --extra demo --extra dev \
+	$(BIN)/uv pip compile --quiet --upgrade pyproject.toml --extra $(EXTRA) --extra alpaca --extra demo --extra dev --extra harness \
 		--override $(OVERRIDES) --python-version 3.11 --python-platform x86_64-manylinux_2_35 --no-emit-index-url --no-emit-find-links --no-header \
 		--output-file $(LOCK)
 	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' $(LOCK)
