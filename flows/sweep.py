@@ -55,12 +55,14 @@ def sweep(
     record_cells(store, wanted)
     import_models(store, wanted)
 
+    here = parallel or wanted.config.parallel
+
     def start(cell: Cell) -> AtWork:
         if deployment is not None:
             return CellOnPool(deployment, cell, wanted.config.base, overrides, store)
-        return CellHere(cell, wanted.config.base, overrides, store)
+        return CellHere(cell, wanted.config.base, overrides, store, here)
 
-    at_once = None if deployment is not None else parallel or wanted.config.parallel
+    at_once = None if deployment is not None else here
     failed = compute(open_store(store).objects, wanted.cells, start, at_once)
     failed |= judge_cells(store, wanted.config.evaluation, [c.run for c in wanted.cells if c.run not in failed])
     places = publish_sweep(store, wanted, figures)

@@ -114,13 +114,18 @@ class CellHere:
     It has a process group of its own, so that Ctrl-C reaches it once, from here; if this process is killed, so is it.
     """
 
-    def __init__(self, cell: Cell, config: str, overrides: list[str], store: str) -> None:
+    def __init__(self, cell: Cell, config: str, overrides: list[str], store: str, at_once: int) -> None:
+        """
+        Args:
+            at_once: cells that share this machine's cores: two that each took all would wait for each other's threads.
+        """
         arguments = ["run", config, *overrides, *cell.overrides, "--store", store, "--run", cell.run]
         self._run = cell.run
         self._tail: deque[str] = deque(maxlen=20)
         with get_client(sync_client=True) as client:
             environment = os.environ | {"PREFECT_API_URL": str(client.api_url), bound.PARENT: str(os.getpid())}
         environment.pop("PREFECT__FLOW_RUN_ID", None)
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // at_once)))
         no_child.clear()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "optune_core.bound", sys.executable, "-c", _COMMAND, *arguments],

@@ -24,7 +24,7 @@ from typing import Any
 
 MODEL = ".optune/models/SmolLM2-135M-Instruct"
 STEPS = 3
-BATCH = {"short": 16, "ultrachat": 8, "long": 4}
+BATCH = {"short": 16, "ultrachat": 4, "long": 2}  # about as many tokens a step
 CANDIDATES = [
     {"precompute_ref_log_probs": True, "gradient_checkpointing": False, "per_device_train_batch_size": each}
     for each in (1, 2)
