@@ -85,8 +85,12 @@ def annotations(preference: Any, reference: Any, policy: Any) -> list[dict[str, 
 
 
 N = 300
-RNG = np.random.default_rng(0)
-LENGTHS = RNG.integers(500, 1500, N)
+LENGTHS = np.random.default_rng(0).integers(500, 1500, N)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(1)
 
 
 @pytest.fixture(scope="module")
@@ -100,27 +104,28 @@ def controlled(rows: list[dict[str, Any]], calibration: Path) -> dict[str, Any]:
     return length_controlled(rows, calibration)
 
 
-def test_a_preference_that_knows_nothing_of_length_stays(calibration: Path) -> None:
-    policy = RNG.integers(500, 1500, N)
-    preference = logistic(0.8 + RNG.normal(0, 0.3, N))
+def test_a_preference_that_knows_nothing_of_length_stays(calibration: Path, rng: np.random.Generator) -> None:
+    policy = rng.integers(500, 1500, N)
+    preference = logistic(0.8 + rng.normal(0, 0.3, N))
     found = controlled(annotations(preference, LENGTHS, policy), calibration)
     assert found["win_rate"] == pytest.approx(100 * preference.mean())
     assert found["standard_error"] == pytest.approx(100 * preference.std(ddof=1) / math.sqrt(N))
     assert abs(found["lc_win_rate"] - found["win_rate"]) < 2.5
     assert found["total"] == N and found["wins"] == (preference > 0.5).sum() and found["draws"] == 0
-    assert found["mean_length"] == policy.mean() and found["mean_reference_length"] == LENGTHS.mean()
+    assert found["mean_length"] == pytest.approx(policy.mean())
+    assert found["mean_reference_length"] == pytest.approx(LENGTHS.mean())
 
 
-def test_an_advantage_of_length_alone_is_taken_away(calibration: Path) -> None:
-    policy = LENGTHS + RNG.integers(100, 900, N)
+def test_an_advantage_of_length_alone_is_taken_away(calibration: Path, rng: np.random.Generator) -> None:
+    policy = LENGTHS + rng.integers(100, 900, N)
     delta = (LENGTHS - policy) / (LENGTHS - policy).std(ddof=1)
     found = controlled(annotations(logistic(-np.tanh(delta)), LENGTHS, policy), calibration)
     assert found["win_rate"] > 65
     assert abs(found["lc_win_rate"] - 50) < 5
 
 
-def test_the_two_sides_change_places(calibration: Path) -> None:
-    policy = LENGTHS + RNG.integers(-400, 800, N)
+def test_the_two_sides_change_places(calibration: Path, rng: np.random.Generator) -> None:
+    policy = LENGTHS + rng.integers(-400, 800, N)
     delta = (LENGTHS - policy) / (LENGTHS - policy).std(ddof=1)
     preference = logistic(0.5 - 0.7 * np.tanh(delta))
     ours = controlled(annotations(preference, LENGTHS, policy), calibration)
@@ -130,9 +135,11 @@ def test_the_two_sides_change_places(calibration: Path) -> None:
     assert ours["lc_win_rate"] > 55
 
 
-def test_malformed_annotations_count_in_no_win_rate_and_order_does_not_matter(calibration: Path) -> None:
-    preference: list[Any] = list(logistic(0.8 + RNG.normal(0, 1.0, N)))
-    rows = annotations(preference, LENGTHS, LENGTHS + RNG.integers(-300, 300, N))
+def test_malformed_annotations_count_in_no_win_rate_and_order_does_not_matter(
+    calibration: Path, rng: np.random.Generator
+) -> None:
+    preference: list[Any] = list(logistic(0.8 + rng.normal(0, 1.0, N)))
+    rows = annotations(preference, LENGTHS, LENGTHS + rng.integers(-300, 300, N))
     whole = controlled(rows, calibration)
     assert controlled(rows[::-1], calibration) == whole
     for row in rows[:40]:
