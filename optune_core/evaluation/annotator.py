@@ -93,7 +93,7 @@ class LibraryAnnotator:
         """The library's completions through our endpoint; what they took is added up, malformed ones included."""
 
         def counted(prompts: list[str], **how: Any) -> dict[str, list[Any]]:
-            completions = self._complete(complete, prompts, how)
+            completions: dict[str, list[Any]] = self._complete(complete, prompts, how)
             replies = completions["completions_all"]
             self.replies += replies
             self.usage.requests += len(replies)

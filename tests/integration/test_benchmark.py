@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -275,9 +276,14 @@ def test_vllm_says_what_transformers_says(store: ArtifactStore, policy: Ref, by_
     for row, noted in zip(questions("capitals"), samples(store, capitals), strict=True):
         assert [float(logp) for logp, _ in noted["filtered_resps"]] == pytest.approx(by_hand.choose(row)[0], abs=1e-2)
     whole = {row["doc"]["question"]: row["resps"][0][0] for row in samples(store, sums) if row["filter"] == "whole"}
-    assert whole == {
-        row["question"]: by_hand.greedy(f"{row['question']} =", 8).split("\n")[0] for row in questions("sums")
+    assert {question: _letters(text) for question, text in whole.items()} == {
+        row["question"]: _letters(by_hand.greedy(f"{row['question']} =", 8).split("\n")[0]) for row in questions("sums")
     }
+
+
+def _letters(text: str) -> str:
+    """Without what the two write differently of a random model's tokens: special ones, and halves of characters."""
+    return re.sub(r"<\|\w+\|>|\ufffd", "", text)
 
 
 @pytest.fixture
