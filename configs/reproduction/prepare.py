@@ -90,7 +90,7 @@ def main() -> None:
         "proxy-balanced": balanced(parts["proxy"]),
         "proxy-all": parts["proxy"][:MOST],
         "judge-balanced": balanced(parts["judge"]),
-        "test": parts["test"][: MOST // 2],
+        "test": parts["test"][: MOST // 4],
         "pandalm": decided(json.loads(arguments.pandalm.read_text(encoding="utf-8"))),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
