@@ -57,8 +57,6 @@ def difference(pairs: Iterable[tuple[int, Values, Values]]) -> str:
     for seed, one, other in pairs:
         for prompt in one.keys() & other.keys():
             found[seed][prompt].append(other[prompt] - one[prompt])
-    if not found:
-        return "not run"
     seeds = [np.array([fmean(several) for _, several in sorted(prompts.items())]) for prompts in found.values()]
     draw = np.random.default_rng(0)
     means = [
@@ -80,7 +78,8 @@ def contrast(title: str, reached: dict[Key, list[dict[str, Values]]], pairs: Seq
                 for one, other in pairs
                 if metric in reached[one][t] and metric in reached[other][t]
             ]
-            print(f"  {metric:<10} π_{t}: {difference(known)}  ({len(known)} pairs of cells)")
+            if known:
+                print(f"  {metric:<10} π_{t}: {difference(known)}  ({len(known)} pairs of cells)")
 
 
 def times(facts: dict[Key, Any]) -> None:
@@ -169,10 +168,9 @@ def main() -> None:
                     if (wins := reached[key][t].get("win score"))
                 ],
             }
-            print(
-                f"  {selection}; {loss}; π_{t}: "
-                + "; ".join(f"{name} {difference(found)}" for name, found in changes.items())
-            )
+            told = "; ".join(f"{name} {difference(found)}" for name, found in changes.items() if found)
+            if told:
+                print(f"  {selection}; {loss}; π_{t}: {told}")
 
     def cells(one: str, other: str) -> list[tuple[Key, Key]]:
         return [
