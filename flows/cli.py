@@ -352,10 +352,11 @@ def gc(
 
 
 def _quiet_prefect() -> None:
-    """Prefect's own defaults for a run without a server of the user's: no telemetry, no banners."""
+    """Our defaults for a run without a server of the user's: no telemetry, no banners, time to start the server."""
     for name, value in {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_LEVEL": "INFO",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # 20 s are too few on a busy machine
     }.items():
         os.environ.setdefault(name, value)

@@ -108,10 +108,12 @@ def cell_name(sweep: str, values: Mapping[str, Scalar]) -> str:
     return "-".join([sweep, *(f"{label(key)}_{_slug(values[key])}" for key in ordered)])
 
 
-def fixed_selection(selection: Selection) -> Selection:
-    """The same for selections that regenerate the same prompts: at ρ = 1 every ranking takes all."""
+def fixed_selection(config: OptuneConfig) -> Selection:
+    """The same for selections that answer the same prompts: at ρ = 1 every ranking takes all, and without a ranking ρ
+    is read by HyPO alone."""
+    selection = config.selection
     if selection.selector == "none":
-        return Selection(selector="none")
+        return selection if config.training.loss == "hypo" else Selection(selector="none")
     return Selection(selector="all") if selection.selector == "all" or selection.rho == 1.0 else selection
 
 
@@ -190,7 +192,7 @@ def _cell_problems(cells: Sequence[Cell]) -> Iterator[str]:
     names: dict[str, Cell] = {}
     computed: dict[str, Cell] = {}
     for cell in cells:
-        fixed = cell.config.model_copy(update={"name": "any", "selection": fixed_selection(cell.config.selection)})
+        fixed = cell.config.model_copy(update={"name": "any", "selection": fixed_selection(cell.config)})
         what = fixed.model_dump_json()
         if cell.run in names:
             yield f"cell {cell.run} is given twice ({_said(names[cell.run].values)}; {_said(cell.values)}): remove one"

@@ -152,10 +152,10 @@ def known_metrics(results: Sequence[CellResult]) -> list[str]:
 
 
 def selection_label(config: OptuneConfig) -> str:
-    """`all, ρ = 1`, `optune, ρ = 0.5`, `offline`."""
-    selection = fixed_selection(config.selection)
+    """`all, ρ = 1`, `optune, ρ = 0.5`, `offline`, `offline, samples of ρ = 0.5` (HyPO)."""
+    selection = fixed_selection(config)
     if selection.selector == "none":
-        return "offline"
+        return "offline" if config.training.loss != "hypo" else f"offline, samples of ρ = {selection.rho:g}"
     return "all, ρ = 1" if selection.selector == "all" else f"{selection.selector}, ρ = {selection.rho:g}"
 
 
@@ -208,7 +208,7 @@ def _change(change: dict[str, Any]) -> Measured:
 
 
 def _is_full(result: CellResult) -> bool:
-    return fixed_selection(result.config.selection).selector == "all"
+    return fixed_selection(result.config).selector == "all"
 
 
 def _but_selection(result: CellResult) -> str:

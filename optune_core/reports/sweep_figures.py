@@ -53,7 +53,7 @@ def draw_figures(sweep: str, results: Sequence[CellResult], folder: Path) -> lis
 
 def _rank(setting: Setting) -> tuple[int, str, float]:
     """OPTune's ratios, those of other selectors, all prompts, offline: the order of legends and panels."""
-    selection = fixed_selection(setting.first.config.selection)
+    selection = fixed_selection(setting.first.config)
     first = {"optune": 0, "all": 2, "none": 3}.get(selection.selector, 1)
     return first, selection.selector, selection.rho
 
@@ -186,12 +186,12 @@ def _line(axes: Axes, points: Sequence[tuple[float, Interval]], **look: Any) -> 
 
 def _look(setting: Setting, shown: Sequence[Setting]) -> dict[str, Any]:
     """Colours are ratios, lines and markers are selectors, the same in all panels."""
-    selection = fixed_selection(setting.first.config.selection)
+    selection = fixed_selection(setting.first.config)
     label = setting.first.selection
     if selection.selector in ("all", "none"):
         colour = _FULL if selection.selector == "all" else _OFFLINE
         return {"color": colour, "linestyle": "-", "marker": "*" if colour == _FULL else "x", "label": label}
-    ranked = [fixed_selection(other.first.config.selection) for other in shown]
+    ranked = [fixed_selection(other.first.config) for other in shown]
     ranked = [other for other in ranked if other.selector not in ("all", "none")]
     ratios = sorted({other.rho for other in ranked})
     selectors = sorted({other.selector for other in ranked}, key=lambda name: (name != "optune", name))

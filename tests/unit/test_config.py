@@ -104,7 +104,13 @@ def test_settings_that_contradict_each_other(tmp_path: Path, overrides: list[str
         load_config(write(tmp_path, GOOD), overrides)
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=str)
+SHIPPED = [
+    *sorted(Path("configs").glob("*.yaml")),
+    *(Path("configs/reproduction") / f"{name}.yaml" for name in ("base", "reward-model")),
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=str)
 def test_shipped_configurations_load(path: Path) -> None:
     assert load_config(path).name == path.stem
 
@@ -134,3 +140,12 @@ def test_hypo_is_fixed_pairs_and_fresh_samples(tmp_path: Path) -> None:
 def test_shipped_sweeps_load() -> None:
     cells = {path.name: len(load_sweep(path).cells) for path in Path("configs/sweeps").glob("*.yaml")}
     assert cells == {"demo.yaml": 3 * 2, "paper.yaml": (3 * 2 + 1) * 2 * 3}
+
+
+def test_the_sweep_that_was_run_is_a_part_of_the_whole_one() -> None:
+    run, whole = (
+        {cell.run: cell.config for cell in load_sweep(f"configs/reproduction/{name}.yaml").cells}
+        for name in ("sweep", "sweep-full")
+    )
+    assert len(whole) == (3 * 2 + 1) * 2 * 3
+    assert all(whole[name] == config for name, config in run.items())

@@ -26,7 +26,9 @@ def write(tmp_path: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs/evaluation").glob("*.yaml")), ids=str)
+@pytest.mark.parametrize(
+    "path", [*sorted(Path("configs/evaluation").glob("*.yaml")), Path("configs/reproduction/judge.yaml")], ids=str
+)
 def test_shipped_evaluations_load(path: Path) -> None:
     load = load_alpaca if path.stem == "alpaca-eval-2" else load_evaluation
     assert load(path).name == path.stem

@@ -15,6 +15,7 @@ from optune_core.config import load_config
 from optune_core.config.names import is_name
 from optune_core.config.sweep import Cell, cell_name, load_sweep
 from optune_core.errors import ConfigError
+from optune_core.reports.sweep import selection_label
 from optune_core.sweep_order import SweepOrder
 from tests.tiny import write_config
 
@@ -115,6 +116,18 @@ def test_cells_that_compute_the_same_are_refused_with_the_line_that_helps(tmp_pa
 def test_all_at_rho_one_is_the_same_too(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, grid={"selection.rho": [1.0]}, include=[{"selection.selector": "all"}])
     assert "swept-selector_all compute the same" in problem
+
+
+def test_the_ratio_sets_cells_of_hypo_apart_and_no_other_offline_ones(tmp_path: Path) -> None:
+    offline = ["selection.selector=none", "prompts.pairs={}"]
+    grid = {"selection.rho": [0.3, 0.5]}
+    with pytest.raises(ConfigError, match="compute the same"):
+        load_sweep(write(tmp_path, grid=grid), offline)
+    made = load_sweep(write(tmp_path, grid=grid), [*offline, "training.loss=hypo", "training.kl_coefficient=0.1"]).cells
+    assert [selection_label(cell.config) for cell in made] == [
+        "offline, samples of ρ = 0.3",
+        "offline, samples of ρ = 0.5",
+    ]
 
 
 def test_include_makes_cells_beside_the_grid(tmp_path: Path) -> None:

@@ -1,0 +1,203 @@
+"""The numbers of docs/reproduction.md from the runs of a sweep, as far as they are committed.
+
+    python -m configs.reproduction.claims [SWEEP.yaml] [--store URL] [--null RUN]
+
+Differences are between cells of equal seed, and so of equal held-out prompts: mean over seeds and prompts, a 95 %
+bootstrap interval over the prompts of each seed, then the mean of each seed. Their spread says more than the interval,
+which knows nothing of what another training run would have given.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from optune_core.config import OptuneConfig
+from optune_core.config.sweep import load_sweep
+from optune_core.reports.analysis import analyse
+from optune_core.reports.statistics import reward_per_prompt
+from optune_core.reports.sweep import loss_label, selection_label
+from optune_core.schemas import COMPARISONS, SCORES
+from optune_core.stages.replay import read_shards
+from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+
+RESAMPLES = 5000
+POINTS = {"win": 100.0, "tie": 0.0, "lose": -100.0}
+FULL = "all, ρ = 1"
+
+Key = tuple[str, str, int]
+"""Selection, loss, seed."""
+Values = dict[str, float]
+"""By prompt."""
+
+
+def held_out(store: ArtifactStore, run: str, t: int) -> dict[str, Values]:
+    """What π_t reached on each held-out prompt: the proxy's reward, the judge's, and 100 for a win, -100 for a loss."""
+    ledger = Ledger(store.objects, run)
+    values: dict[str, Values] = {}
+    if (record := ledger.evaluation(t)) is not None:
+        values["proxy"] = reward_per_prompt(read_shards(store, record["proxy"], "scores.parquet", SCORES))
+    if (compared := ledger.comparison("judge", t)) is not None:
+        rows = read_shards(store, compared["comparisons"], "comparisons.parquet", COMPARISONS).to_pylist()
+        values["judge"] = {row["prompt_id"]: row["first_policy_score"] for row in rows}
+        values["win score"] = {row["prompt_id"]: POINTS[row["outcome"]] for row in rows}
+        if t == 1:
+            values["judge at 0"] = {row["prompt_id"]: row["first_baseline_score"] for row in rows}
+    return values
+
+
+def difference(pairs: Iterable[tuple[int, Values, Values]]) -> str:
+    """Second minus first, of (seed, first, second)."""
+    found: defaultdict[int, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for seed, one, other in pairs:
+        for prompt in one.keys() & other.keys():
+            found[seed][prompt].append(other[prompt] - one[prompt])
+    seeds = [np.array([fmean(several) for _, several in sorted(prompts.items())]) for prompts in found.values()]
+    draw = np.random.default_rng(0)
+    means = [
+        np.mean([values[draw.integers(len(values), size=len(values))].mean() for values in seeds])
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(means, [0.025, 0.975])
+    each = ", ".join(f"{values.mean():+.2f}" for values in seeds)
+    return f"{np.mean([values.mean() for values in seeds]):+.2f} [{low:+.2f}, {high:+.2f}]  seeds {each}"
+
+
+def contrast(title: str, reached: dict[Key, list[dict[str, Values]]], pairs: Sequence[tuple[Key, Key]]) -> None:
+    """Second minus first at every iteration, averaged over the pairs of a seed."""
+    print(f"\n{title}")
+    for metric in ("proxy", "judge", "win score"):
+        for t in (1, 2, 3):
+            known = [
+                (one[2], reached[one][t][metric], reached[other][t][metric])
+                for one, other in pairs
+                if metric in reached[one][t] and metric in reached[other][t]
+            ]
+            if known:
+                print(f"  {metric:<10} π_{t}: {difference(known)}  ({len(known)} pairs of cells)")
+
+
+def times(facts: dict[Key, Any]) -> None:
+    """Table 1: shares of the seconds of full online DPO, by loss, and what the selections save."""
+    print("\nTime shares of ρ = 1 (generation with engine start; scoring; training; ranking and merging)")
+    for loss in sorted({loss for _, loss, _ in facts}):
+        seconds: defaultdict[str, float] = defaultdict(float)
+        for (selection, its_loss, _), run in facts.items():
+            if (selection, its_loss) == (FULL, loss):
+                for iteration in run.iterations:
+                    for stage, took in iteration.summary["seconds"].items():
+                        seconds[stage] += took
+        total = sum(seconds.values())
+        if total:
+            print(
+                f"  {loss}: " + ", ".join(f"{stage} {took / total:.1%}" for stage, took in seconds.items()),
+                f"of {total:.0f} s",
+            )
+
+
+def gains(name: str, runs: Iterable[Any]) -> None:
+    """Figure 2: where the gain in chosen reward from D_{t-1} to D_t comes from."""
+    halves: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
+    for run in runs:
+        for t, iteration in enumerate(run.iterations):
+            if iteration.gains is not None:
+                halves[t].append(iteration.gains)
+    for t, found in sorted(halves.items()):
+        bottom, top = (sum(side) for side in zip(*found, strict=True))
+        share = f"bottom half's share {bottom / (bottom + top):.0%}" if bottom + top > 0 else "no gain"
+        print(f"  {name}, D_{t - 1} to D_{t}: bottom {bottom:+.1f}, top {top:+.1f}, {share} ({len(found)} runs)")
+
+
+def lengths(store: ArtifactStore, runs: dict[Key, str]) -> None:
+    """Mean tokens of held-out responses and share cut at the limit, π_0 to the last policy."""
+    print("\nHeld-out response tokens (share cut at the limit), by policy, mean over seeds")
+    settings: defaultdict[tuple[str, str], list[list[tuple[float, float]]]] = defaultdict(list)
+    for (selection, loss, _), run in runs.items():
+        ledger, row = Ledger(store.objects, run), []
+        while (record := ledger.evaluation(len(row))) is not None:
+            shards = [store.manifest(Ref.from_json(shard)).metrics for shard in record["responses"]]
+            count, tokens, cut = (sum(shard[name] for shard in shards) for name in ("responses", "tokens", "truncated"))
+            row.append((tokens / count, cut / count))
+        settings[selection, loss].append(row)
+    for (selection, loss), rows in settings.items():
+        means = [tuple(fmean(side) for side in zip(*column, strict=True)) for column in zip(*rows, strict=False)]
+        print(f"  {selection}; {loss}: " + " → ".join(f"{tokens:.1f} ({cut:.0%})" for tokens, cut in means))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The numbers of the reproduction.")
+    parser.add_argument("sweep", nargs="?", default="configs/reproduction/sweep.yaml")
+    parser.add_argument("--store", default=".optune/store")
+    parser.add_argument("--null", help="run with ρ = 1 whose policy does not move: Figure 2 without learning")
+    arguments = parser.parse_args()
+    store = ArtifactStore(open_objects(arguments.store))
+    configs: dict[Key, OptuneConfig] = {
+        (selection_label(cell.config), loss_label(cell.config), cell.config.seed): cell.config
+        for cell in load_sweep(arguments.sweep).cells
+    }
+    started = {key: config.name for key, config in configs.items() if Ledger(store.objects, config.name).iterations()}
+    reached = {key: [held_out(store, run, t) for t in range(4)] for key, run in started.items()}
+    facts = {key: analyse(store, run) for key, run in started.items()}
+    whole = sum(len(run.iterations) == configs[key].iterations for key, run in facts.items())
+    print(f"{whole} of {len(configs)} cells have all iterations")
+
+    losses = sorted({loss for _, loss, _ in started})
+    print("\nChange from π_0, by setting")
+    for selection, loss in sorted({key[:2] for key in started}):
+        mine = [key for key in started if key[:2] == (selection, loss)]
+        for t in (1, 2, 3):
+            changes = {
+                "proxy": [
+                    (key[2], reached[key][0]["proxy"], reached[key][t]["proxy"])
+                    for key in mine
+                    if "proxy" in reached[key][t]
+                ],
+                "judge": [
+                    (key[2], reached[key][1]["judge at 0"], reached[key][t]["judge"])
+                    for key in mine
+                    if "judge" in reached[key][t]
+                ],
+                "win score - 50": [
+                    (key[2], dict.fromkeys(wins, 0.0), wins)
+                    for key in mine
+                    if (wins := reached[key][t].get("win score"))
+                ],
+            }
+            told = "; ".join(f"{name} {difference(found)}" for name, found in changes.items() if found)
+            if told:
+                print(f"  {selection}; {loss}; π_{t}: {told}")
+
+    def cells(one: str, other: str) -> list[tuple[Key, Key]]:
+        return [
+            ((one, loss, seed), (other, loss, seed))
+            for selection, loss, seed in started
+            if selection == one and (other, loss, seed) in started
+        ]
+
+    for rho in ("0.3", "0.5", "0.7"):
+        if any(selection == f"optune, ρ = {rho}" for selection, _, _ in started):
+            contrast(f"OPTune - random, ρ = {rho}", reached, cells(f"random, ρ = {rho}", f"optune, ρ = {rho}"))
+            contrast(f"OPTune at ρ = {rho} - full online", reached, cells(FULL, f"optune, ρ = {rho}"))
+            contrast(f"random at ρ = {rho} - full online", reached, cells(FULL, f"random, ρ = {rho}"))
+    for loss in losses:
+        if loss != "DPO":
+            pairs = [
+                ((selection, "DPO", seed), (selection, loss, seed)) for selection, its, seed in started if its == loss
+            ]
+            contrast(f"{loss} - DPO, over all selections", reached, [pair for pair in pairs if pair[0] in started])
+    times(facts)
+    print("\nGain in chosen reward (Figure 2), ρ = 1")
+    for loss in losses:
+        gains(loss, [run for key, run in facts.items() if key[:2] == (FULL, loss)])
+    if arguments.null:
+        gains("policy that does not move", [analyse(store, arguments.null)])
+    lengths(store, started)
+
+
+if __name__ == "__main__":
+    main()
