@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -20,3 +22,21 @@ def plain_table(title: str | Text, *, gap: int = 1) -> Table:
         gap: columns of a terminal between those of the table.
     """
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str, *, width: int = 100
+) -> None:
+    """Cells on the right under their columns, and a line below.
+
+    Args:
+        width: columns of the terminal, at least.
+    """
+    console = wide_console(width)
+    table = plain_table(Text(title))
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    for cells in rows:
+        table.add_row(*cells)
+    console.print(table)
+    console.print(note, soft_wrap=True, markup=False)
