@@ -155,7 +155,7 @@ def open_model(config: BenchmarkConfig, folder: Path) -> Any:
 
         set_environment(engine)
         _import_vllm_model()
-        return get_model("vllm")(
+        model = get_model("vllm")(
             **arguments,
             batch_size="auto",  # the engine's own
             tensor_parallel_size=engine.tensor_parallel_size,
@@ -164,6 +164,9 @@ def open_model(config: BenchmarkConfig, folder: Path) -> Any:
             enforce_eager=engine.enforce_eager,
             seed=0,
         )
+        generate = model.model.generate  # draws a bar, and divides by its time, which is 0 under TQDM_DISABLE
+        model.model.generate = lambda *given, **named: generate(*given, **(named | {"use_tqdm": False}))
+        return model
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

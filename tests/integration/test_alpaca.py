@@ -37,10 +37,12 @@ KEY = "a-long-enough-key-of-nobody"
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """The library changes the root logger when it is imported; other tests read it."""
-    level = logging.getLogger().level
+    """Importing the library changes the root logger and the environment, which other tests read and hand on."""
+    level, environment = logging.getLogger().level, dict(os.environ)
     yield
     logging.getLogger().setLevel(level)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.fixture

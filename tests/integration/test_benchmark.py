@@ -267,8 +267,11 @@ def test_table_5s_tasks_are_in_the_library_as_they_are_named() -> None:
         assert definition.get("num_fewshot", task.num_fewshot) == task.num_fewshot, task.task
 
 
-def test_vllm_says_what_transformers_says(store: ArtifactStore, policy: Ref, by_hand: ByHand) -> None:
+def test_vllm_says_what_transformers_says(
+    store: ArtifactStore, policy: Ref, by_hand: ByHand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The harness's own model for vLLM, in the child process of the stage."""
+    monkeypatch.setenv("TQDM_DISABLE", "1")  # vLLM divides by the time of a bar, which such a bar does not have
     engine = {"type": "vllm", "dtype": "float32", "max_num_seqs": 4, "enforce_eager": True}
     engine |= {"cpu_kv_cache_gib": 1, "gpu_memory_utilization": 0.2}
     spec = benchmark.Spec(benchmark=config(CAPITALS, SUMS, engine=engine), policy=policy.to_json())
