@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from optune_core.config.schema import FileSource, HubSource
 from optune_core.errors import DataError
+from optune_core.imports import show_all
 
 _JSON_BLOCK_BYTES = 64 << 20
 """Longest JSON line that is read."""
@@ -91,6 +92,7 @@ def _read_file(path: str) -> pa.Table:
 
 
 def _read_hub(source: HubSource) -> pa.Table:
+    show_all()
     from datasets import load_dataset
 
     try:

@@ -39,7 +39,7 @@ def main() -> int:
 
     try:
         preemption.install()
-        hide_unused()
+        hide_unused(stage)
         module = stage_module(stage)
         spec = module.Spec.model_validate_json(Path(spec_file).read_text(encoding="utf-8"))
         store = ArtifactStore(

@@ -18,6 +18,9 @@ from types import ModuleType
 IN_PROCESS = frozenset({"selection", "replay", "given-responses", "win-score"})
 """Columnar work of a moment; all other stages run in a child process of their own."""
 
+TOKENIZING = frozenset({"model", "prompts", "fixed-pairs", "templated-prompts"})
+"""Need no more of transformers than a tokenizer."""
+
 _MODULES = {
     "model": "optune_core.stages.model",
     "prompts": "optune_core.stages.prompts",

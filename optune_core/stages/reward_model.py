@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from optune_core.config.schema import TrainedReward
 from optune_core.errors import ModelError
+from optune_core.imports import show_all
 from optune_core.preferences import accuracy
 from optune_core.progress import Progress
 from optune_core.schemas import PREFERENCES, read_table
@@ -36,6 +37,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Train on the training prompts; report the accuracy on the held-out ones beside the length-only baseline."""
+    show_all()  # TRL's data sets are those of `datasets`
     import torch
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, set_seed

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from optune_core.models import load_tokenizer, prompt_token_ids
+from tests.tiny import build_model
+
 
 def _run(code: str, tmp_path: Path) -> str:
     """In a process of its own, with a package `sklearn` that says when it is imported."""
@@ -18,7 +21,9 @@ def _run(code: str, tmp_path: Path) -> str:
     (package / "metrics.py").write_text("roc_curve = None")
     (tmp_path / "wants_it.py").write_text("import sklearn\n\ndef reward(prompts, responses):\n    return [0.0]")
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{textwrap.dedent(code)}"
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "PyTorch was not found" not in done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize(("hidden", "said"), [(False, "imported"), (True, "")])
@@ -26,17 +31,42 @@ def test_models_are_loaded_without_scikit_learn(hidden: bool, said: str, tmp_pat
     code = f"""
         from optune_core.imports import hide_unused
         if {hidden}:
-            hide_unused()
+            hide_unused("scores")
         from transformers import AutoModelForSequenceClassification
         """
     assert _run(code, tmp_path) == said
+
+
+@pytest.mark.parametrize(("stage", "torch"), [("scores", True), ("prompts", False)])
+def test_a_tokenizer_alone_needs_no_torch(stage: str, torch: bool, tmp_path: Path) -> None:
+    """And has the same tokens without."""
+    model = build_model(tmp_path / "model")
+    code = f"""
+        from optune_core.imports import hide_unused
+        hide_unused({stage!r})
+        from optune_core.models import load_tokenizer, prompt_token_ids
+        tokenizer = load_tokenizer(__import__("pathlib").Path({str(model)!r}), "tiny")
+        print(sys.modules.get("torch") is not None, prompt_token_ids(tokenizer, [dict(role="user", content="Why?")]))
+        """
+    ids = prompt_token_ids(load_tokenizer(model, "tiny"), [{"role": "user", "content": "Why?"}])
+    assert _run(code, tmp_path) == f"{torch} {ids}\n"
+
+
+def test_what_is_hidden_can_be_had_again(tmp_path: Path) -> None:
+    code = """
+        from optune_core.imports import hide_unused, show_all
+        hide_unused("prompts")
+        show_all()
+        import datasets, scipy, sklearn, torch
+        """
+    assert _run(code, tmp_path) == "imported"
 
 
 def test_a_reward_function_may_import_it(tmp_path: Path) -> None:
     code = """
         from optune_core.imports import hide_unused
         from optune_core.rewards import load_function
-        hide_unused()
+        hide_unused("scores")
         load_function("wants_it:reward")
         """
     assert _run(code, tmp_path) == "imported"
@@ -46,7 +76,7 @@ def test_one_that_is_imported_stays(tmp_path: Path) -> None:
     code = """
         import sklearn
         from optune_core.imports import hide_unused, show_all
-        hide_unused()
+        hide_unused("scores")
         show_all()
         assert sys.modules["sklearn"] is sklearn
         """
