@@ -9,7 +9,7 @@ from optune_core.errors import OutOfMemory
 from optune_core.progress import Progress
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 4
+VERSION = 5
 _FEWEST_TOKENS = 256
 """A single pair of average length: with less at once nothing is gained."""
 

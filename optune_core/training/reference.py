@@ -23,7 +23,7 @@ from optune_core.training.layout import Pairs
 from optune_core.training.logps import compute_inside, row_logps
 from optune_core.training.weights import load_master, whole_on_every_process
 
-VERSION = 4
+VERSION = 5
 SHARD_PAIRS = 512
 FILE = "reference.parquet"
 """Of a shard; and in the artifact of a policy that was trained against π_0, of all of its pairs."""

@@ -113,6 +113,25 @@ def test_logits_in_chunks_change_nothing(packed_model: Any, monkeypatch: pytest.
         torch.testing.assert_close(other, results[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 4, 30])
+@pytest.mark.parametrize("lengths", [(5, 7, 3), (1, 4, 4), (6, 8, 0), (0, 3, 2)])
+def test_a_pair_at_once_is_its_two_sequences(lengths: tuple[int, int, int], window: int | None) -> None:
+    from optune_core.training.attention import _apart, _together
+    from optune_core.training.layout import Span
+
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, sum(lengths), 8, generator=generator, requires_grad=True) for heads in (4, 2, 2)
+    )
+    results = []
+    for attend in (_together, _apart):
+        output = attend(Span(17, *lengths), query, key, value, window, 0.3)
+        gradients = torch.autograd.grad(output.square().sum(), (query, key, value))
+        results.append([output, *gradients])
+    for together, apart in zip(*results, strict=True):
+        torch.testing.assert_close(together, apart)
+
+
 @pytest.mark.parametrize("cast_weights", [True, False])
 @pytest.mark.parametrize("short", [8, 512])
 def test_half_precision_is_single_precision_but_for_its_noise(
