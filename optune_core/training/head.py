@@ -1,7 +1,8 @@
 """log-probabilities of response tokens from hidden states: the vocabulary's projection, some tokens at a time.
 
 The logits of a pack would be its largest tensor by far (tokens × vocabulary). Here they exist for a chunk of tokens,
-twice: forwards for the log-probabilities, and once more backwards, where a chunk's gradient is made in their place.
+where the log-probabilities are taken from them forwards and their gradient is made in their place backwards. The first
+chunks, up to a fixed size, are kept in between; those of the others are computed twice.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch.autograd import Function
 
 _CHUNK = 1 << 26
 """Logits that exist at a time, in the type that is computed in."""
+_KEPT = 1 << 28
+"""Logits that are kept for the backward pass, in that type: half a GiB in bfloat16 saves 5 % of a step on a CPU."""
 _BLOCK = 1 << 22
 """Logits that exist in float32 at a time on a CPU: few, so that its cache holds them."""
 
@@ -32,23 +35,27 @@ def token_logps(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
     """
     device = hidden.device.type
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    logps: Tensor = _TokenLogps.apply(hidden, head.weight, head.bias, targets, kind)  # type: ignore[no-untyped-call]
+    kept = _KEPT if torch.is_grad_enabled() else 0
+    logps: Tensor = _TokenLogps.apply(hidden, head.weight, head.bias, targets, kind, kept)  # type: ignore[no-untyped-call]
     return logps
 
 
 class _TokenLogps(Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, kind: torch.dtype
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, kind: torch.dtype, kept: int
     ) -> Tensor:
         inputs, cast_weight = hidden.to(kind), weight.to(kind)
         norms = torch.empty(len(targets), device=hidden.device)
         picked = torch.empty_like(norms)
+        ctx.kept = []
         for chunk in _slices(len(targets), _CHUNK // len(weight)):
             logits = _logits(inputs[chunk], cast_weight, bias)
             picked[chunk] = logits.gather(-1, targets[chunk, None])[:, 0].float()
             for block in _blocks(logits):
                 norms[chunk][block] = logits[block].float().logsumexp(-1)
+            if (kept := kept - logits.numel()) >= 0:
+                ctx.kept.append(logits)
         ctx.save_for_backward(inputs, cast_weight, bias, targets, norms)
         ctx.kinds = hidden.dtype, weight.dtype
         return picked - norms
@@ -61,7 +68,7 @@ class _TokenLogps(Function):
         of_weight = torch.zeros_like(weight, dtype=ctx.kinds[1]) if ctx.needs_input_grad[1] else None
         of_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         for chunk in _slices(len(targets), _CHUNK // len(weight)):
-            logits = _logits(inputs[chunk], weight, bias)
+            logits = ctx.kept.pop(0) if ctx.kept else _logits(inputs[chunk], weight, bias)
             for block in _blocks(logits):
                 rows = logits[block].float().sub_(norms[chunk][block, None]).exp_().neg_()
                 one = torch.ones_like(rows[:, :1])
@@ -72,7 +79,7 @@ class _TokenLogps(Function):
                 of_weight += logits.T @ inputs[chunk]
             if of_bias is not None:
                 of_bias += logits.sum(0, dtype=of_bias.dtype)
-        return of_inputs.to(ctx.kinds[0]), of_weight, of_bias, None, None
+        return of_inputs.to(ctx.kinds[0]), of_weight, of_bias, None, None, None
 
 
 def _logits(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

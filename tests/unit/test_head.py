@@ -12,12 +12,15 @@ from optune_core.training.head import token_logps
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
-@pytest.mark.parametrize(("chunk", "block"), [(1 << 26, 1 << 22), (30 * 4, 30 * 3), (1, 1)])
+@pytest.mark.parametrize(
+    ("chunk", "block", "kept"), [(1 << 26, 1 << 22, 1 << 28), (30 * 4, 30 * 3, 30 * 9), (30 * 4, 30 * 3, 0), (1, 1, 1)]
+)
 def test_values_and_gradients_are_those_of_cross_entropy(
-    monkeypatch: pytest.MonkeyPatch, bias: bool, frozen: bool, chunk: int, block: int
+    monkeypatch: pytest.MonkeyPatch, bias: bool, frozen: bool, chunk: int, block: int, kept: int
 ) -> None:
     monkeypatch.setattr(head, "_CHUNK", chunk)
     monkeypatch.setattr(head, "_BLOCK", block)
+    monkeypatch.setattr(head, "_KEPT", kept)
     torch.manual_seed(0)
     layer = torch.nn.Linear(8, 30, bias=bias).requires_grad_(not frozen)
     hidden, targets, weights = torch.randn(11, 8, requires_grad=True), torch.randint(0, 30, (11,)), torch.randn(11)
