@@ -246,7 +246,7 @@ def test_lora_publishes_merged_weights(tiny: Path, prefect_server: None, tmp_pat
 
     lora = {"lora": {"r": 4, "alpha": 8}, "learning_rate": 1e-2, "checkpoint_every": "0s"}
     store = str(tmp_path / "store")
-    summary = run(write_config(tiny, name="lora", iterations=1, training=lora), store)
+    summary = run(write_config(tiny, name="lora", iterations=1, prompts={"held_out": 0}, training=lora), store)
     assert summary["iterations"][0]["first_loss"] == pytest.approx(
         summary["iterations"][0]["first_loss_expected"], abs=1e-6
     )

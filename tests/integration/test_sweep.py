@@ -29,10 +29,10 @@ ROOT = str(Path(__file__).parents[2])
 GRID = {"selection.rho": [0.5, 0.25], "training.beta2": [1.0, 0.0]}
 
 
-def write_sweep(tiny: Path, name: str, grid: dict[str, list[Any]] = GRID, **more: Any) -> Path:
-    base = write_config(tiny, name=f"{name}-base")
+def write_sweep(tiny: Path, name: str, grid: dict[str, list[Any]] = GRID, *, held_out: int = 0) -> Path:
+    base = write_config(tiny, name=f"{name}-base", prompts={"held_out": held_out})
     path = tiny / f"{name}.yaml"
-    path.write_text(yaml.safe_dump({"name": name, "base": str(base), "grid": grid} | more))
+    path.write_text(yaml.safe_dump({"name": name, "base": str(base), "grid": grid}))
     return path
 
 
@@ -72,7 +72,7 @@ def begun(store: str, runs: list[str]) -> int:
 def swept(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A 2 × 2 sweep that was killed when its second cell was at work, and given again."""
     store = str(tmp_path_factory.mktemp("sweep") / "store")
-    sweep = write_sweep(tiny, "swept")
+    sweep = write_sweep(tiny, "swept", held_out=6)
     runs = [cell.run for cell in load_sweep(sweep).cells]
     killed = start(sweep, store, environment)
     deadline = time.monotonic() + 240
@@ -155,7 +155,7 @@ def test_another_base_is_refused_and_a_grown_grid_is_not(
         flow(str(sweep), ["training.beta1=0.3"], store=store)
     runs = {cell.run for cell in load_sweep(sweep).cells}
     made = count(store, "policy")
-    grown = write_sweep(tiny, "swept", GRID | {"training.beta2": [0.0, 1.0, 3.0], "selection.rho": [0.5]})
+    grown = write_sweep(tiny, "swept", GRID | {"training.beta2": [0.0, 1.0, 3.0], "selection.rho": [0.5]}, held_out=6)
     assert start(grown, store, environment).wait(timeout=300) == 0, log(store)
     assert count(store, "policy") == made + 2
     (new,) = {cell.run for cell in load_sweep(grown).cells} - runs

@@ -113,34 +113,34 @@ def test_logits_in_chunks_change_nothing(packed_model: Any, monkeypatch: pytest.
         torch.testing.assert_close(other, results[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("window", [None, 4, 30])
-@pytest.mark.parametrize("lengths", [(5, 7, 3), (1, 4, 4), (6, 8, 0), (0, 3, 2)])
-def test_a_pair_at_once_is_its_two_sequences(lengths: tuple[int, int, int], window: int | None) -> None:
-    from optune_core.training.attention import _apart, _together
-    from optune_core.training.layout import Span
+@pytest.mark.parametrize("window", [None, 1, 4, 30])
+@pytest.mark.parametrize(("queries", "keys"), [(12, 12), (3, 9), (4, 5), (8, 8), (1, 1)])
+def test_attention_in_products_is_torchs_own(
+    monkeypatch: pytest.MonkeyPatch, queries: int, keys: int, window: int | None
+) -> None:
+    from optune_core.training import attention
 
+    monkeypatch.setattr(attention, "_BLOCK", 4)
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (
-        torch.randn(1, heads, sum(lengths), 8, generator=generator, requires_grad=True) for heads in (4, 2, 2)
-    )
+    shapes = (1, 4, queries, 8), (1, 2, keys, 8), (1, 2, keys, 8)
+    inputs = [torch.randn(*shape, generator=generator, requires_grad=True) for shape in shapes]
     results = []
-    for attend in (_together, _apart):
-        output = attend(Span(17, *lengths), query, key, value, window, 0.3)
-        gradients = torch.autograd.grad(output.square().sum(), (query, key, value))
-        results.append([output, *gradients])
-    for together, apart in zip(*results, strict=True):
-        torch.testing.assert_close(together, apart)
+    for attend in (attention._in_products, attention._fused):
+        output = attend(*inputs, window, 0.3)
+        results.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
+    for products, fused in zip(*results, strict=True):
+        torch.testing.assert_close(products, fused)
 
 
 @pytest.mark.parametrize("cast_weights", [True, False])
-@pytest.mark.parametrize("short", [8, 512])
+@pytest.mark.parametrize("block", [5, 256])
 def test_half_precision_is_single_precision_but_for_its_noise(
-    tiny: Path, packed_model: Any, monkeypatch: pytest.MonkeyPatch, cast_weights: bool, short: int
+    tiny: Path, packed_model: Any, monkeypatch: pytest.MonkeyPatch, cast_weights: bool, block: int
 ) -> None:
-    """Whether attention is fused or in products, weights cast once or by every operation; gradients are float32."""
+    """Whether attention is whole or in blocks, weights cast once or by every operation; gradients are float32."""
     from optune_core.training import attention
 
-    monkeypatch.setattr(attention, "_SHORT", short)
+    monkeypatch.setattr(attention, "_BLOCK", block)
     half = load(tiny)
     compute_inside(half, "sdpa", cast_weights=cast_weights)
     row = pairs_of([(list(range(9)), [8, 9, 10], [12] * 5), (list(range(20, 33)), [15] * 7, [])]).row([0, 1])
