@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import Store
+from flows.options import Every, Iteration, Overrides, Store
 from flows.request import DEFAULT_STORE, requested
 from flows.study import study
 
@@ -93,7 +93,7 @@ def run(
     config: Annotated[
         str | None, typer.Argument(help="YAML file of the experiment. With --run: default, as it was last started.")
     ] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of it.")] = None,
+    overrides: Overrides = None,
     store: Store = DEFAULT_STORE,
     run: Annotated[str | None, typer.Option("--run", help="Name of the run. Default: the configuration's.")] = None,
     new_run: Annotated[bool, typer.Option("--new-run", help="A run of its own: NAME-2, NAME-3, …")] = False,
@@ -118,7 +118,7 @@ def run(
 @app.command()
 def sweep(
     config: Annotated[str, typer.Argument(help="YAML file of the sweep.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of its base.")] = None,
+    overrides: Overrides = None,
     store: Store = DEFAULT_STORE,
     parallel: Annotated[
         int | None, typer.Option(help="Cells at once on this machine. Default: as the file says.", min=1)
@@ -153,7 +153,7 @@ def sweep(
 @app.command("reward-model")
 def reward_model(
     config: Annotated[str, typer.Argument(help="YAML file with reward.type: trained.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of it.")] = None,
+    overrides: Overrides = None,
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Train the Bradley-Terry reward model of an experiment."""
@@ -174,11 +174,9 @@ def evaluate(
         str, typer.Argument(help="YAML file of the evaluation, such as configs/evaluation/demo.yaml.")
     ],
     run: Annotated[str, typer.Option("--run", help="Run whose policies are judged.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of it.")] = None,
-    iteration: Annotated[
-        int | None, typer.Option("--iteration", help="Of the policy, 0 being the run's start. Default: the last.")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All policies of the run.")] = False,
+    overrides: Overrides = None,
+    iteration: Iteration = None,
+    every: Every = False,
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Judge a run's policies against a baseline, and print their win scores."""
@@ -199,11 +197,9 @@ def alpaca(
         str, typer.Argument(help="YAML file of the evaluation, such as configs/evaluation/alpaca-eval-2.yaml.")
     ],
     run: Annotated[str, typer.Option("--run", help="Run whose policies are evaluated.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of it.")] = None,
-    iteration: Annotated[
-        int | None, typer.Option("--iteration", help="Of the policy, 0 being the run's start. Default: the last.")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All policies of the run.")] = False,
+    overrides: Overrides = None,
+    iteration: Iteration = None,
+    every: Every = False,
     store: Store = DEFAULT_STORE,
 ) -> None:
     """AlpacaEval 2 of a run's policies: print their length-controlled win rates."""
@@ -224,11 +220,9 @@ def benchmark(
         str, typer.Argument(help="YAML file of the benchmark, such as configs/benchmarks/table-5.yaml.")
     ],
     run: Annotated[str, typer.Option("--run", help="Run whose policies are asked.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, on top of it.")] = None,
-    iteration: Annotated[
-        int | None, typer.Option("--iteration", help="Of the policy, 0 being the run's start. Default: the last.")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All policies of the run.")] = False,
+    overrides: Overrides = None,
+    iteration: Iteration = None,
+    every: Every = False,
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Run tasks of lm-evaluation-harness on a run's policies, and print the results."""
@@ -278,7 +272,7 @@ def report(
 @app.command()
 def plan(
     config: Annotated[str, typer.Argument(help="YAML file of the experiment.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of it.")] = None,
+    overrides: Overrides = None,
     device: Annotated[
         str | None, typer.Option(help="a100-80gb, h100 or cpu. Default: a100-80gb; with --run: to be named.")
     ] = None,
