@@ -53,7 +53,7 @@ def test_the_points_of_a_run_cover_every_stage_and_storage_operation(
 @pytest.mark.parametrize(
     ("stride", "action"),
     [
-        (16, "kill-group"),
+        (24, "kill-group"),
         pytest.param(1, "kill-group", marks=pytest.mark.long),
         pytest.param(1, "kill", marks=pytest.mark.long),
         pytest.param(1, "term", marks=pytest.mark.long),

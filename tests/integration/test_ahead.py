@@ -29,7 +29,7 @@ train.serve(name="gpu", pause_on_shutdown=False, entrypoint_type=EntrypointType.
 def ahead_run(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Two iterations in turns, on one machine."""
     store = str(tmp_path_factory.mktemp("ahead") / "store")
-    run(write_config(tiny, name="ahead", generation={"ahead": True}), store)
+    run(write_config(tiny, name="ahead", prompts={"held_out": 0}, generation={"ahead": True}), store)
     return store
 
 

@@ -239,11 +239,11 @@ def test_the_last_policies_of_two_runs(tiny: Path, prefect_server: None, tmp_pat
     from flows.iterate import optune
 
     store = str(tmp_path / "runs")
-    for name, selector in (("chosen", "optune"), ("chance", "random")):
-        config = write_config(tiny, name=name, iterations=2, selection={"selector": selector})
+    for name, rate in (("slow", 1e-4), ("fast", 1e-2)):
+        config = write_config(tiny, name=name, iterations=1, training={"learning_rate": rate})
         optune(str(config), store=store)
-    said = call("study", "create", "runs", "--runs", "chosen", "chance", "--prompts", "4", "--store", store)
-    assert "chosen: policy 2 of the run" in said
-    assert "chosen against chance: 4 prompts are asked about" in said
+    said = call("study", "create", "runs", "--runs", "slow", "fast", "--prompts", "4", "--store", store)
+    assert "slow: policy 1 of the run" in said
+    assert "slow against fast: 4 prompts are asked about" in said
     call("gc", "--grace", "0", "--store", store)
     assert "0 of 4" in call("study", "results", "runs", "--store", store)
