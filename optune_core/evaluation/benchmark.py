@@ -7,10 +7,10 @@ from typing import Any
 
 from optune_core.config import BenchmarkConfig
 from optune_core.config.schema import Replicated
-from optune_core.errors import ConfigDrift, OptuneError
+from optune_core.errors import OptuneError
 from optune_core.evaluation.harness import harness_version, include_identity
+from optune_core.evaluation.subject import refuse_drift
 from optune_core.storage import Ledger
-from optune_core.storage.ledger import differences
 
 SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match", "f1"})
 """Metrics between 0 and 1: shown in per cent, and averaged, as the paper does."""
@@ -25,13 +25,9 @@ def check_benchmark(ledger: Ledger, config: BenchmarkConfig) -> None:
     """
     recorded = recorded_config(config)
     for standing in ledger.benchmarks():
-        if standing["name"] == config.name and (drift := differences(standing["config"], recorded)):
-            lines = "\n".join(f"  - {line}" for line in drift)
-            raise ConfigDrift(
-                f"benchmark {config.name!r} of run {ledger.run!r} has results of policy {standing['iteration']} that "
-                f"were made with another configuration:\n{lines}\nPut it back, or give this one another name: what "
-                "is unchanged is reused."
-            )
+        if standing["name"] == config.name:
+            made = f"benchmark {config.name!r} of run {ledger.run!r} has results of policy {standing['iteration']}"
+            refuse_drift(f"{made} that were made", standing, recorded)
 
 
 def recorded_config(config: BenchmarkConfig) -> dict[str, Any]:

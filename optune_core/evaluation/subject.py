@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from optune_core.config import AlpacaConfig, EvaluationConfig, OptuneConfig, parse_config
@@ -100,24 +101,32 @@ def check_comparison(ledger: Ledger, config: EvaluationConfig, iteration: int) -
     Raises:
         ConfigDrift: the comparison of this name and iteration was made with another configuration.
     """
-    _refuse_drift(ledger, config.name, iteration, ledger.comparison(config.name, iteration), recorded_config(config))
+    made = f"evaluation {config.name!r} of policy {iteration} of run {ledger.run!r} was made"
+    refuse_drift(made, ledger.comparison(config.name, iteration), recorded_config(config))
 
 
 def check_win_rate(ledger: Ledger, config: AlpacaConfig, iteration: int) -> None:
     """As `check_comparison`, for a length-controlled win rate."""
-    _refuse_drift(ledger, config.name, iteration, ledger.win_rate(config.name, iteration), recorded_alpaca(config))
+    made = f"evaluation {config.name!r} of policy {iteration} of run {ledger.run!r} was made"
+    refuse_drift(made, ledger.win_rate(config.name, iteration), recorded_alpaca(config))
 
 
-def _refuse_drift(
-    ledger: Ledger, name: str, iteration: int, standing: dict[str, Any] | None, config: dict[str, Any]
-) -> None:
-    if standing is None:
-        return
-    if drift := differences(standing["config"], config):
+def refuse_drift(made: str, standing: Mapping[str, Any] | None, config: dict[str, Any]) -> None:
+    """Refuse to go on under the name of a record that was made with another configuration.
+
+    Args:
+        made: what was made, and the verb: "evaluation 'a' of policy 1 was made".
+        standing: the record; None if there is none.
+        config: the configuration as a record would hold it.
+
+    Raises:
+        ConfigDrift: they differ.
+    """
+    if standing is not None and (drift := differences(standing["config"], config)):
         lines = "\n".join(f"  - {line}" for line in drift)
         raise ConfigDrift(
-            f"evaluation {name!r} of policy {iteration} of run {ledger.run!r} was made with another "
-            f"configuration:\n{lines}\nPut it back, or give this one another name: what is unchanged is reused."
+            f"{made} with another configuration:\n{lines}\nPut it back, or give this one another name: what is "
+            "unchanged is reused."
         )
 
 
