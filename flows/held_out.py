@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from optune_core.storage import Ref
 from tasks.context import RunContext
-from tasks.iterate import generate, score, split_held_out
+from tasks.iterate import generate, held_out_jobs, score, split_held_out
 from tasks.report import commit_evaluation
 
 
 def evaluate(context: RunContext, t: int, policy: Ref) -> None:
-    """Score π_t on the held-out prompts (answered in iteration t's engine, where there was one) and record it."""
+    """Score π_t on the held-out prompts (with iteration t's responses, where there were any) and record it."""
     if context.held_out_prompts == 0:
         return
     _, responses = split_held_out(context, generate(context, t, policy, []))
-    proxy = score(context, "held-out", context.reward, responses, drop_truncated=False)
-    gold = score(context, "held-out gold", context.gold, responses, drop_truncated=False) if context.gold else []
-    commit_evaluation(context, t, policy, responses, proxy, gold)
+    proxy, *gold = score(context, held_out_jobs(context, responses))
+    commit_evaluation(context, t, policy, responses, proxy, gold[0] if gold else [])

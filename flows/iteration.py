@@ -7,7 +7,17 @@ from prefect import flow
 from flows.held_out import evaluate
 from optune_core.storage import Ref
 from tasks.context import RunContext
-from tasks.iterate import draw, generate, merge, score, select, split_held_out, take_fixed_pairs
+from tasks.iterate import (
+    draw,
+    fresh_job,
+    generate,
+    held_out_jobs,
+    merge,
+    score,
+    select,
+    split_held_out,
+    take_fixed_pairs,
+)
 from tasks.report import check_fresh_data, commit_iteration
 from tasks.train import begin_training
 
@@ -47,17 +57,19 @@ def respond(
     """Rank, regenerate, score: (selection, responses, scores) of iteration t.
 
     Args:
-        held_out: the same engine answers the held-out prompts too.
+        held_out: the same engine answers the held-out prompts too, and the same reward model scores the answers.
     """
     (selected,) = select(context, t, previous)
+    held_out_responses: list[Ref] = []
     if context.config.selection.selector == "none":
         responses = take_fixed_pairs(context) if t == 0 else []
     elif held_out:
-        responses, _ = split_held_out(context, generate(context, t, sampler, [selected]))
+        responses, held_out_responses = split_held_out(context, generate(context, t, sampler, [selected]))
     else:
         responses = generate(context, t, sampler, [selected], held_out=False)
-    drop_truncated = context.config.generation.truncated == "drop"
-    scores = score(context, "pairs", context.reward, responses, drop_truncated) if responses else []
+    if not responses:
+        return selected, [], []
+    scores, *_ = score(context, [fresh_job(context, responses), *held_out_jobs(context, held_out_responses)])
     return selected, responses, scores
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from typing import Any
 
 from optune_core.config.schema import FunctionReward, Selection
-from optune_core.rewards import RewardRef
 from optune_core.stages import fixed_pairs, replay, responses, scores, selection
 from optune_core.stages import prompts as prompts_stage
 from optune_core.storage import Ref
@@ -58,16 +58,20 @@ def take_fixed_pairs(context: RunContext) -> Any:
     return make(context.store, "fixed-pairs", fixed_pairs.Spec(prompts=context.prompts, policy=context.policy))
 
 
-@stage_task("score", "score {name}")
-def score(context: RunContext, name: str, reward: RewardRef, shards: list[Ref], drop_truncated: bool) -> Any:
-    """Rewards of responses."""
-    spec = scores.Spec(
-        reward=reward,
-        drop_truncated=drop_truncated,
-        responses=[shard.to_json() for shard in shards],
-        replicas=None if isinstance(context.config.reward, FunctionReward) else context.config.reward.replicas,
-    )
-    return make(context.store, "scores", spec)
+@stage_task("score", "score by {kind}")
+def _score(context: RunContext, kind: str, jobs: list[scores.Job]) -> Any:
+    replicas = None if isinstance(context.config.reward, FunctionReward) else context.config.reward.replicas
+    return make(context.store, "scores", scores.Spec(jobs=jobs, replicas=replicas))
+
+
+def score(context: RunContext, jobs: list[scores.Job]) -> list[list[Ref]]:
+    """Rewards of responses: of each job, those of its shards. What models score is one task, and what functions do."""
+    made = {}
+    for kind in ("classifier", "function"):
+        numbers = [number for number, job in enumerate(jobs) if job.reward.type == kind]
+        references = iter(_score(context, kind, [jobs[number] for number in numbers]) if numbers else [])
+        made |= {number: list(islice(references, len(jobs[number].responses))) for number in numbers}
+    return [made[number] for number in range(len(jobs))]
 
 
 @stage_task("merge")
@@ -101,6 +105,23 @@ def split_held_out(context: RunContext, shards: list[Ref]) -> tuple[list[Ref], l
     """What `generate` returned, as (shards of the selected prompts, shards of the held-out prompts)."""
     held_out = math.ceil(context.held_out_prompts / context.config.generation.shard_size)
     return shards[: len(shards) - held_out], shards[len(shards) - held_out :]
+
+
+def fresh_job(context: RunContext, shards: list[Ref]) -> scores.Job:
+    """The proxy's rewards of the selected prompts' responses."""
+    assert context.reward is not None
+    return scores.Job(
+        reward=context.reward,
+        drop_truncated=context.config.generation.truncated == "drop",
+        responses=[shard.to_json() for shard in shards],
+    )
+
+
+def held_out_jobs(context: RunContext, shards: list[Ref]) -> list[scores.Job]:
+    """The proxy's rewards of the held-out prompts' responses, and the gold ones; empty where there are none."""
+    rewards = [reward for reward in (context.reward, context.gold) if reward is not None and shards]
+    responses = [shard.to_json() for shard in shards]
+    return [scores.Job(reward=reward, drop_truncated=False, responses=responses) for reward in rewards]
 
 
 def generation_spec(context: RunContext, iteration: int, policy: Ref, jobs: list[responses.Job]) -> responses.Spec:

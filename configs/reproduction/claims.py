@@ -179,11 +179,13 @@ def main() -> None:
             if selection == one and (other, loss, seed) in started
         ]
 
-    for rho in ("0.3", "0.5", "0.7"):
-        if any(selection == f"optune, ρ = {rho}" for selection, _, _ in started):
-            contrast(f"OPTune - random, ρ = {rho}", reached, cells(f"random, ρ = {rho}", f"optune, ρ = {rho}"))
-            contrast(f"OPTune at ρ = {rho} - full online", reached, cells(FULL, f"optune, ρ = {rho}"))
-            contrast(f"random at ρ = {rho} - full online", reached, cells(FULL, f"random, ρ = {rho}"))
+    ratios = [rho for rho in ("0.3", "0.5", "0.7") if any(key[0] == f"optune, ρ = {rho}" for key in started)]
+    for rho in ratios:
+        contrast(f"OPTune - random, ρ = {rho}", reached, cells(f"random, ρ = {rho}", f"optune, ρ = {rho}"))
+        contrast(f"OPTune at ρ = {rho} - full online", reached, cells(FULL, f"optune, ρ = {rho}"))
+        contrast(f"random at ρ = {rho} - full online", reached, cells(FULL, f"random, ρ = {rho}"))
+    pairs = [pair for rho in ratios for pair in cells(f"random, ρ = {rho}", f"optune, ρ = {rho}")]
+    contrast("OPTune - random, over all ρ", reached, pairs)
     for loss in losses:
         if loss != "DPO":
             pairs = [

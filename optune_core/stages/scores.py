@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -25,59 +26,78 @@ SCORED = only(RESPONSES, "prompt_id", "prompt", "messages", "sample", "response"
 """What a reward is given for."""
 
 
-class Spec(BaseModel):
+class Job(BaseModel):
+    """Shards of responses that one reward is asked about."""
+
     reward: RewardRef
     drop_truncated: bool
     responses: list[dict[str, str]]
     """References to the shards."""
+
+
+class Spec(BaseModel):
+    jobs: list[Job]
+    """Their rewards are all models or all functions."""
     replicas: int | None = None
     """Reward models side by side; None: as many as there are devices."""
+    shards: list[int] | None = None
+    """Which of the jobs' shards to score, counted from 0 over all jobs; None: all."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work a shard of responses."""
-    reward = spec.reward
-    params = reward.model_dump(mode="json", exclude={"model"}) | {"drop_truncated": spec.drop_truncated}
-    model = {"reward": Ref.from_json(reward.model)} if reward.model else {}
-    return [Work("scores", VERSION, params, model | {"responses": Ref.from_json(shard)}) for shard in spec.responses]
+    """One work a shard of responses, job after job."""
+    return [work for work, _, _ in _shards(spec)]
 
 
 def replicas(spec: Spec) -> Replicas | None:
-    """Reward models side by side; a function is called in one process, which sees all devices."""
-    return None if spec.reward.type == "function" else Replicas("reward", spec.replicas, devices=1)
+    """Reward models side by side; functions are called in one process, which sees all devices."""
+    if spec.jobs[0].reward.type == "function":
+        return None
+    return Replicas("reward", spec.replicas, devices=1)
 
 
 def share(spec: Spec, numbers: list[int]) -> Spec:
     """What one of several reward models is asked for: the works with these numbers."""
-    return spec.model_copy(update={"responses": [spec.responses[number] for number in numbers]})
+    return spec.model_copy(update={"shards": numbers})
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Score the shards that are missing; what is scored is committed beside the scoring of the next."""
-    missing = [
-        (work, Ref.from_json(shard))
-        for work, shard in zip(works(store, spec), spec.responses, strict=True)
-        if store.find(work) is None
-    ]
-    total = sum(count_rows(store.fetch(shard) / RESPONSES_FILE) for _, shard in missing)
-    progress("load reward model", 0, 0)
-    model = store.fetch(Ref.from_json(spec.reward.model), "model/*") if spec.reward.model else None
-    scorer = open_scorer(spec.reward, model)
+    """Score the shards that are missing; what is scored is committed beside the scoring of the next.
+
+    A reward is opened once, for all of its jobs that follow each other.
+    """
+    missing = [shard for shard in _shards(spec) if store.find(shard[0]) is None]
+    total = sum(count_rows(store.fetch(shard) / RESPONSES_FILE) for _, _, shard in missing)
     before = 0
     with Background() as background:
-        for work, shard in missing:
-            started = time.monotonic()
-            offset = before
-            table = score_table(
-                read_table(store.fetch(shard) / RESPONSES_FILE, SCORED),
-                scorer,
-                spec.drop_truncated,
-                lambda done, offset=offset: progress("score", offset + done, total),
-            )
-            reach("scores.scored")
-            before += table.num_rows
-            timing = {"seconds": time.monotonic() - started, "ended_at": time.time()}
-            background.run(_commit, store, work, table, timing)
+        for reward, shards in groupby(missing, key=lambda shard: shard[1].reward):
+            progress("load reward model", before, total)
+            model = store.fetch(Ref.from_json(reward.model), "model/*") if reward.model else None
+            scorer = open_scorer(reward, model)
+            for work, job, shard in shards:
+                started = time.monotonic()
+                offset = before
+                table = score_table(
+                    read_table(store.fetch(shard) / RESPONSES_FILE, SCORED),
+                    scorer,
+                    job.drop_truncated,
+                    lambda done, offset=offset: progress("score", offset + done, total),
+                )
+                reach("scores.scored")
+                before += table.num_rows
+                timing = {"seconds": time.monotonic() - started, "ended_at": time.time()}
+                background.run(_commit, store, work, table, timing)
+
+
+def _shards(spec: Spec) -> list[tuple[Work, Job, Ref]]:
+    shards = []
+    for job in spec.jobs:
+        params = job.reward.model_dump(mode="json", exclude={"model"}) | {"drop_truncated": job.drop_truncated}
+        model = {"reward": Ref.from_json(job.reward.model)} if job.reward.model else {}
+        for reference in job.responses:
+            shard = Ref.from_json(reference)
+            shards.append((Work("scores", VERSION, params, model | {"responses": shard}), job, shard))
+    return shards if spec.shards is None else [shards[number] for number in spec.shards]
 
 
 def _commit(store: ArtifactStore, work: Work, table: pa.Table, timing: dict[str, float]) -> None:

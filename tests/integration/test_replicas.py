@@ -107,12 +107,12 @@ def test_several_make_what_one_makes_to_the_byte(tiny: Path, tmp_path: Path) -> 
     classifier = build_model(tmp_path / "classifier", labels=1)
     scored = []
     for inputs, replicas in ((one, None), (several, 2)):
-        spec = scores.Spec(
+        job = scores.Job(
             reward=RewardRef(type="classifier", model=inputs.model(classifier, "reward").to_json(), dtype="float32"),
             drop_truncated=False,
             responses=[ref.to_json() for ref in alone],
-            replicas=replicas,
         )
+        spec = scores.Spec(jobs=[job], replicas=replicas)
         scored.append([made.ref for made in run_stage(inputs.store, "scores", spec, silent, lambda line: None)])
     assert scored[0] == scored[1]
 

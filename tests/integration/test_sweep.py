@@ -14,7 +14,9 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from flows.cli import app
 from optune_core.config.sweep import load_sweep
 from optune_core.errors import ConfigDrift, OptuneError
 from optune_core.reports.sharing import sharing
@@ -112,12 +114,44 @@ def test_the_common_prefix_is_made_once(swept: tuple[Path, str]) -> None:
     assert shared.shared >= 3 + 2 + 1 + 2, "shards, held-out shards, replay set, policies of iteration 0"
 
 
-def test_a_cell_is_what_a_run_by_itself_would_be(swept: tuple[Path, str], tmp_path: Path, tiny: Path) -> None:
+@pytest.fixture(scope="module")
+def alone(swept: tuple[Path, str], s3_bucket: str, tiny: Path) -> str:
+    """An object store with the sweep's last cell, as a run by itself."""
+    store = f"{s3_bucket}/alone"
+    run(tiny / "swept-base.yaml", store, overrides=load_sweep(swept[0]).cells[-1].overrides)
+    return store
+
+
+def test_a_cell_on_disk_is_what_a_run_by_itself_is_on_an_object_store(swept: tuple[Path, str], alone: str) -> None:
     sweep, store = swept
     cell = load_sweep(sweep).cells[-1]
-    alone = str(tmp_path / "store")
-    run(tiny / "swept-base.yaml", alone, overrides=cell.overrides)
     assert facts(alone, cell.run) == facts(store, cell.run)
+
+
+def test_a_sweep_on_an_object_store_is_judged_compared_and_reported(
+    swept: tuple[Path, str], alone: str, tiny: Path, tmp_path: Path
+) -> None:
+    from flows.sweep import sweep as flow
+
+    judge = {
+        "name": "judged",
+        "prompts": {"type": "held_out"},
+        "baseline": {"type": "iteration", "iteration": 0},
+        "judge": {"type": "reward", "reward": {"type": "function", "function": "tests.rewards:brevity"}},
+    }
+    (tmp_path / "judge.yaml").write_text(yaml.safe_dump(judge))
+    path = write_sweep(tiny, "swept", {key: values[-1:] for key, values in GRID.items()}, held_out=6)
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"evaluation": str(tmp_path / "judge.yaml")}))
+    (cell,) = load_sweep(path).cells
+    places = flow(str(path), store=alone)
+    assert places and all(place.startswith(alone) for place in places)
+    objects = open_objects(alone)
+    lease = json.loads(objects.read(f"runs/{cell.run}/lease.json") or b"{}")
+    assert lease["starts"] == 1, "the cell was found finished"
+    assert [record["iteration"] for record in Ledger(objects, cell.run).comparisons()][-2:] == [1, 2]
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["report", cell.run, "--store", alone, "--out", str(page)], catch_exceptions=False)
+    assert done.exit_code == 0 and "Win scores" in page.read_text()
 
 
 def test_the_same_command_again_does_nothing(swept: tuple[Path, str], environment: dict[str, str]) -> None:

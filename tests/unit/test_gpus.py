@@ -112,7 +112,9 @@ JOB: dict[str, Any] = {"prompts": REF, "file": "b", "rows": 12, "samples": 1}
 def scoring_spec(replicas: int | None) -> scores.Spec:
     shards = [REF | {"digest": str(number) * 64} for number in range(5)]
     reward = RewardRef(type="classifier", model=REF)
-    return scores.Spec(reward=reward, drop_truncated=False, responses=shards, replicas=replicas)
+    pairs = scores.Job(reward=reward, drop_truncated=True, responses=shards[:3])
+    held_out = scores.Job(reward=reward, drop_truncated=False, responses=shards[3:])
+    return scores.Spec(jobs=[pairs, held_out], replicas=replicas)
 
 
 def test_keys_say_what_not_how_many_made_it(tmp_path: Any) -> None:
