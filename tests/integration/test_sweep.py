@@ -129,7 +129,7 @@ def test_a_cell_on_disk_is_what_a_run_by_itself_is_on_an_object_store(swept: tup
 
 
 def test_a_sweep_on_an_object_store_is_judged_compared_and_reported(
-    swept: tuple[Path, str], alone: str, tiny: Path, tmp_path: Path
+    swept: tuple[Path, str], alone: str, tmp_path: Path
 ) -> None:
     from flows.sweep import sweep as flow
 
@@ -140,8 +140,10 @@ def test_a_sweep_on_an_object_store_is_judged_compared_and_reported(
         "judge": {"type": "reward", "reward": {"type": "function", "function": "tests.rewards:brevity"}},
     }
     (tmp_path / "judge.yaml").write_text(yaml.safe_dump(judge))
-    path = write_sweep(tiny, "swept", {key: values[-1:] for key, values in GRID.items()}, held_out=6)
-    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {"evaluation": str(tmp_path / "judge.yaml")}))
+    whole = yaml.safe_load(swept[0].read_text())
+    grid = {key: values[-1:] for key, values in GRID.items()}
+    path = tmp_path / "swept.yaml"
+    path.write_text(yaml.safe_dump(whole | {"grid": grid, "evaluation": str(tmp_path / "judge.yaml")}))
     (cell,) = load_sweep(path).cells
     places = flow(str(path), store=alone)
     assert places and all(place.startswith(alone) for place in places)
