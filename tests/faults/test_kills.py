@@ -112,8 +112,9 @@ def test_killed_with_the_real_engine_on_a_real_object_store(
     """vLLM and S3: one uninterrupted run as the reference, one that is killed."""
     vllm = {"type": "vllm", "dtype": "float32", "enforce_eager": True, "cpu_kv_cache_gib": 1}
     name = "engine" if points else "engine-long"
-    sections = SMALL | {"generation": SMALL["generation"] | {"engine": vllm}, "prompts": {"sample": 8, "held_out": 0}}
-    config = write_config(tiny, name=name, iterations=1, **sections)
+    config = write_config(
+        tiny, name=name, iterations=1, **SMALL | {"generation": SMALL["generation"] | {"engine": vllm}}
+    )
     whole = Runner(config, f"{s3_bucket}/{name}-whole", tmp_path / "whole", api)
     whole.finish(most_starts=1)
     runner = Runner(config, f"{s3_bucket}/{name}-killed", tmp_path / "killed", api)
