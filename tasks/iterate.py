@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from optune_core.config.schema import FunctionReward, Selection
@@ -66,12 +66,12 @@ def _score(context: RunContext, kind: str, jobs: list[scores.Job]) -> Any:
 
 def score(context: RunContext, jobs: list[scores.Job]) -> list[list[Ref]]:
     """Rewards of responses: of each job, those of its shards. What models score is one task, and what functions do."""
-    made = {}
-    for kind in ("classifier", "function"):
-        numbers = [number for number, job in enumerate(jobs) if job.reward.type == kind]
-        references = iter(_score(context, kind, [jobs[number] for number in numbers]) if numbers else [])
-        made |= {number: list(islice(references, len(jobs[number].responses))) for number in numbers}
-    return [made[number] for number in range(len(jobs))]
+    made: list[list[Ref]] = []
+    for kind, group in groupby(jobs, key=lambda job: job.reward.type):
+        alike = list(group)
+        references = iter(_score(context, kind, alike))
+        made += [list(islice(references, len(job.responses))) for job in alike]
+    return made
 
 
 @stage_task("merge")
