@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optune_core.config.schema import Generation, TransformersEngine
 from optune_core.generation.engine import Request, Response
+from optune_core.generation.nucleus import keep_nucleus
 
 
 class TransformersGeneration:
@@ -55,7 +56,7 @@ class TransformersGeneration:
             )
             cache = output.past_key_values
             logits = output.logits[:, -1].float()
-            probabilities = self._nucleus(logits)
+            probabilities = keep_nucleus(logits / self._config.temperature, self._config.top_p).softmax(dim=-1)
             tokens = torch.stack(
                 [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
             )
@@ -79,40 +80,3 @@ class TransformersGeneration:
                 finish_reason="stop" if token_ids[-1] in self._stop else "length",
                 logp=logp if self._config.logps else None,
             )
-
-    def _nucleus(self, logits: torch.Tensor) -> torch.Tensor:
-        """Probabilities (batch, vocabulary) at the temperature, cut to the smallest set of mass top_p."""
-        return cut_to_nucleus(torch.softmax(logits / self._config.temperature, dim=-1), self._config.top_p)
-
-
-def cut_to_nucleus(probabilities: torch.Tensor, top_p: float, likely: int = 512) -> torch.Tensor:
-    """Set all but the most probable tokens, as few as have the mass top_p, to 0.
-
-    Sorting a whole vocabulary takes a CPU longer than the rest of the sampling. A nucleus lies nearly always within
-    the `likely` most probable tokens, so whole rows are sorted only where it does not, or where equals stand at its
-    edge: which of them belong to it is as the whole sort puts them.
-
-    Args:
-        probabilities: float, (batch, vocabulary).
-        top_p: in (0, 1].
-        likely: tokens to look at first. Changes no result.
-
-    Returns:
-        (batch, vocabulary), not normalised.
-    """
-    ordered, order = probabilities.topk(min(likely, probabilities.shape[-1]), dim=-1)
-    outside = _outside(ordered, top_p)
-    last = (~outside).sum(dim=-1, keepdim=True) - 1
-    first_outside = (last + 1).clamp(max=ordered.shape[-1] - 1)
-    settled = (ordered.gather(-1, last) > ordered.gather(-1, first_outside))[:, 0]
-    nucleus = torch.zeros_like(probabilities).scatter(-1, order, ordered.masked_fill(outside, 0.0))
-    whole = (~settled).nonzero()[:, 0]
-    ordered, order = probabilities[whole].sort(dim=-1, descending=True)
-    ordered = ordered.masked_fill(_outside(ordered, top_p), 0.0)
-    nucleus[whole] = torch.zeros_like(ordered).scatter(-1, order, ordered)
-    return nucleus
-
-
-def _outside(ordered: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Tokens before which the mass top_p is reached, of probabilities in descending order."""
-    return ordered.cumsum(dim=-1) - ordered >= top_p

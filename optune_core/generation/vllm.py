@@ -24,13 +24,19 @@ class VllmGeneration:
         from vllm.platforms import current_platform
 
         limits: dict[str, Any] = {}
+        self._top_p = config.top_p
         if current_platform.is_cpu():
+            from optune_core.generation.vllm_nucleus import Nucleus
+
+            self._top_p = 1.0  # for vLLM: the nucleus is kept before it samples
             # A chunked prefill with per-request seeds ends the CPU engine ("CPU Generator does not use offset").
             # Samples share whole blocks of their prompt, and the CPU's default of 128 tokens exceeds most prompts.
             limits = {
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(4096, max_tokens),
                 "block_size": 32,
+                "logits_processors": [Nucleus],
+                "additional_config": {"top_p": config.top_p},
             }
         self._config = config
         self._engine = engine
@@ -78,7 +84,7 @@ class VllmGeneration:
 
         return SamplingParams(
             temperature=self._config.temperature,
-            top_p=self._config.top_p,
+            top_p=self._top_p,
             max_tokens=self._config.max_tokens,
             seed=request.seed,
             logprobs=0 if self._config.logps else None,  # of the sampled token alone

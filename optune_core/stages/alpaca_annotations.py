@@ -112,8 +112,8 @@ def _commit(store: ArtifactStore, work: Work, rows: list[Row], annotator: Librar
 
 
 def _shards(spec: Spec) -> list[range]:
-    size = spec.shard_size
-    return [range(first, min(first + size, spec.answered)) for first in range(0, spec.answered, size)]
+    every = range(spec.answered)
+    return [every[first : first + spec.shard_size] for first in every[:: spec.shard_size]]
 
 
 def _paired(store: ArtifactStore, spec: Spec) -> list[Row]:

@@ -109,8 +109,8 @@ def _shards(spec: Spec) -> list[tuple[Work, range]]:
             parents["judge"] = Ref.from_json(judge.reward.model)
     for side, shards in (("policy", spec.policy), ("baseline", spec.baseline)):
         parents |= {f"{side}/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(shards)}
-    size = spec.shard_size
-    rows = [range(first, min(first + size, spec.prompts)) for first in range(0, spec.prompts, size)]
+    every = range(spec.prompts)
+    rows = [every[first : first + spec.shard_size] for first in every[:: spec.shard_size]]
     return [
         (Work("comparisons", VERSION, {"judge": params, "rows": [shard.start, len(shard)]}, parents), shard)
         for shard in rows

@@ -14,6 +14,7 @@ import torch
 from optune_core.config.schema import Generation, TransformersEngine, VllmEngine
 from optune_core.errors import TransientError
 from optune_core.generation import Request, Response, open_engine, sampling_seed
+from optune_core.generation.nucleus import keep_nucleus
 from optune_core.generation.transformers import TransformersGeneration
 from optune_core.launch import run_stage
 from optune_core.progress import silent
@@ -46,17 +47,22 @@ def shard_of(shard: int, size: int = 7) -> list[Request]:
 REQUESTS = shard_of(0)
 
 
-def float32_logps(model: Path, requests: list[Request], responses: list[Response]) -> list[float]:
-    """log π(y|x) of each response, one plain float32 forward pass each."""
+def plain_logits(model: Path, requests: list[Request], responses: list[Response]) -> Iterator[torch.Tensor]:
+    """Float32 logits of each response's tokens, (tokens, vocabulary), one plain forward pass a response."""
     from transformers import AutoModelForCausalLM
 
     plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    logps = []
     for request, response in zip(requests, responses, strict=True):
-        ids = torch.tensor([request.prompt_token_ids + response.token_ids])
         with torch.inference_mode():
-            token_logps = plain(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])
-        logps.append(float(token_logps[-len(response.token_ids) :].sum()))
+            logits = plain(input_ids=torch.tensor([request.prompt_token_ids + response.token_ids])).logits
+        yield logits[0, len(request.prompt_token_ids) - 1 : -1]
+
+
+def float32_logps(model: Path, requests: list[Request], responses: list[Response]) -> list[float]:
+    """log π(y|x) of each response."""
+    logps = []
+    for response, logits in zip(responses, plain_logits(model, requests, responses), strict=True):
+        logps.append(float(logits.log_softmax(-1).gather(-1, torch.tensor(response.token_ids)[:, None]).sum()))
     return logps
 
 
@@ -178,6 +184,19 @@ def test_vllm_log_probabilities_are_those_of_a_plain_forward(vllm: Any, model: P
         vllm_answers(vllm, requests, repeatable=repeatable), key=lambda response: (response.shard, response.index)
     )
     assert [response.logp for response in found] == pytest.approx(float32_logps(model, requests, found), abs=1e-3)
+
+
+def test_vllm_samples_from_the_nucleus_at_the_temperature(
+    vllm: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm, "_config", vllm._config.model_copy(update={"temperature": 0.2}))
+    requests = [*shard_of(0), *shard_of(1), *shard_of(2)]
+    found = sorted(vllm_answers(vllm, requests, repeatable=True), key=lambda response: (response.shard, response.index))
+    assert sum(len(response.token_ids) for response in found) > 100, "of which a tenth would lie outside, uncut"
+    for response, logits in zip(found, plain_logits(model, requests, found), strict=True):
+        # A hair more than the engine's 0.9, which may round otherwise at the edge.
+        nucleus = keep_nucleus(logits / 0.2, 0.901).isfinite()
+        assert nucleus.gather(-1, torch.tensor(response.token_ids)[:, None]).all()
 
 
 def test_a_streaming_run_that_was_killed_keeps_what_is_committed_and_adds_the_rest(

@@ -1,0 +1,29 @@
+"""top_p for vLLM on CPUs, whose own sorts the whole vocabulary for every token: more time than the model takes."""
+
+from __future__ import annotations
+
+import torch
+from vllm.config import VllmConfig
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+
+from optune_core.generation.nucleus import keep_nucleus
+
+
+class Nucleus(LogitsProcessor):  # type: ignore[misc]  # vLLM has no types that mypy follows
+    """Keeps the nucleus of every request; `additional_config` holds the `top_p` that they share.
+
+    vLLM calls it after the temperature and before it samples.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        assert isinstance(vllm_config.additional_config, dict)
+        self._top_p: float = vllm_config.additional_config["top_p"]
+
+    def is_argmax_invariant(self) -> bool:
+        return True
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        """Nothing is kept of requests."""
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        return keep_nucleus(logits, self._top_p)
