@@ -46,7 +46,7 @@ BENCH := .optune/bench
 bench: install  ## All benchmarks, JSON into .optune/bench (two hours on two cores).
 	mkdir -p $(BENCH)
 	$(BIN)/python -m configs.demo.prepare
-	for name in training data_plane generation overhead iteration engine_logps; do \
+	for name in training data_plane generation nucleus overhead iteration engine_logps; do \
 		$(BIN)/python -m tests.benchmarks.$$name --json $(BENCH)/$$name.json || exit 1; done
 
 check: install  ## Format, lint, types.
