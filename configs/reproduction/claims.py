@@ -3,8 +3,8 @@
     python -m configs.reproduction.claims [SWEEP.yaml] [--store URL] [--null RUN]
 
 Differences are between cells of equal seed, and so of equal held-out prompts: mean over seeds and prompts, a 95 %
-bootstrap interval over the prompts of each seed, then the mean of each seed. Their spread says more than the interval,
-which knows nothing of what another training run would have given.
+bootstrap interval over the prompts of each seed, then the mean of each seed and the 95 % t-interval of these. That one
+says more: the other knows nothing of what another training run would have given.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from optune_core.config import OptuneConfig
 from optune_core.config.sweep import load_sweep
@@ -64,8 +65,11 @@ def difference(pairs: Iterable[tuple[int, Values, Values]]) -> str:
         for _ in range(RESAMPLES)
     ]
     low, high = np.quantile(means, [0.025, 0.975])
-    each = ", ".join(f"{values.mean():+.2f}" for values in seeds)
-    return f"{np.mean([values.mean() for values in seeds]):+.2f} [{low:+.2f}, {high:+.2f}]  seeds {each}"
+    of_seeds = [float(values.mean()) for values in seeds]
+    told = f"{fmean(of_seeds):+.2f} [{low:+.2f}, {high:+.2f}]  seeds {', '.join(f'{mean:+.2f}' for mean in of_seeds)}"
+    if len(of_seeds) > 1:
+        told += f" ± {scipy.stats.t.ppf(0.975, len(of_seeds) - 1) * stdev(of_seeds) / len(of_seeds) ** 0.5:.2f}"
+    return told
 
 
 def contrast(title: str, reached: dict[Key, list[dict[str, Values]]], pairs: Sequence[tuple[Key, Key]]) -> None:
@@ -78,7 +82,7 @@ def contrast(title: str, reached: dict[Key, list[dict[str, Values]]], pairs: Seq
                 for one, other in pairs
                 if metric in reached[one][t] and metric in reached[other][t]
             ]
-            if known:
+            if any(one != other for _, one, other in known):  # iteration 0 is shared
                 print(f"  {metric:<10} π_{t}: {difference(known)}  ({len(known)} pairs of cells)")
 
 
@@ -172,20 +176,22 @@ def main() -> None:
             if told:
                 print(f"  {selection}; {loss}; π_{t}: {told}")
 
-    def cells(one: str, other: str) -> list[tuple[Key, Key]]:
+    def cells(one: str, other: str, of_losses: Sequence[str]) -> list[tuple[Key, Key]]:
         return [
             ((one, loss, seed), (other, loss, seed))
             for selection, loss, seed in started
-            if selection == one and (other, loss, seed) in started
+            if selection == one and loss in of_losses and (other, loss, seed) in started
         ]
 
     ratios = [rho for rho in ("0.3", "0.5", "0.7") if any(key[0] == f"optune, ρ = {rho}" for key in started)]
-    for rho in ratios:
-        contrast(f"OPTune - random, ρ = {rho}", reached, cells(f"random, ρ = {rho}", f"optune, ρ = {rho}"))
-        contrast(f"OPTune at ρ = {rho} - full online", reached, cells(FULL, f"optune, ρ = {rho}"))
-        contrast(f"random at ρ = {rho} - full online", reached, cells(FULL, f"random, ρ = {rho}"))
-    pairs = [pair for rho in ratios for pair in cells(f"random, ρ = {rho}", f"optune, ρ = {rho}")]
-    contrast("OPTune - random, over all ρ", reached, pairs)
+    for title, of_losses in [*((f"; {loss}", [loss]) for loss in losses), ("; all losses", losses)]:
+        for rho in ratios:
+            optune, random = f"optune, ρ = {rho}", f"random, ρ = {rho}"
+            contrast(f"OPTune - random, ρ = {rho}{title}", reached, cells(random, optune, of_losses))
+            contrast(f"OPTune at ρ = {rho} - full online{title}", reached, cells(FULL, optune, of_losses))
+            contrast(f"random at ρ = {rho} - full online{title}", reached, cells(FULL, random, of_losses))
+        pairs = [pair for rho in ratios for pair in cells(f"random, ρ = {rho}", f"optune, ρ = {rho}", of_losses)]
+        contrast(f"OPTune - random, over all ρ{title}", reached, pairs)
     for loss in losses:
         if loss != "DPO":
             pairs = [
