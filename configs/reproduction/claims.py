@@ -23,7 +23,7 @@ from optune_core.config.sweep import load_sweep
 from optune_core.reports.analysis import analyse
 from optune_core.reports.statistics import reward_per_prompt
 from optune_core.reports.sweep import loss_label, selection_label
-from optune_core.schemas import COMPARISONS, SCORES
+from optune_core.schemas import COMPARISONS, REPLAY, SCORES, only, read_table
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 
@@ -117,6 +117,25 @@ def gains(name: str, runs: Iterable[Any]) -> None:
         print(f"  {name}, D_{t - 1} to D_{t}: bottom {bottom:+.1f}, top {top:+.1f}, {share} ({len(found)} runs)")
 
 
+def gaps(store: ArtifactStore, runs: dict[Key, str]) -> None:
+    """Mean reward gap r_w - r_l of the pairs that were made anew and of those that were kept, and σ of it (β₂ = 1)."""
+    print("\nReward gap (and weight at β₂ = 1) of the pairs trained on, over seeds: regenerated; reused")
+    found: defaultdict[tuple[str, str, int], defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for (selection, loss, _), run in runs.items():
+        for t, record in enumerate(Ledger(store.objects, run).iterations()):
+            replay = store.fetch(Ref.from_json(record["artifacts"]["replay"])) / "replay.parquet"
+            for row in read_table(replay, only(REPLAY, "status", "chosen_reward", "rejected_reward")).to_pylist():
+                if row["status"] in ("regenerated", "reused"):
+                    found[selection, loss, t][row["status"]].append(row["chosen_reward"] - row["rejected_reward"])
+    for (selection, loss, t), by_status in found.items():
+        if "reused" in by_status:
+            told = (
+                f"{np.mean(by_status[status]):.2f} ({np.mean(1 / (1 + np.exp(-np.array(by_status[status])))):.3f})"
+                for status in ("regenerated", "reused")
+            )
+            print(f"  {selection}; {loss}, D_{t}: {'; '.join(told)}")
+
+
 def lengths(store: ArtifactStore, runs: dict[Key, str]) -> None:
     """Mean tokens of held-out responses and share cut at the limit, π_0 to the last policy."""
     print("\nHeld-out response tokens (share cut at the limit), by policy, mean over seeds")
@@ -204,6 +223,7 @@ def main() -> None:
         gains(loss, [run for key, run in facts.items() if key[:2] == (FULL, loss)])
     if arguments.null:
         gains("policy that does not move", [analyse(store, arguments.null)])
+    gaps(store, started)
     lengths(store, started)
 
 
