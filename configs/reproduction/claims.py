@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import scipy.stats
+import torch
 
 from optune_core.config import OptuneConfig
 from optune_core.config.sweep import load_sweep
+from optune_core.losses import reward_weights
 from optune_core.reports.analysis import analyse
 from optune_core.reports.statistics import reward_per_prompt
 from optune_core.reports.sweep import loss_label, selection_label
@@ -118,21 +120,23 @@ def gains(name: str, runs: Iterable[Any]) -> None:
 
 
 def gaps(store: ArtifactStore, runs: dict[Key, str]) -> None:
-    """Mean reward gap r_w - r_l of the pairs that were made anew and of those that were kept, and σ of it (β₂ = 1)."""
+    """Mean reward gap r_w - r_l and mean weight (Eq. 6) of the pairs made anew, and of those that were kept."""
     print("\nReward gap (and weight at β₂ = 1) of the pairs trained on, over seeds: regenerated; reused")
-    found: defaultdict[tuple[str, str, int], defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found: defaultdict[tuple[str, str, int], defaultdict[str, list[tuple[float, float]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
     for (selection, loss, _), run in runs.items():
         for t, record in enumerate(Ledger(store.objects, run).iterations()):
             replay = store.fetch(Ref.from_json(record["artifacts"]["replay"])) / "replay.parquet"
             for row in read_table(replay, only(REPLAY, "status", "chosen_reward", "rejected_reward")).to_pylist():
                 if row["status"] in ("regenerated", "reused"):
-                    found[selection, loss, t][row["status"]].append(row["chosen_reward"] - row["rejected_reward"])
+                    found[selection, loss, t][row["status"]].append((row["chosen_reward"], row["rejected_reward"]))
     for (selection, loss, t), by_status in found.items():
         if "reused" in by_status:
-            told = (
-                f"{np.mean(by_status[status]):.2f} ({np.mean(1 / (1 + np.exp(-np.array(by_status[status])))):.3f})"
-                for status in ("regenerated", "reused")
-            )
+            told = []
+            for status in ("regenerated", "reused"):
+                chosen, rejected = torch.tensor(by_status[status], dtype=torch.float64).unbind(dim=1)
+                told.append(f"{(chosen - rejected).mean():.2f} ({reward_weights(chosen, rejected, 1.0).mean():.3f})")
             print(f"  {selection}; {loss}, D_{t}: {'; '.join(told)}")
 
 

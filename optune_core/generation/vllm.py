@@ -23,7 +23,7 @@ class VllmGeneration:
         from vllm import LLM
         from vllm.platforms import current_platform
 
-        limits: dict[str, Any] = {}
+        on_cpu: dict[str, Any] = {}
         self._top_p = config.top_p
         if current_platform.is_cpu():
             from optune_core.generation.vllm_nucleus import Nucleus
@@ -31,7 +31,7 @@ class VllmGeneration:
             self._top_p = 1.0  # for vLLM: the nucleus is kept before it samples
             # A chunked prefill with per-request seeds ends the CPU engine ("CPU Generator does not use offset").
             # Samples share whole blocks of their prompt, and the CPU's default of 128 tokens exceeds most prompts.
-            limits = {
+            on_cpu = {
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(4096, max_tokens),
                 "block_size": 32,
@@ -51,7 +51,7 @@ class VllmGeneration:
             enable_prefix_caching=True,
             logprobs_mode="raw_logprobs",  # before temperature and top_p
             seed=0,
-            **limits,
+            **on_cpu,
         )
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from optune_core.config import OptuneConfig, load_config
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+from tests.benchmarks.spread import spread, told
 
 CONFIG = "configs/demo.yaml"
 PROMPTS = "configs/demo/prompts.jsonl"
@@ -154,15 +155,11 @@ def measure(store: str, options: argparse.Namespace) -> dict[str, Any]:
     full = [turn["seconds"] for turn in runs["rho=1"]]
     for name in ("rho=0.7", "rho=0.5", "peer"):
         ratios = [other / turn["seconds"] for other, turn in zip(full, runs[name], strict=True)]
-        results[f"speedup_over_rho=1/{name}"] = {
-            "median": median(ratios),
-            "lowest": min(ratios),
-            "highest": max(ratios),
-        }
+        results[f"speedup_over_rho=1/{name}"] = spread(ratios)
     for rho in RHOS:
         name = f"rho={rho:g}"
         ratios = [theirs["seconds"] / mine["seconds"] for theirs, mine in zip(runs["peer"], runs[name], strict=True)]
-        results[f"ratio_vs_peer/{name}"] = {"median": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+        results[f"ratio_vs_peer/{name}"] = spread(ratios)
     return results
 
 
@@ -175,7 +172,7 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"{name:8} {seconds:>6.0f} {reward:>8.2f}   {stages}")
     for name, value in results.items():
         if name != "runs":
-            lines.append(f"{name}: {value['median']:.2f} [{value['lowest']:.2f}, {value['highest']:.2f}]")
+            lines.append(f"{name}: {told(value)}")
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from optune_core.config.schema import Generation, VllmEngine
 from optune_core.generation import Request, vllm_nucleus
 from optune_core.generation.vllm import VllmGeneration
 from tests.benchmarks.policies import MODEL, prompt_table
+from tests.benchmarks.spread import spread, told
 
 PROMPTS, SAMPLES, MAX_TOKENS, TOP_P = 60, 4, 64, 0.9
 
@@ -55,7 +56,7 @@ def measure(model: Path, rounds: int) -> dict[str, Any]:
     return {
         "work": {"prompts": PROMPTS, "samples": SAMPLES, "max_tokens": MAX_TOKENS, "top_p": TOP_P, "rounds": rounds},
         "tokens_per_second": {name: median(of) for name, of in rates.items()},
-        "ratio": {"median": median(ratios), "lowest": min(ratios), "highest": max(ratios)},
+        "ratio": spread(ratios),
     }
 
 
@@ -67,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     results = measure(options.model, options.rounds)
     print("tokens a second: ours {ours:.0f}, vLLM's own {vllm:.0f}".format(**results["tokens_per_second"]))
-    print("ratio: {median:.2f} [{lowest:.2f}, {highest:.2f}]".format(**results["ratio"]))
+    print(f"ratio: {told(results['ratio'])}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
 

@@ -21,6 +21,7 @@ from typing import Any
 from optune_core.config import load_config
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from tests.benchmarks.iteration import CONFIG, optune, timed
+from tests.benchmarks.spread import spread
 
 OVERRIDES = [
     "reward={type: function, function: 'configs.demo.gold:helpful_and_complete'}",
@@ -68,10 +69,7 @@ def main() -> None:
             seconds["nothing to do"].append(optune(store, run, [*overrides, "iterations=2"]))
             print({name: round(values[-1], 1) for name, values in seconds.items()}, file=sys.stderr, flush=True)
     extra = [ours - script for ours, script in zip(seconds["optune"], seconds["bare"], strict=True)]
-    results: dict[str, Any] = {
-        name: {"median": median(values), "lowest": min(values), "highest": max(values)}
-        for name, values in (seconds | {"extra": extra}).items()
-    }
+    results: dict[str, Any] = {name: spread(values) for name, values in (seconds | {"extra": extra}).items()}
     results["share_of_the_papers_iteration"] = median(extra) / PAPER_SECONDS
     for name, value in results.items():
         print(name, value)

@@ -19,8 +19,9 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+from tests.benchmarks.spread import spread, told
 
 MODEL = ".optune/models/SmolLM2-135M-Instruct"
 STEPS = 3
@@ -67,7 +68,7 @@ def compare(mix: str, options: argparse.Namespace) -> dict[str, Any]:
     summary: dict[str, Any] = {"pairs": pairs, "trl_best_settings": best}
     for contender, results in runs.items():
         summary[contender] = {
-            name: {"median": median(values), "lowest": min(values), "highest": max(values)}
+            name: spread(values)
             for name in ("seconds_per_pair", "tokens_per_second", "peak_mib")
             for values in [[result[name] for result in results]]
         } | {"losses": results[0]["losses"]}
@@ -76,7 +77,7 @@ def compare(mix: str, options: argparse.Namespace) -> dict[str, Any]:
             other["seconds_per_pair"] / mine["seconds_per_pair"]
             for other, mine in zip(runs[theirs], runs["ours"], strict=True)
         ]
-        summary[f"ratio_vs_{theirs}"] = {"median": median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+        summary[f"ratio_vs_{theirs}"] = spread(ratios)
     summary["largest_loss_difference"] = max(
         abs(a - b) for a, b in zip(runs["ours"][0]["losses"], runs["trl_best"][0]["losses"], strict=True)
     )
@@ -90,19 +91,15 @@ def table(mixes: dict[str, Any]) -> str:
         for contender in ("ours", "trl_shipped", "trl_best"):
             seconds, ratio = summary[contender]["seconds_per_pair"], summary.get(f"ratio_vs_{contender}")
             lines.append(
-                f"{mix:10} {contender:12} {_spread(seconds, 3):>20} "
+                f"{mix:10} {contender:12} {told(seconds, 3):>20} "
                 f"{summary[contender]['tokens_per_second']['median']:>9.0f} "
-                f"{summary[contender]['peak_mib']['median']:>9.0f} {_spread(ratio, 1) + ' x' if ratio else '':>20}"
+                f"{summary[contender]['peak_mib']['median']:>9.0f} {told(ratio, 1) + ' x' if ratio else '':>20}"
             )
         lines.append(
             f"{'':10} losses differ by {summary['largest_loss_difference']:.4f} at most; "
             f"trl_best: {summary['trl_best_settings']}"
         )
     return "\n".join(lines)
-
-
-def _spread(value: dict[str, float], digits: int) -> str:
-    return f"{value['median']:.{digits}f} [{value['lowest']:.{digits}f}, {value['highest']:.{digits}f}]"
 
 
 def main() -> None:
