@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,18 @@ def prompt_token_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int
     text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     token_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return token_ids
+
+
+def conversation_token_ids(tokenizer: Any, messages: list[dict[str, str]], response: str) -> list[int]:
+    """Chat messages and the response to them in the model's template, as reward models read them."""
+    text = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": response}], tokenize=False)
+    token_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return token_ids
+
+
+def most_tokens(model: Any) -> int:
+    """Tokens that a loaded model has positions for; no limit is known of models whose positions are relative."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
 def check_one_logit(folder: Path, name: str) -> None:

@@ -211,6 +211,7 @@ class TrainedReward(Model, Replicated):
     frozen_layers: int = Field(default=0, ge=0)
     """Lowest transformer layers (and the embeddings) left as they are."""
     max_tokens: int = Field(default=1024, ge=8)
+    """Pairs that are longer on a side (prompt and response), or longer than the backbone reads, are left out."""
     batch_size: int = Field(default=16, ge=1)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
 

@@ -178,6 +178,8 @@ def settings(run: RunFacts) -> list[tuple[str, str]]:
             f"{percent(model['accuracy/held_out'])} on {model['held_out_pairs']} held-out pairs; by length alone "
             f"{percent(model['accuracy/length_only'])}; trained on {model['pairs']} pairs"
         )
+        if too_long := model.get("too_long_pairs"):
+            accuracy += f", {too_long} left out as too long"
         rows.append(("reward model's accuracy", accuracy))
     if gold:
         rows.append(("gold", f"{gold['function']}, reported only"))

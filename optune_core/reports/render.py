@@ -91,7 +91,7 @@ def reward_model_markdown(metrics: Row) -> str:
             f"| held-out prompts ({metrics['held_out_pairs']} pairs) | {number(metrics['accuracy/held_out'])} |",
             f"| length only, same pairs | {number(metrics['accuracy/length_only'])} |",
             "",
-            f"Trained on {metrics['pairs']} pairs of other prompts.",
+            f"Trained on {metrics['pairs']} pairs of other prompts; {metrics['too_long_pairs']} pairs were too long.",
         ]
     )
 

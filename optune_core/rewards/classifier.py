@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from optune_core.models import load_tokenizer
+from optune_core.errors import ModelError
+from optune_core.models import conversation_token_ids, load_tokenizer, most_tokens
 from optune_core.rewards.scorer import Conversation
 
 
@@ -41,7 +42,11 @@ class ClassifierScorer:
         return scores
 
     def _token_ids(self, conversation: Conversation) -> list[int]:
-        messages = [*conversation.messages, {"role": "assistant", "content": conversation.response}]
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = conversation_token_ids(self._tokenizer, conversation.messages, conversation.response)
+        if len(ids) > (most := most_tokens(self._model)):
+            raise ModelError(
+                f"the reward model reads {most} tokens at most, and a prompt with its response has {len(ids)} "
+                f"({conversation.prompt[:60]!r}…): lower prompts.max_tokens or generation.max_tokens, "
+                "or take a reward model that reads more"
+            )
         return ids

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
 
 from optune_core.config.schema import TrainedReward
-from optune_core.errors import ModelError
+from optune_core.errors import DataError, ModelError
 from optune_core.imports import show_all
 from optune_core.preferences import accuracy
 from optune_core.progress import Progress
 from optune_core.schemas import PREFERENCES, read_table
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 1
+VERSION = 2
+_SIDES = ("chosen", "rejected")
 
 
 class Spec(BaseModel):
@@ -36,40 +38,63 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Train on the training prompts; report the accuracy on the held-out ones beside the length-only baseline."""
+    """Train on the training prompts; report the accuracy on the held-out ones beside the length-only baseline.
+
+    Pairs with more than `reward.max_tokens` tokens on a side, or than the backbone has positions for, are left out of
+    both, and counted.
+
+    Raises:
+        ModelError: the backbone has fewer layers than are to be frozen.
+        DataError: no pair is short enough to train on, or none to report the accuracy on.
+    """
     show_all()  # TRL's data sets are those of `datasets`
     import torch
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, set_seed
     from trl import RewardConfig, RewardTrainer
 
-    from optune_core.models import load_tokenizer
+    from optune_core.models import conversation_token_ids, load_tokenizer, most_tokens
     from optune_core.rewards.classifier import ClassifierScorer
     from optune_core.training.callbacks import ReportProgress
 
     (work,) = works(store, spec)
     started = time.monotonic()
     config = spec.reward
-    rows = read_table(store.fetch(Ref.from_json(spec.preferences)) / "preferences.parquet", PREFERENCES).to_pylist()
-    training = [row for row in rows if not row["held_out"]]
-    held_out = [row for row in rows if row["held_out"]]
     folder = store.fetch(Ref.from_json(spec.backbone)) / "model"
     tokenizer: Any = load_tokenizer(folder, config.model)
     set_seed(spec.seed)  # the head is drawn at random
     model: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
+    most = min(config.max_tokens, most_tokens(model))
     _freeze(model, config.frozen_layers)
+
+    def tokenized(row: dict[str, Any]) -> dict[str, list[int]]:
+        return {f"{side}_ids": conversation_token_ids(tokenizer, row["messages"], row[side]) for side in _SIDES}
+
+    def fits(row: dict[str, Any]) -> bool:
+        return all(len(row[f"{side}_ids"]) <= most for side in _SIDES)
+
+    rows = read_table(store.fetch(Ref.from_json(spec.preferences)) / "preferences.parquet", PREFERENCES).to_pylist()
+    fitting = Dataset.from_list(rows).map(tokenized).filter(fits)
+    training, held_out = (fitting.filter(lambda row, of=of: row["held_out"] == of) for of in (False, True))
+    for name, part in (("train on", training), ("report the accuracy on", held_out)):
+        if not len(part):
+            raise DataError(
+                f"none of the pairs to {name} fits into {most} tokens, the least of reward.max_tokens and what "
+                f"{config.model!r} reads; {len(rows) - len(fitting)} of all {len(rows)} pairs are longer: raise it, "
+                "or give shorter pairs"
+            )
     cuda = torch.cuda.is_available()
     with store.scratch() as scratch:
         trainer = RewardTrainer(
             model=model,
             processing_class=tokenizer,
-            train_dataset=Dataset.from_list([_conversations(row) for row in training]),
+            train_dataset=training.select_columns([f"{side}_ids" for side in _SIDES]),
             args=RewardConfig(
                 output_dir=str(scratch / "trainer"),
                 num_train_epochs=config.epochs,
                 learning_rate=config.learning_rate,
                 per_device_train_batch_size=config.train_batch_size,
-                max_length=config.max_tokens,
+                max_length=None,  # what is longer is left out above, and counted
                 lr_scheduler_type="linear",
                 warmup_steps=0.1,
                 bf16=True,
@@ -91,17 +116,14 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         progress("evaluate reward model", 0, 0)
         scorer = ClassifierScorer(output, batch_size=config.batch_size, dtype=config.dtype)
         metrics: dict[str, Any] = {"pairs": len(training), "held_out_pairs": len(held_out)}
-        metrics["accuracy/held_out"] = accuracy(*(_scores(scorer, held_out, side) for side in ("chosen", "rejected")))
+        metrics["too_long_pairs"] = len(rows) - len(fitting)
+        metrics["accuracy/held_out"] = accuracy(*(_scores(scorer, held_out, side) for side in _SIDES))
         metrics["accuracy/length_only"] = _length_only(training, held_out)
         (output.parent / "accuracy.json").write_text(json.dumps(metrics, sort_keys=True))
         store.commit(work, output.parent, metrics=metrics, timing={"seconds": time.monotonic() - started})
 
 
-def _conversations(row: dict[str, Any]) -> dict[str, Any]:
-    return {side: [*row["messages"], {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
-
-
-def _scores(scorer: Any, rows: list[dict[str, Any]], side: str) -> list[float]:
+def _scores(scorer: Any, rows: Iterable[dict[str, Any]], side: str) -> list[float]:
     from optune_core.rewards.scorer import Conversation
 
     scores: list[float] = scorer.score(
@@ -110,11 +132,11 @@ def _scores(scorer: Any, rows: list[dict[str, Any]], side: str) -> list[float]:
     return scores
 
 
-def _length_only(training: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> float:
+def _length_only(training: Iterable[dict[str, Any]], held_out: Iterable[dict[str, Any]]) -> float:
     """Held-out accuracy of "the longer one" or "the shorter one", whichever the training pairs favour."""
-    chosen, rejected = ([float(len(row[side])) for row in training] for side in ("chosen", "rejected"))
+    chosen, rejected = ([float(len(row[side])) for row in training] for side in _SIDES)
     sign = 1.0 if accuracy(chosen, rejected) >= 0.5 else -1.0
-    return accuracy(*([sign * len(row[side]) for row in held_out] for side in ("chosen", "rejected")))
+    return accuracy(*([sign * len(row[side]) for row in held_out] for side in _SIDES))
 
 
 def _freeze(model: Any, layers: int) -> None:

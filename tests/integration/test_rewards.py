@@ -1,0 +1,87 @@
+"""Reward models at the edge of what they read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optune_core.config.schema import Model, TrainedReward
+from optune_core.errors import DataError, ModelError
+from optune_core.launch import find_all
+from optune_core.progress import silent
+from optune_core.rewards.classifier import ClassifierScorer
+from optune_core.rewards.scorer import Conversation
+from optune_core.stages import model, preferences, reward_model
+from optune_core.storage import ArtifactStore, Manifest, open_objects
+from tests.tiny import build_model
+
+POSITIONS = 512
+"""What the tiny model reads."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(open_objects(str(tmp_path / "store")))
+
+
+def pairs_of(lengths: list[int]) -> list[dict[str, str]]:
+    """A pair a prompt; its chosen response has so many words."""
+    return [
+        {"prompt": f"Question {number}?", "chosen": "word " * length, "rejected": f"no {number}"}
+        for number, length in enumerate(lengths)
+    ]
+
+
+def train(store: ArtifactStore, tiny: Path, folder: Path, lengths: list[int], **changes: object) -> Manifest:
+    """Commit pairs with such chosen responses and train a reward model on them."""
+    path = folder / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in pairs_of(lengths)))
+    source = {"type": "file", "source": {"type": "file", "path": str(path)}}
+    reward = TrainedReward.model_validate({"model": str(tiny / "policy"), "pairs": source} | changes)
+    labelled = preferences.Spec(pairs=reward.pairs, held_out_fraction=0.25, seed=0, responses=[])
+    backbone = model.Spec(model=Model(model=reward.model), role="backbone")
+    preferences.run(store, labelled, silent)
+    model.run(store, backbone, silent)
+    spec = reward_model.Spec(
+        reward=reward,
+        seed=0,
+        backbone=made(store, "model", backbone).ref.to_json(),
+        preferences=made(store, "preferences", labelled).ref.to_json(),
+    )
+    reward_model.run(store, spec, silent)
+    return made(store, "reward-model", spec)
+
+
+def made(store: ArtifactStore, stage: str, spec: Any) -> Manifest:
+    (manifest,) = find_all(store, stage, spec) or []
+    return manifest
+
+
+@pytest.mark.parametrize("changes", [{"max_tokens": 128}, {}], ids=["over max_tokens", "over the model's positions"])
+def test_pairs_that_are_too_long_are_left_out_and_counted(
+    store: ArtifactStore, tiny: Path, tmp_path: Path, changes: dict[str, int]
+) -> None:
+    lengths = [10] * 16
+    whole = train(store, tiny, tmp_path, lengths, **changes).metrics
+    assert (whole["pairs"], whole["held_out_pairs"], whole["too_long_pairs"]) == (12, 4, 0)
+    part = train(store, tiny, tmp_path, [POSITIONS if n % 2 else 10 for n in range(16)], **changes).metrics
+    assert part["pairs"] + part["held_out_pairs"] == 8
+    assert part["too_long_pairs"] == 8
+
+
+def test_no_pair_that_is_short_enough(store: ArtifactStore, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none of the pairs to train on fits into 64 tokens.*16 of all 16 pairs"):
+        train(store, tiny, tmp_path, [100] * 16, max_tokens=64)
+    assert not list((tmp_path / "store").glob("artifacts/reward-model/*/manifest.json"))
+
+
+def test_response_that_is_longer_than_the_reward_model_reads(tmp_path: Path) -> None:
+    scorer = ClassifierScorer(build_model(tmp_path / "reward", labels=1), batch_size=4, dtype="float32")
+    question = [{"role": "user", "content": "Why?"}]
+    short, long = (Conversation("Why?", question, "word " * count) for count in (10, POSITIONS))
+    assert len(scorer.score([short], lambda done: None)) == 1
+    with pytest.raises(ModelError, match=rf"reads {POSITIONS} tokens at most.*'Why\?'.*lower prompts.max_tokens"):
+        scorer.score([short, long], lambda done: None)
