@@ -58,9 +58,9 @@ def evaluate(
     judge = find_judge(context)
     table = find_prompts(context)
     baseline, model = answers_of_baseline(context, table)
+    answers = [answers_of_policy(context, t, table) for t in context.iterations]
     records = []
-    for t in context.iterations:
-        judged = judge_pairs(context, t, judge, table, answers_of_policy(context, t, table), baseline)
+    for t, judged in zip(context.iterations, judge_pairs(context, judge, table, answers, baseline), strict=True):
         (summary,) = count_wins(context, judge, judged)
         records.append(commit_comparison(context, t, judge, model, judged, summary))
     return records

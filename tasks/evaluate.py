@@ -167,21 +167,31 @@ def answers_of_policy(context: EvaluationContext, iteration: int, table: PromptT
     return found
 
 
-@stage_task("judge", "judge policy {iteration}")
 def judge_pairs(
     context: EvaluationContext,
-    iteration: int,
     judge: JudgeSpec,
     table: PromptTable,
-    policy: list[Ref],
+    policies: list[list[Ref]],
+    baseline: list[Ref],
+) -> list[list[Ref]]:
+    """Judge each policy's pairs in both orders: the shards of each."""
+    shards = iter(_judge(context, judge, table, policies, baseline))
+    return [list(each) for each in zip(*[shards] * -(-table.rows // context.config.shard_size), strict=True)]
+
+
+@stage_task("judge")
+def _judge(
+    context: EvaluationContext,
+    judge: JudgeSpec,
+    table: PromptTable,
+    policies: list[list[Ref]],
     baseline: list[Ref],
 ) -> Any:
-    """Judge each pair in both orders."""
     spec = comparisons.Spec(
         judge=judge,
         prompts=table.rows,
         shard_size=context.config.shard_size,
-        policy=[shard.to_json() for shard in policy],
+        policies=[[shard.to_json() for shard in policy] for policy in policies],
         baseline=[shard.to_json() for shard in baseline],
     )
     return make(context.store, "comparisons", spec)

@@ -1,4 +1,4 @@
-"""A reward in a judge's place. Each answer is scored once; both orders of a pair follow from that."""
+"""A reward in a judge's place. Each answer is scored once, a baseline's too; both orders of a pair follow from that."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class StandInJudge:
 
     def __init__(self, reward: RewardRef, model: Path | None) -> None:
         self._scorer = open_scorer(reward, model)
+        self._rewards: dict[tuple[str, str], float] = {}
 
     def rate(self, pairs: Iterable[Pair]) -> Iterator[Rating]:
         waiting = iter(pairs)
@@ -30,11 +31,12 @@ class StandInJudge:
         answers: dict[tuple[str, str], Conversation] = {}
         for pair in pairs:
             for answer in pair.answers:
-                answers.setdefault((pair.prompt, answer), Conversation(pair.prompt, pair.messages, answer))
+                if (pair.prompt, answer) not in self._rewards:
+                    answers[pair.prompt, answer] = Conversation(pair.prompt, pair.messages, answer)
         scores = self._scorer.score(list(answers.values()), lambda done: None)
-        rewards = dict(zip(answers, scores, strict=True))
+        self._rewards |= zip(answers, scores, strict=True)
         for pair in pairs:
-            first, second = (rewards[pair.prompt, answer] for answer in pair.answers)
+            first, second = (self._rewards[pair.prompt, answer] for answer in pair.answers)
             if math.isfinite(first) and math.isfinite(second):
                 yield Rating(pair.index, (first, second), "")
             else:

@@ -32,15 +32,15 @@ Row = dict[str, Any]
 class Spec(BaseModel):
     judge: JudgeSpec
     prompts: int
-    """That both sides have answered."""
+    """That all have answered."""
     shard_size: int
-    policy: list[dict[str, str]]
-    """References to the shards of the policy's responses; of several samples the first is judged."""
+    policies: list[list[dict[str, str]]]
+    """References to the shards of each policy's responses; of several samples the first is judged."""
     baseline: list[dict[str, str]]
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work a shard of prompts."""
+    """One work a shard of prompts, policy after policy."""
     return [work for work, _ in _shards(spec)]
 
 
@@ -50,6 +50,7 @@ class _Shard:
 
     work: Work
     rows: range
+    """Of the pairs of all policies, counted from 0."""
     ratings: dict[int, Rating] = field(default_factory=dict)
 
     @property
@@ -58,10 +59,10 @@ class _Shard:
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Judge the shards that are missing; each is committed when its last rating is there.
+    """Judge the shards that are missing; each is committed when its last rating is there. The judge starts once.
 
     Raises:
-        ConservationError: the two sides do not answer the same prompts.
+        ConservationError: a policy and the baseline do not answer the same prompts.
         JudgeError, TransientError: as the judge; what was committed stays.
     """
     missing = [_Shard(work, rows) for work, rows in _shards(spec) if store.find(work) is None]
@@ -99,36 +100,50 @@ def _commit(store: ArtifactStore, work: Work, rows: list[Row], seconds: float) -
 
 def _shards(spec: Spec) -> list[tuple[Work, range]]:
     judge = spec.judge
-    parents: dict[str, Ref] = {}
+    shared: dict[str, Ref] = {}
     if isinstance(judge, OpenAIJudge):
         params: Row = judge.model_dump(mode="json", exclude={*OpenAIJudge.HOW, *OpenAIJudge.PRICES})
         params |= {"rating_prompt": digest(dict(rating_prompt()))}
     else:
         params = judge.model_dump(mode="json", exclude={"reward": {"model"}})
         if judge.reward.model is not None:
-            parents["judge"] = Ref.from_json(judge.reward.model)
-    for side, shards in (("policy", spec.policy), ("baseline", spec.baseline)):
-        parents |= {f"{side}/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(shards)}
+            shared["judge"] = Ref.from_json(judge.reward.model)
     every = range(spec.prompts)
-    rows = [every[first : first + spec.shard_size] for first in every[:: spec.shard_size]]
-    return [
-        (Work("comparisons", VERSION, {"judge": params, "rows": [shard.start, len(shard)]}, parents), shard)
-        for shard in rows
-    ]
+    found = []
+    for number, policy in enumerate(spec.policies):
+        parents = shared | _parents("policy", policy) | _parents("baseline", spec.baseline)
+        for first in every[:: spec.shard_size]:
+            rows = every[first : first + spec.shard_size]
+            work = Work("comparisons", VERSION, {"judge": params, "rows": [rows.start, len(rows)]}, parents)
+            before = number * spec.prompts
+            found.append((work, range(before + rows.start, before + rows.stop)))
+    return found
+
+
+def _parents(side: str, shards: list[dict[str, str]]) -> dict[str, Ref]:
+    return {f"{side}/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(shards)}
 
 
 def _paired(store: ArtifactStore, spec: Spec) -> list[tuple[Row, str]]:
-    """The policy's answers in their order (rows of schema ANSWERS), each with the baseline's response."""
-    policy, baseline = (
-        [row for row in read_shards(store, shards, RESPONSES_FILE, ANSWERS).to_pylist() if row["sample"] == 0]
-        for shards in (spec.policy, spec.baseline)
-    )
+    """Each policy's answers in their order (rows of schema ANSWERS), each with the baseline's response."""
+
+    def first_answers(shards: list[dict[str, str]]) -> list[Row]:
+        rows = read_shards(store, shards, RESPONSES_FILE, ANSWERS).to_pylist()
+        return [row for row in rows if row["sample"] == 0]
+
+    baseline = first_answers(spec.baseline)
     others = {row["prompt_id"]: row["response"] for row in baseline}
-    if {row["prompt_id"] for row in policy} != others.keys() or len(policy) != len(baseline) or not policy:
-        raise ConservationError(f"{len(policy)} answers of the policy, {len(baseline)} of the baseline: not the same")
-    if len(policy) != spec.prompts:
-        raise ConservationError(f"{len(policy)} prompts are answered, {spec.prompts} were expected")
-    return [(row, others[row["prompt_id"]]) for row in policy]
+    pairs: list[tuple[Row, str]] = []
+    for shards in spec.policies:
+        policy = first_answers(shards)
+        if {row["prompt_id"] for row in policy} != others.keys() or len(policy) != len(baseline) or not policy:
+            raise ConservationError(
+                f"{len(policy)} answers of the policy, {len(baseline)} of the baseline: not the same"
+            )
+        if len(policy) != spec.prompts:
+            raise ConservationError(f"{len(policy)} prompts are answered, {spec.prompts} were expected")
+        pairs += [(row, others[row["prompt_id"]]) for row in policy]
+    return pairs
 
 
 def _both_orders(pairs: list[tuple[Row, str]], rows: list[int]) -> Iterator[Pair]:

@@ -17,6 +17,7 @@ import pytest
 
 from optune_core.config.evaluation import OpenAIJudge
 from optune_core.errors import ConservationError, JudgeError, TransientError
+from optune_core.evaluation import stand_in as stand_in_judge
 from optune_core.evaluation.judge import Pair, RewardJudge, open_judge
 from optune_core.launch import find_all
 from optune_core.progress import silent
@@ -76,7 +77,7 @@ def spec_of(store: ArtifactStore, judge: Any) -> comparisons.Spec:
         judge=judge,
         prompts=PROMPTS,
         shard_size=SHARD,
-        policy=[answers(store, "policy", list(range(5))), answers(store, "policy", [5, 6])],
+        policies=[[answers(store, "policy", list(range(5))), answers(store, "policy", [5, 6])]],
         baseline=[answers(store, "the base", list(reversed(range(PROMPTS))))],
     )
 
@@ -214,6 +215,27 @@ def test_a_reward_scores_each_answer_once_and_says_it_is_a_stand_in(
         assert (row["first_judgement"], row["second_judgement"], row["outcome"]) == (verdict, verdict, verdict)
         assert row["judge"] == "stand-in: reward function tests.rewards:counted"
         assert row["requests"] == 0
+
+
+def test_several_policies_are_judged_as_each_alone(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tests.rewards
+
+    scored: Counter[tuple[str, str]] = Counter()
+
+    def counted(prompts: list[str], responses: list[str]) -> list[float]:
+        scored.update(zip(prompts, responses, strict=True))
+        return [float(len(text)) for text in responses]
+
+    monkeypatch.setattr(tests.rewards, "counted", counted, raising=False)
+    monkeypatch.setattr(stand_in_judge, "_PAIRS", 4)
+    first = spec_of(store, stand_in(3.0, "tests.rewards:counted"))
+    second = first.model_copy(update={"policies": [[answers(store, "another", list(range(PROMPTS)))]]})
+    both = first.model_copy(update={"policies": first.policies + second.policies})
+    comparisons.run(store, both, silent)
+    rows = judged(store, both)
+    assert [row["policy_response"].split()[0] for row in rows] == ["policy"] * PROMPTS + ["another"] * PROMPTS
+    assert rows == judged(store, first) + judged(store, second)
+    assert set(scored.values()) == {1}, "the baseline's answers too"
 
 
 def test_rewards_that_are_not_finite_are_malformed_not_ties(store: ArtifactStore) -> None:
