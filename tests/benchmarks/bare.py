@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from optune_core.config import parse_config
-from optune_core.generation import Request, open_engine, sampling_seed
+from optune_core.generation import open_engine, sampling_seed
 from optune_core.pairs import best_against_worst
 from optune_core.replay import trainable
 from optune_core.rewards import RewardRef, open_scorer
@@ -28,6 +28,7 @@ from optune_core.training.logps import choose_kernel, compute_inside
 from optune_core.training.reference import reference_logps, shards_of
 from optune_core.training.trainer import PairData, PolicyTrainer, trainer_arguments
 from optune_core.training.weights import load_master
+from tests.benchmarks.policies import requests_for
 
 
 def main() -> None:
@@ -39,11 +40,7 @@ def main() -> None:
     length = config.prompts.max_tokens + config.generation.max_tokens
     engine = open_engine(config.generation, policy / "model", max_tokens=length)
     ids, tokens = selection["prompt_id"].to_pylist(), selection["prompt_token_ids"].to_pylist()
-    requests = [
-        Request(0, row * samples + sample, tokens[row], sampling_seed(config.seed, job["iteration"], ids[row], sample))
-        for row in range(len(ids))
-        for sample in range(samples)
-    ]
+    requests = requests_for(tokens, samples, lambda row, k: sampling_seed(config.seed, job["iteration"], ids[row], k))
     responses = sorted(engine.generate(requests), key=lambda response: response.index)
     scorer = open_scorer(RewardRef(type="function", function=config.reward.function), None)
     prompts = [text for text in selection["prompt"].to_pylist() for _ in range(samples)]

@@ -24,7 +24,7 @@ from torch.nn.functional import logsigmoid
 from optune_core.config.schema import Generation, VllmEngine
 from optune_core.generation import Request, Response, sampling_seed
 from optune_core.generation.vllm import VllmGeneration
-from tests.benchmarks.policies import MODEL, prompt_table
+from tests.benchmarks.policies import MODEL, prompt_table, requests_for
 
 SAMPLES, MAX_TOKENS, BETA1 = 2, 96, 0.1
 
@@ -45,11 +45,7 @@ def sample(model: Path, prompts: int, dtype: str) -> tuple[list[Request], list[R
 
     opened._llm.llm_engine.step = noting
     rows = prompt_table(model, prompts)["prompt_token_ids"].to_pylist()
-    requests = [
-        Request(0, row * SAMPLES + k, ids, sampling_seed(0, 0, str(row), k))
-        for row, ids in enumerate(rows)
-        for k in range(SAMPLES)
-    ]
+    requests = requests_for(rows, SAMPLES, lambda row, k: sampling_seed(0, 0, str(row), k))
     responses = sorted(opened.generate(requests), key=lambda response: response.index)
     later = [request for request in requests if request.index % SAMPLES]
     shared = sum(cached[f"0/{request.index}"] for request in later)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from optune_core.config.schema import Generation, VllmEngine
@@ -21,6 +21,7 @@ from optune_core.progress import silent
 from optune_core.stages import responses
 from optune_core.storage import ArtifactStore, Ref, open_objects
 from tests.benchmarks.policies import MODEL, prompt_table, store_inputs
+from tests.benchmarks.spread import spread, told
 
 PROMPTS, SAMPLES, MAX_TOKENS, SHARD_SIZE, MAX_NUM_SEQS = 96, 2, 96, 16, 32
 
@@ -58,9 +59,8 @@ def measure(model: Path, rounds: int) -> dict[str, Any]:
     return {
         "work": {"prompts": PROMPTS, "samples": SAMPLES, "max_tokens": MAX_TOKENS, "shard_size": SHARD_SIZE}
         | {"max_num_seqs": MAX_NUM_SEQS, "model": model.name, "rounds": rounds},
-        "tokens_per_second": {mode: statistics.median(each) for mode, each in rates.items()},
-        "ratio_streaming_vs_repeatable": statistics.median(ratios),
-        "ratio_spread": [min(ratios), max(ratios)],
+        "tokens_per_second": {mode: median(each) for mode, each in rates.items()},
+        "ratio_streaming_vs_repeatable": spread(ratios),
         "runs": runs,
     }
 
@@ -74,7 +74,6 @@ if __name__ == "__main__":
     found = measure(arguments.model, arguments.rounds)
     for mode, rate in found["tokens_per_second"].items():
         print(f"{mode:12} {rate:8.1f} tokens/s")
-    low, high = found["ratio_spread"]
-    print(f"streaming / repeatable: {found['ratio_streaming_vs_repeatable']:.3f} ({low:.3f} … {high:.3f})")
+    print(f"streaming / repeatable: {told(found['ratio_streaming_vs_repeatable'], 3)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2))

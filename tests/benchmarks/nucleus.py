@@ -17,9 +17,9 @@ from typing import Any
 from unittest.mock import patch
 
 from optune_core.config.schema import Generation, VllmEngine
-from optune_core.generation import Request, vllm_nucleus
+from optune_core.generation import vllm_nucleus
 from optune_core.generation.vllm import VllmGeneration
-from tests.benchmarks.policies import MODEL, prompt_table
+from tests.benchmarks.policies import MODEL, prompt_table, requests_for
 from tests.benchmarks.spread import spread, told
 
 PROMPTS, SAMPLES, MAX_TOKENS, TOP_P = 60, 4, 64, 0.9
@@ -27,11 +27,7 @@ PROMPTS, SAMPLES, MAX_TOKENS, TOP_P = 60, 4, 64, 0.9
 
 def once(engine: VllmGeneration, prompts: list[list[int]], seed: int) -> float:
     """Tokens a second."""
-    requests = [
-        Request(0, row * SAMPLES + k, ids, seed + row * SAMPLES + k)
-        for row, ids in enumerate(prompts)
-        for k in range(SAMPLES)
-    ]
+    requests = requests_for(prompts, SAMPLES, lambda row, k: seed + row * SAMPLES + k)
     started = time.perf_counter()
     tokens = sum(len(response.token_ids) for response in engine.generate(requests))
     return tokens / (time.perf_counter() - started)

@@ -1,13 +1,15 @@
-"""The demo's model and prompts in a store, for benchmarks of generation."""
+"""The demo's model and prompts, for benchmarks of generation."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
+from optune_core.generation import Request
 from optune_core.models import prompt_token_ids
 from optune_core.schemas import PROMPTS, write_table
 from optune_core.storage import ArtifactStore, Ref, Work
@@ -28,6 +30,16 @@ def prompt_table(model: Path, count: int) -> pa.Table:
         ids = prompt_token_ids(tokenizer, messages)
         rows.append({"prompt_id": str(number), "prompt": text, "messages": messages, "prompt_token_ids": ids})
     return pa.Table.from_pylist(rows, schema=PROMPTS)
+
+
+def requests_for(prompts: Sequence[list[int]], samples: int, seed: Callable[[int, int], int]) -> list[Request]:
+    """`samples` requests a prompt, prompt after prompt, as one shard.
+
+    Args:
+        prompts: token ids.
+        seed: of a prompt's row and its sample's number.
+    """
+    return [Request(0, row * samples + k, ids, seed(row, k)) for row, ids in enumerate(prompts) for k in range(samples)]
 
 
 def store_inputs(store: ArtifactStore, model: Path, prompts: pa.Table) -> tuple[Ref, Ref]:
