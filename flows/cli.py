@@ -338,11 +338,19 @@ def gc(
     grace: Annotated[
         float, typer.Option(help="Hours for which data that nothing refers to yet is left alone.", min=0.0)
     ] = 24.0,
+    masters: Annotated[
+        bool,
+        typer.Option(
+            "--masters",
+            help="Also the float32 weights of all policies but each run's last: two thirds of their bytes. "
+            "They can still be evaluated; only a new run that branches off one has to train it again.",
+        ),
+    ] = False,
 ) -> None:
     """Delete what no run needs: artifacts of no run, data of failed attempts, left-over temporary files."""
     from optune_core.cli.collect import print_collection
 
-    print_collection(store, dry_run=dry_run, grace_hours=grace)
+    print_collection(store, dry_run=dry_run, grace_hours=grace, masters=masters)
 
 
 def _quiet_prefect() -> None:

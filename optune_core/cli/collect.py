@@ -8,7 +8,7 @@ from optune_core.storage import ArtifactStore, open_objects
 from optune_core.storage.gc import delete_garbage, find_garbage
 
 
-def print_collection(store_url: str, *, dry_run: bool, grace_hours: float) -> None:
+def print_collection(store_url: str, *, dry_run: bool, grace_hours: float, masters: bool) -> None:
     """Delete garbage, or with `dry_run` only list it.
 
     Raises:
@@ -16,7 +16,7 @@ def print_collection(store_url: str, *, dry_run: bool, grace_hours: float) -> No
     """
     store = ArtifactStore(open_objects(store_url))
     store.objects.require()
-    garbage = find_garbage(store, grace_hours * 3600)
+    garbage = find_garbage(store, grace_hours * 3600, masters=masters)
     found = [*garbage.commits, *garbage.data]
     if dry_run:
         for entry in found:
@@ -26,5 +26,8 @@ def print_collection(store_url: str, *, dry_run: bool, grace_hours: float) -> No
     places = Counter("/".join(entry.path.split("/")[:2]) for entry in found)
     for place, number in sorted(places.items()):
         print(f"{place}: {number} objects")
+    if garbage.waiting_cells:
+        first, number = garbage.waiting_cells[0], len(garbage.waiting_cells)
+        print(f"masters are all kept: {number} cells of sweeps are not finished, such as {first}")
     done = "would be deleted" if dry_run else "deleted"
     print(f"{len(found)} objects, {garbage.bytes:,} bytes {done}; {garbage.kept_bytes:,} bytes kept")

@@ -6,7 +6,8 @@ Kept is
 - everything that is committed, while a run is in preparation: nothing records yet what it found;
 - checkpoints of a policy that is not committed, while a run is not at its target;
 - whatever is younger than the grace by the store's own clock: attempts that are being written.
-An artifact goes in the order commit, data, so that it is never seen in part.
+An artifact goes in the order commit, data, so that it is never seen in part. The one exception is asked for: the
+float32 masters of policies that nothing is trained from, two thirds of their bytes, which are made again if needed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from optune_core.storage.lease import LeaseRecord, read_lease
 from optune_core.storage.ledger import Ledger, list_runs
 from optune_core.storage.objects import Entry
 from optune_core.storage.studies import StudyLedger, list_studies
+from optune_core.storage.sweeps import all_cells
 
 _READERS = 16
 
@@ -36,18 +38,23 @@ class Garbage:
     commits: list[Entry] = field(default_factory=list)
     data: list[Entry] = field(default_factory=list)
     kept_bytes: int = 0
+    waiting_cells: list[str] = field(default_factory=list)
+    """Cells of sweeps that are not finished, for which all masters are kept."""
 
     @property
     def bytes(self) -> int:
         return sum(entry.size for entry in (*self.commits, *self.data))
 
 
-def find_garbage(store: ArtifactStore, grace_seconds: float) -> Garbage:
+def find_garbage(store: ArtifactStore, grace_seconds: float, *, masters: bool = False) -> Garbage:
     """List the store and tell what may go. Deletes nothing.
 
     Args:
         store: the store.
         grace_seconds: age below which everything is kept.
+        masters: also the masters of policies, but for the last one of each run, where it may go on, and for those that
+            an unfinished run or cell of a sweep could train from. Such a policy can still be evaluated; who trains from
+            it trains it anew.
 
     Raises:
         StoreError, TransientError: the store refused, or could not be reached.
@@ -60,8 +67,11 @@ def find_garbage(store: ArtifactStore, grace_seconds: float) -> Garbage:
     manifests = dict(_manifests(store, groups))
     leases = {run: read_lease(store.objects, run) for run in list_runs(store.objects)}
     unfinished = {run for run, lease in leases.items() if lease is None or lease.state != "finished"}
-    needed = _needed(store, manifests, leases, unfinished)
+    needed, trained_from = _needed(store, manifests, leases, unfinished)
     garbage = Garbage()
+    if masters:
+        garbage.waiting_cells = sorted(all_cells(store.objects) - (leases.keys() - unfinished))
+        masters = not garbage.waiting_cells  # one that has not begun may share any policy
 
     def sort(entry: Entry, needed: bool) -> None:
         if needed or entry.modified >= young:
@@ -77,7 +87,8 @@ def find_garbage(store: ArtifactStore, grace_seconds: float) -> Garbage:
         for entry in objects:
             name = entry.path.split("/")[3]
             committed = manifest is not None and (name == "manifest.json" or name.startswith(manifest.attempt))
-            sort(entry, committed and (fresh or artifact in needed))
+            idle = masters and _is_master(entry) and artifact not in trained_from
+            sort(entry, committed and (fresh or artifact in needed) and not idle)
     for entry in store.objects.walk("checkpoints"):
         sort(entry, bool(unfinished) and ("policy", entry.path.split("/")[1]) not in manifests)
     for place in ("scratch", "probe"):
@@ -114,18 +125,22 @@ def _needed(
     manifests: dict[Artifact, Manifest],
     leases: Mapping[str, LeaseRecord | None],
     unfinished: set[str],
-) -> set[Artifact]:
+) -> tuple[set[Artifact], set[Artifact]]:
+    """What is kept, and of it what runs may be trained from."""
     recorded = _artifacts([StudyLedger(store.objects, study).record() for study in list_studies(store.objects)])
     last_states: set[Artifact] = set()
+    last_policies: set[Artifact] = set()
     for run, lease in leases.items():
         ledger = Ledger(store.objects, run)
         inputs = _artifacts(ledger.inputs())
         if not inputs and lease is not None and lease.is_open:  # in preparation
-            return set(manifests)
+            return set(manifests), set(manifests)
         records = ledger.iterations()
         evaluations = [ledger.evaluation(t) for t in range(len(records) + 1)]
         compared = [ledger.comparisons(), ledger.win_rates(), ledger.benchmarks()]
         recorded |= inputs | _artifacts([records, evaluations, *compared])
+        if records:
+            last_policies |= _artifacts(records[-1]["artifacts"].get("policy"))
         if run in unfinished:
             last_states |= _artifacts(records[-1]["artifacts"]) if records else inputs
     parents: defaultdict[Artifact, set[Artifact]] = defaultdict(set)
@@ -142,11 +157,17 @@ def _needed(
             for artifact, manifest in manifests.items()
             if artifact[0] == "checkpoint" and ("policy", manifest.params["policy"]) not in manifests
         }
-    return _closure(recorded | in_progress, parents)
+    return _closure(recorded | in_progress, parents), last_policies | in_progress
 
 
 def _is_manifest(entry: Entry) -> bool:
     return entry.path.count("/") == 3 and entry.path.endswith("/manifest.json")  # an attempt's file may be called so
+
+
+def _is_master(entry: Entry) -> bool:
+    """Whether it is of the float32 weights of a policy: artifacts/policy/KEY/ATTEMPT/master/…"""
+    parts = entry.path.split("/")
+    return parts[1] == "policy" and parts[4:5] == ["master"]
 
 
 def _closure(start: set[Artifact], edges: Mapping[Artifact, set[Artifact]]) -> set[Artifact]:

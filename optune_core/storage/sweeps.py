@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from optune_core.config.names import validate_name
 from optune_core.errors import StoreError
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import Objects
+
+
+def all_cells(objects: Objects) -> set[str]:
+    """The runs that are cells of any sweep."""
+    paths = [PurePosixPath(entry.path) for entry in objects.walk("sweeps")]
+    return {path.stem for path in paths if path.parent.name == "cells"}
 
 
 class SweepRecord:

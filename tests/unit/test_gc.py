@@ -20,6 +20,7 @@ from optune_core.storage import ArtifactStore, Ledger, Manifest, Work
 from optune_core.storage.gc import delete_garbage, find_garbage
 from optune_core.storage.lease import LeaseRecord, State
 from optune_core.storage.objects import LocalObjects
+from optune_core.storage.sweeps import SweepRecord
 
 HOUR = 3600.0
 
@@ -32,6 +33,15 @@ class World:
         self.objects = LocalObjects(root)
         self.store = ArtifactStore(self.objects, cache=root.with_name("cache"))
         self.young: set[str] = set()
+
+    def policy(self, name: str, parents: Iterable[Manifest] = ()) -> Manifest:
+        """An artifact with the folders of a trained policy."""
+        work = Work("policy", 1, {"name": name}, {f"parent-{i}": p.ref for i, p in enumerate(parents)})
+        with self.store.scratch() as scratch:
+            for folder in ("master", "model"):
+                (scratch / folder).mkdir()
+                (scratch / folder / "model.safetensors").write_text(f"{folder} of {name}")
+            return self.store.commit(work, scratch)
 
     def make(self, name: str, parents: Iterable[Manifest] = (), *, stage: str = "demo", **params: object) -> Manifest:
         work = Work(stage, 1, {"name": name, **params}, {f"parent-{i}": p.ref for i, p in enumerate(parents)})
@@ -86,11 +96,11 @@ class World:
         for path in self.files() - self.young:
             os.utime(self.objects.root / path, (long_ago, long_ago))
 
-    def collect(self) -> set[str]:
+    def collect(self, *, masters: bool = False) -> set[str]:
         """Collect garbage older than an hour. Returns what went."""
         self.age()
         before = self.files()
-        delete_garbage(self.store, find_garbage(self.store, HOUR))
+        delete_garbage(self.store, find_garbage(self.store, HOUR, masters=masters))
         return before - self.files()
 
 
@@ -334,11 +344,11 @@ def test_a_dry_run_lists_everything_and_deletes_nothing(world: World, capsys: py
     one = world.make("one")
     world.age()
     before = world.files()
-    print_collection(str(world.objects.root), dry_run=True, grace_hours=1)
+    print_collection(str(world.objects.root), dry_run=True, grace_hours=1, masters=False)
     assert world.files() == before
     shown = capsys.readouterr().out
     assert all(path in shown for path in world.of(one))
-    print_collection(str(world.objects.root), dry_run=False, grace_hours=1)
+    print_collection(str(world.objects.root), dry_run=False, grace_hours=1, masters=False)
     assert world.files() == set()
 
 
@@ -486,3 +496,49 @@ def test_a_reference_to_an_artifact_that_is_gone_does_not_stop_a_collection(worl
     one, two = world.make("one"), world.make("two")
     world.run("run", "finished", inputs={"policy": one, "prompts": replace(two, ref=replace(two.ref, key="0" * 64))})
     assert world.collect() == world.of(two)
+
+
+def masters_of(world: World, *policies: Manifest) -> set[str]:
+    return {path for path in world.of(*policies) if "/master/" in path}
+
+
+def iterations(*policies: Manifest) -> list[dict[str, Manifest]]:
+    """The records of a run that made these policies one after the other."""
+    started_from = [{}, *({"started_from": policy} for policy in policies)]
+    return [{"policy": policy} | before for policy, before in zip(policies, started_from, strict=False)]
+
+
+def test_masters_go_when_asked_but_for_each_runs_last(world: World) -> None:
+    shared, longer, last = (world.policy(name) for name in ("shared", "longer", "last"))
+    world.run("short", "finished", inputs={}, records=iterations(shared))
+    world.run("long", "finished", inputs={}, records=iterations(shared, longer, last))
+    assert world.collect() == set()
+    assert world.collect(masters=True) == masters_of(world, longer)
+    fresh = ArtifactStore(world.objects)
+    assert (fresh.fetch(longer.ref, "model/*") / "model" / "model.safetensors").read_text() == "model of longer"
+    assert fresh.find(Work("policy", 1, {"name": "longer"}, {})) is not None
+    with pytest.raises(CorruptArtifact):
+        fresh.fetch(longer.ref)
+    assert fresh.find(Work("policy", 1, {"name": "longer"}, {})) is None, "its stage would not make it again"
+
+
+def test_masters_of_a_run_that_goes_on_stay_from_its_last_state_on(world: World) -> None:
+    earliest, first, second = (world.policy(name) for name in ("earliest", "first", "second"))
+    begun = world.policy("begun", [second])
+    world.run("run", "working", inputs={"policy": world.make("origin")}, records=iterations(earliest, first, second))
+    assert world.collect(masters=True) == masters_of(world, earliest)
+    assert (ArtifactStore(world.objects).fetch(begun.ref) / "master" / "model.safetensors").exists()
+
+
+def test_masters_stay_while_a_cell_of_a_sweep_may_share_them(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = world.policy("first"), world.policy("second")
+    world.run("done", "finished", inputs={}, records=iterations(first, second))
+    for run in ("done", "not-begun"):
+        SweepRecord(world.objects, "sweep").add(run, {})
+    assert world.collect(masters=True) == set()
+    print_collection(str(world.objects.root), dry_run=True, grace_hours=1, masters=True)
+    assert "masters are all kept: 1 cells of sweeps are not finished, such as not-begun" in capsys.readouterr().out
+    world.run("not-begun", "finished", inputs={}, records=iterations(first))
+    third = world.policy("third")
+    world.run("longer", "finished", inputs={}, records=iterations(second, third))
+    assert world.collect(masters=True) == set(), "each is the last one of a run"
