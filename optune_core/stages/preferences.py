@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -49,7 +48,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Raises DataError for missing columns or no usable pair."""
     (work,) = works(store, spec)
     progress("label pairs", 0, 0)
-    rows = list(_from_file(spec.pairs) if isinstance(spec.pairs, FilePairs) else _labelled(store, spec, spec.pairs))
+    rows, dropped = _from_file(spec.pairs) if isinstance(spec.pairs, FilePairs) else _labelled(store, spec, spec.pairs)
     if not rows:
         raise DataError("no preference pair is left: every prompt is malformed, empty or tied")
     held_out = held_out_prompts([row["prompt_id"] for row in rows], spec.held_out_fraction, spec.seed)
@@ -58,40 +57,39 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     with store.scratch() as scratch:
         write_table(pa.Table.from_pylist(rows, schema=PREFERENCES), PREFERENCES, scratch / FILE)
         prompts = {row["prompt_id"] for row in rows}
-        store.commit(
-            work, scratch, metrics={"pairs": len(rows), "prompts": len(prompts), "held_out_prompts": len(held_out)}
-        )
+        counts = {"pairs": len(rows), "prompts": len(prompts), "held_out_prompts": len(held_out), "dropped": dropped}
+        store.commit(work, scratch, metrics=counts)
 
 
-def _from_file(pairs: FilePairs) -> Iterator[Row]:
+def _from_file(pairs: FilePairs) -> tuple[list[Row], int]:
+    """The pairs, and how many rows hold none: malformed, empty, or twice the same response."""
     table = read_source(pairs.source)
     columns = ["prompt", "chosen", "rejected"]
     require_columns(table, columns, pairs.source)
+    rows = []
     for row in table.select(columns).to_pylist():
         messages = as_messages(row["prompt"])
         chosen, rejected = last_assistant_text(row["chosen"]), last_assistant_text(row["rejected"])
         if isinstance(messages, list) and chosen and rejected and chosen != rejected:
-            yield {
-                "prompt_id": digest(messages)[:32],
-                "messages": messages,
-                "chosen": chosen,
-                "rejected": rejected,
-            }
+            prompt_id = digest(messages)[:32]
+            rows.append({"prompt_id": prompt_id, "messages": messages, "chosen": chosen, "rejected": rejected})
+    return rows, table.num_rows - len(rows)
 
 
-def _labelled(store: ArtifactStore, spec: Spec, pairs: LabelledPairs) -> Iterator[Row]:
+def _labelled(store: ArtifactStore, spec: Spec, pairs: LabelledPairs) -> tuple[list[Row], int]:
+    """The pairs, and how many prompts have none: fewer than two responses that are not empty, or all are equal."""
     label = load_function(pairs.function)
     groups: dict[str, list[Row]] = {}
+    asked = set()
     for row in read_shards(store, spec.responses, "responses.parquet", RESPONSES).to_pylist():
+        asked.add(row["prompt_id"])
         if row["response"].strip():
             groups.setdefault(row["prompt_id"], []).append(row)
-    for group in groups.values():
+    rows: list[Row] = []
+    for prompt_id, group in groups.items():
         texts = [row["response"] for row in group]
         scores = [float(score) for score in label([row["prompt"] for row in group], texts)]
         for chosen, rejected in label_pairs(scores, pairs.max_pairs_per_prompt):
-            yield {
-                "prompt_id": group[0]["prompt_id"],
-                "messages": group[0]["messages"],
-                "chosen": texts[chosen],
-                "rejected": texts[rejected],
-            }
+            sides = {"chosen": texts[chosen], "rejected": texts[rejected]}
+            rows.append({"prompt_id": prompt_id, "messages": group[0]["messages"], **sides})
+    return rows, len(asked - {row["prompt_id"] for row in rows})

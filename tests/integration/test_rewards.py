@@ -1,4 +1,4 @@
-"""Reward models at the edge of what they read."""
+"""What reward models are trained on, and what they can read."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from optune_core.config.schema import Model, TrainedReward
+from optune_core.config.schema import FilePairs, LabelledPairs, Model, TrainedReward
 from optune_core.errors import DataError, ModelError
 from optune_core.launch import find_all
 from optune_core.progress import silent
 from optune_core.rewards.classifier import ClassifierScorer
 from optune_core.rewards.scorer import Conversation
+from optune_core.schemas import RESPONSES, write_table
 from optune_core.stages import model, preferences, reward_model
-from optune_core.storage import ArtifactStore, Manifest, open_objects
+from optune_core.storage import ArtifactStore, Manifest, Work, open_objects
 from tests.tiny import build_model
 
 POSITIONS = 512
@@ -85,3 +87,34 @@ def test_response_that_is_longer_than_the_reward_model_reads(tmp_path: Path) -> 
     assert len(scorer.score([short], lambda done: None)) == 1
     with pytest.raises(ModelError, match=rf"reads {POSITIONS} tokens at most.*'Why\?'.*lower prompts.max_tokens"):
         scorer.score([short, long], lambda done: None)
+
+
+def test_rows_that_hold_no_pair_are_counted(store: ArtifactStore, tmp_path: Path) -> None:
+    rows = pairs_of([3] * 6)
+    rows[1]["rejected"] = rows[1]["chosen"]
+    rows[4]["chosen"] = ""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = FilePairs.model_validate({"source": {"type": "file", "path": str(path)}})
+    spec = preferences.Spec(pairs=pairs, held_out_fraction=0.25, seed=0, responses=[])
+    preferences.run(store, spec, silent)
+    metrics = made(store, "preferences", spec).metrics
+    assert (metrics["pairs"], metrics["dropped"]) == (4, 2)
+
+
+def test_prompts_that_give_no_pair_are_counted(store: ArtifactStore) -> None:
+    answers = {"a": ["one", "three"], "b": ["same", "same"], "c": ["", "full"], "d": ["x", "longer"]}
+    rows = [
+        {"prompt_id": name * 32, "prompt": name, "messages": [{"role": "user", "content": name}], "sample": sample}
+        | {"response": text, "response_token_ids": [1], "finish_reason": "stop"}
+        for name, texts in answers.items()
+        for sample, text in enumerate(texts)
+    ]
+    with store.scratch() as folder:
+        write_table(pa.Table.from_pylist(rows, schema=RESPONSES), RESPONSES, folder / "responses.parquet")
+        shard = store.commit(Work("responses", 0, {}), folder).ref
+    pairs = LabelledPairs(function="tests.rewards:brevity")
+    spec = preferences.Spec(pairs=pairs, held_out_fraction=0.5, seed=0, responses=[shard.to_json()])
+    preferences.run(store, spec, silent)
+    metrics = made(store, "preferences", spec).metrics
+    assert (metrics["pairs"], metrics["prompts"], metrics["dropped"]) == (2, 2, 2)
