@@ -49,7 +49,9 @@ def import_models(store: str, sweep: Sweep) -> None:
     """Models that several cells start from enter the store before the first cell, once each."""
     named = {}
     for cell in sweep.cells:
-        for role, source in (("policy", cell.config.policy), ("reward", cell.config.reward)):
+        reward = cell.config.reward
+        reward_role = "backbone" if reward.type == "trained" else "reward"
+        for role, source in (("policy", cell.config.policy), (reward_role, reward)):
             if isinstance(source, Model):
                 named[source.model, source.revision] = (role, source)
     for role, source in named.values():

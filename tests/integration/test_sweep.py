@@ -156,6 +156,20 @@ def test_a_sweep_on_an_object_store_is_judged_compared_and_reported(
     assert done.exit_code == 0 and "Win scores" in page.read_text()
 
 
+def test_the_backbone_of_a_reward_model_that_each_cell_trains_is_no_reward_model_yet(
+    tiny: Path, prefect_server: None, tmp_path: Path
+) -> None:
+    from tasks.sweep import import_models
+
+    pairs = {"type": "labelled", "function": "tests.rewards:vowels"}
+    reward = {"type": "trained", "model": str(tiny / "policy"), "pairs": pairs}
+    base = write_config(tiny, name="to-be-trained", whole={"reward": reward})
+    path = tmp_path / "sweep.yaml"
+    path.write_text(yaml.safe_dump({"name": "trained", "base": str(base), "grid": GRID}))
+    import_models(str(tmp_path / "store"), load_sweep(path))
+    assert count(str(tmp_path / "store"), "model") == 1
+
+
 def test_the_same_command_again_does_nothing(swept: tuple[Path, str], environment: dict[str, str]) -> None:
     sweep, store = swept
     before = {path: path.stat().st_mtime_ns for path in Path(store).rglob("*.json")}
