@@ -83,15 +83,17 @@ def load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
 
 def prompt_token_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
     """Chat messages in the model's template, up to where its response begins."""
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    token_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return token_ids
+    return _token_ids(tokenizer, tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def conversation_token_ids(tokenizer: Any, messages: list[dict[str, str]], response: str) -> list[int]:
     """Chat messages and the response to them in the model's template, as reward models read them."""
-    text = tokenizer.apply_chat_template([*messages, {"role": "assistant", "content": response}], tokenize=False)
-    token_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    answered = [*messages, {"role": "assistant", "content": response}]
+    return _token_ids(tokenizer, tokenizer.apply_chat_template(answered, tokenize=False))
+
+
+def _token_ids(tokenizer: Any, templated: str) -> list[int]:
+    token_ids: list[int] = tokenizer(templated, add_special_tokens=False)["input_ids"]
     return token_ids
 
 

@@ -24,6 +24,7 @@ class ClassifierScorer:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.to(self._device).eval()
         self._batch_size = batch_size
+        self._most_tokens = most_tokens(self._model)
 
     @torch.inference_mode()
     def score(self, conversations: list[Conversation], done: Callable[[int], None]) -> list[float]:
@@ -43,10 +44,10 @@ class ClassifierScorer:
 
     def _token_ids(self, conversation: Conversation) -> list[int]:
         ids = conversation_token_ids(self._tokenizer, conversation.messages, conversation.response)
-        if len(ids) > (most := most_tokens(self._model)):
+        if len(ids) > self._most_tokens:
             raise ModelError(
-                f"the reward model reads {most} tokens at most, and a prompt with its response has {len(ids)} "
-                f"({conversation.prompt[:60]!r}…): lower prompts.max_tokens or generation.max_tokens, "
+                f"the reward model reads {self._most_tokens} tokens at most, and a prompt with its response has "
+                f"{len(ids)} ({conversation.prompt[:60]!r}…): lower prompts.max_tokens or generation.max_tokens, "
                 "or take a reward model that reads more"
             )
         return ids

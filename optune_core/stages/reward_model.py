@@ -132,11 +132,11 @@ def _scores(scorer: Any, rows: Iterable[dict[str, Any]], side: str) -> list[floa
     return scores
 
 
-def _length_only(training: Iterable[dict[str, Any]], held_out: Iterable[dict[str, Any]]) -> float:
+def _length_only(training: Any, held_out: Any) -> float:
     """Held-out accuracy of "the longer one" or "the shorter one", whichever the training pairs favour."""
-    chosen, rejected = ([float(len(row[side])) for row in training] for side in _SIDES)
+    chosen, rejected = ([float(len(text)) for text in training[side]] for side in _SIDES)
     sign = 1.0 if accuracy(chosen, rejected) >= 0.5 else -1.0
-    return accuracy(*([sign * len(row[side]) for row in held_out] for side in _SIDES))
+    return accuracy(*([sign * len(text) for text in held_out[side]] for side in _SIDES))
 
 
 def _freeze(model: Any, layers: int) -> None:
