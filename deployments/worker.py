@@ -23,7 +23,7 @@ from uuid import UUID
 import psutil
 
 from deployments.local.processes import signal_all, wait_gone
-from optune_core.bound import PARENT
+from optune_core.process.die_with_parent import PARENT
 
 GRACE_SECONDS = 28.0
 """From the signal to the end: 26 of them are a stage's."""
@@ -36,7 +36,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, _told_to_end)
     # Its own session: Ctrl-C in a terminal would reach it, and through it the flow runs' end.
     worker = subprocess.Popen(
-        [sys.executable, "-m", "optune_core.bound", *prefect],
+        [sys.executable, "-m", "optune_core.process.die_with_parent", *prefect],
         env=os.environ | {PARENT: str(os.getpid())},
         start_new_session=True,
     )

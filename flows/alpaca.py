@@ -10,8 +10,8 @@ from flows.request import store_url
 from optune_core.config import load_alpaca
 from tasks.alpaca import annotate, commit_win_rate, control_length, open_alpaca
 from tasks.evaluate import answers_of_policy, find_prompts
-from tasks.logs import quiet_known_errors
 from tasks.prepare import check_store
+from tasks.support.logs import quiet_known_errors
 
 
 @flow(name="alpaca", flow_run_name="alpaca {run}")

@@ -9,8 +9,8 @@ from prefect import flow
 from flows.request import store_url
 from optune_core.config import load_benchmark
 from tasks.benchmark import commit_benchmark, open_benchmark, run_benchmark
-from tasks.logs import quiet_known_errors
 from tasks.prepare import check_store
+from tasks.support.logs import quiet_known_errors
 
 
 @flow(name="benchmark", flow_run_name="benchmark {run}")

@@ -8,7 +8,7 @@ from prefect import flow
 
 from flows.request import store_url
 from optune_core.config import load_evaluation
-from optune_core.config.evaluation import IterationBaseline, ModelBaseline
+from optune_core.evaluation.win_score.config import IterationBaseline, ModelBaseline
 from optune_core.storage import Ref
 from tasks.evaluate import (
     EvaluationContext,
@@ -24,8 +24,8 @@ from tasks.evaluate import (
     read_baseline,
     template_for,
 )
-from tasks.logs import quiet_known_errors
 from tasks.prepare import check_store, import_model
+from tasks.support.logs import quiet_known_errors
 
 
 @flow(name="evaluate", flow_run_name="evaluate {run}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from optune_core.storage import Ref
-from tasks.context import RunContext
-from tasks.iterate import generate, held_out_jobs, score, split_held_out
-from tasks.report import commit_evaluation
+from tasks.iteration import generate, held_out_jobs, score, split_held_out
+from tasks.records import commit_evaluation
+from tasks.support.context import RunContext
 
 
 def evaluate(context: RunContext, t: int, policy: Ref) -> None:

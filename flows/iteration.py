@@ -6,8 +6,7 @@ from prefect import flow
 
 from flows.held_out import evaluate
 from optune_core.storage import Ref
-from tasks.context import RunContext
-from tasks.iterate import (
+from tasks.iteration import (
     draw,
     fresh_job,
     generate,
@@ -18,7 +17,8 @@ from tasks.iterate import (
     split_held_out,
     take_fixed_pairs,
 )
-from tasks.report import check_fresh_data, commit_iteration
+from tasks.records import check_fresh_data, commit_iteration
+from tasks.support.context import RunContext
 from tasks.train import begin_training
 
 

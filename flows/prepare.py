@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from flows.reward_model import reward_model
 from optune_core.config import OptuneConfig
-from optune_core.gpus import check_devices
+from optune_core.process.devices import check_devices
 from optune_core.rewards import RewardRef
 from optune_core.storage import Ref
-from tasks.context import RunContext
 from tasks.prepare import classifier_ref, draw_prompts, function_ref, import_model
-from tasks.stage import open_store
+from tasks.support.context import RunContext
+from tasks.support.stage import open_store
 
 
 def prepare(settings: OptuneConfig, store: str, run: str, train_deployment: str | None) -> RunContext:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from optune_core.config import OptuneConfig, load_config, parse_config
-from optune_core.config.names import validate_name
 from optune_core.errors import ConfigError, OptuneError
+from optune_core.parts.names import validate_name
 from optune_core.storage import open_objects
 from optune_core.storage.lease import read_lease
 from optune_core.storage.ledger import no_such_run

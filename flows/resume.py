@@ -6,9 +6,9 @@ from prefect import flow
 
 from flows.request import store_url
 from optune_core.storage.interrupted import suspects, unmoved
-from tasks.logs import quiet_known_errors
 from tasks.resume import flow_runs_at_work, relaunch
-from tasks.stage import open_store
+from tasks.support.logs import quiet_known_errors
+from tasks.support.stage import open_store
 
 
 @flow(name="resume")

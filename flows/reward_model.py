@@ -9,9 +9,7 @@ from optune_core.config import OptuneConfig
 from optune_core.config.schema import FunctionReward, LabelledPairs, Selection, TrainedReward
 from optune_core.errors import ConfigError
 from optune_core.storage import Ref
-from tasks.context import RunContext
-from tasks.iterate import generate, select, split_held_out
-from tasks.logs import quiet_known_errors
+from tasks.iteration import generate, select, split_held_out
 from tasks.prepare import (
     check_store,
     draw_prompts,
@@ -20,8 +18,10 @@ from tasks.prepare import (
     make_preferences,
     train_reward_model,
 )
-from tasks.report import show_reward_model
-from tasks.stage import open_store
+from tasks.records import show_reward_model
+from tasks.support.context import RunContext
+from tasks.support.logs import quiet_known_errors
+from tasks.support.stage import open_store
 
 
 @flow(name="reward-model")

@@ -16,12 +16,12 @@ from flows.request import requested, store_url
 from optune_core.errors import CorruptArtifact
 from optune_core.storage import Ref
 from optune_core.storage.lease import stop
-from tasks.context import RunContext
-from tasks.lease import working_on
-from tasks.logs import quiet_known_errors
 from tasks.prepare import check_drift, check_store
-from tasks.report import publish_run, reached_iterations, start_run
-from tasks.stage import open_store
+from tasks.records import publish_run, reached_iterations, start_run
+from tasks.support.context import RunContext
+from tasks.support.lease import working_on
+from tasks.support.logs import quiet_known_errors
+from tasks.support.stage import open_store
 
 _REPAIRS = 8
 """Damaged artifacts that one start makes again before it gives up on the store."""

@@ -9,12 +9,12 @@ from prefect.runtime import flow_run
 
 from flows.judge_cells import check_evaluation, judge_cells
 from flows.request import store_url
-from optune_core.config.sweep import Cell, load_sweep
-from tasks.cells import AtWork, CellHere, CellOnPool, check_failures, compute
-from tasks.logs import quiet_known_errors
+from optune_core.sweep.grid import Cell, load_sweep
 from tasks.prepare import check_store
-from tasks.stage import open_store
+from tasks.support.logs import quiet_known_errors
+from tasks.support.stage import open_store
 from tasks.sweep import import_models, publish_sweep, record_cells
+from tasks.sweep_cells import AtWork, CellHere, CellOnPool, check_failures, compute
 
 
 def _run_name() -> str:

@@ -5,7 +5,7 @@
 from prefect import flow
 
 from optune_core.stages.policy import Spec
-from tasks.logs import quiet_known_errors
+from tasks.support.logs import quiet_known_errors
 from tasks.train import train_here
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from optune_core.data.id_hash import hash_ids
+from optune_core.data.row_groups import in_groups
+from optune_core.data.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only
 from optune_core.errors import ConservationError
 from optune_core.history import HISTORY, NOTHING_YET, REWARD_MOMENTS, advance, reward_moments
-from optune_core.id_hash import hash_ids
 from optune_core.pairs import Pairs, Rows
-from optune_core.row_groups import in_groups
-from optune_core.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only
 
 PAIR_COLUMNS = [name for name in REPLAY.names if name not in (*PROMPTS.names, "status", "reason", *HISTORY)]
 FRESH = only(REPLAY, "prompt_id", *PAIR_COLUMNS, "reason", *REWARD_MOMENTS)

@@ -7,16 +7,16 @@ from typing import Any
 from prefect import get_run_logger
 
 from optune_core.config import AlpacaConfig
-from optune_core.evaluation.alpaca_data import check_calibration, generators, read_references
-from optune_core.evaluation.annotator_files import AnnotatorFiles, describe_annotator, find_annotator
-from optune_core.evaluation.judge import api_key
+from optune_core.evaluation.alpaca_eval import annotations, win_rate
+from optune_core.evaluation.alpaca_eval.annotator_files import AnnotatorFiles, describe_annotator, find_annotator
+from optune_core.evaluation.alpaca_eval.data import check_calibration, generators, read_references
+from optune_core.evaluation.alpaca_eval.report import win_rate_markdown
 from optune_core.evaluation.subject import asked_iterations, check_win_rate, policies, recorded_alpaca, run_config
-from optune_core.reports.win_rate import win_rate_markdown
-from optune_core.stages import alpaca_annotations, alpaca_win_rate
+from optune_core.evaluation.win_score.judge import api_key
 from optune_core.storage import Ledger, Ref
 from tasks.evaluate import EvaluationContext, PromptTable
-from tasks.report import artifact_key, show_page
-from tasks.stage import make, open_store, stage_task
+from tasks.records import artifact_key, show_page
+from tasks.support.stage import make, open_store, stage_task
 
 
 class AlpacaContext(EvaluationContext):
@@ -62,7 +62,7 @@ def open_alpaca(store: str, run: str, config: AlpacaConfig, iteration: int | Non
 @stage_task("annotate", "annotate policy {iteration}")
 def annotate(context: AlpacaContext, iteration: int, table: PromptTable, policy: list[Ref]) -> Any:
     """Have each answer compared with the reference output."""
-    spec = alpaca_annotations.Spec(
+    spec = annotations.Spec(
         annotator=context.config.annotator,
         files=context.files,
         prompts=context.config.prompts,
@@ -76,7 +76,7 @@ def annotate(context: AlpacaContext, iteration: int, table: PromptTable, policy:
 @stage_task("win rate")
 def control_length(context: AlpacaContext, annotations: list[Ref]) -> Any:
     """Win rate and length-controlled win rate."""
-    spec = alpaca_win_rate.Spec(
+    spec = win_rate.Spec(
         annotations=[shard.to_json() for shard in annotations],
         calibration=context.config.calibration,
         instructions=context.instructions,

@@ -8,13 +8,13 @@ from prefect import get_run_logger
 from pydantic import BaseModel
 
 from optune_core.config import BenchmarkConfig
-from optune_core.evaluation.benchmark import average, check_benchmark, recorded_config, task_results
+from optune_core.evaluation.harness.library import tasks
+from optune_core.evaluation.harness.report import benchmark_markdown
+from optune_core.evaluation.harness.results import average, check_benchmark, recorded_config, task_results
 from optune_core.evaluation.subject import asked_iterations, policies, run_config
-from optune_core.reports.benchmark import benchmark_markdown
-from optune_core.stages import benchmark
 from optune_core.storage import Ledger, Ref
-from tasks.report import artifact_key, show_page
-from tasks.stage import make, open_store, stage_task
+from tasks.records import artifact_key, show_page
+from tasks.support.stage import make, open_store, stage_task
 
 
 class BenchmarkContext(BaseModel):
@@ -47,7 +47,7 @@ def open_benchmark(
 @stage_task("benchmark", "benchmark policy {iteration}")
 def run_benchmark(context: BenchmarkContext, iteration: int) -> Any:
     """The results of π_iteration, an artifact a task."""
-    spec = benchmark.Spec(benchmark=context.config, policy=context.policies[iteration])
+    spec = tasks.Spec(benchmark=context.config, policy=context.policies[iteration])
     return make(context.store, "benchmark", spec)
 
 

@@ -8,9 +8,7 @@ from prefect import get_run_logger
 from pydantic import BaseModel
 
 from optune_core.config import EvaluationConfig, OptuneConfig
-from optune_core.config.evaluation import DrawnPrompts, IterationBaseline, OpenAIJudge, ResponsesBaseline
 from optune_core.config.schema import Generation
-from optune_core.evaluation.judge import JudgeSpec, RewardJudge, api_key, describe_judge
 from optune_core.evaluation.subject import (
     asked_iterations,
     check_comparison,
@@ -21,12 +19,15 @@ from optune_core.evaluation.subject import (
     recorded_config,
     run_config,
 )
-from optune_core.reports.comparison import comparison_markdown
-from optune_core.stages import comparisons, given_responses, prompts, responses, templated_prompts, win_score
+from optune_core.evaluation.win_score import comparisons, given_responses, templated_prompts, win_score
+from optune_core.evaluation.win_score.config import DrawnPrompts, IterationBaseline, OpenAIJudge, ResponsesBaseline
+from optune_core.evaluation.win_score.judge import JudgeSpec, RewardJudge, api_key, describe_judge
+from optune_core.evaluation.win_score.report import comparison_markdown
+from optune_core.stages import prompts, responses
 from optune_core.storage import Ledger, Ref
 from tasks.prepare import classifier_ref, function_ref, import_model
-from tasks.report import artifact_key, show_page
-from tasks.stage import make, open_store, stage_task
+from tasks.records import artifact_key, show_page
+from tasks.support.stage import make, open_store, stage_task
 
 
 class PromptTable(BaseModel):

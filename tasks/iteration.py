@@ -10,8 +10,8 @@ from optune_core.config.schema import FunctionReward, Selection
 from optune_core.stages import fixed_pairs, replay, responses, scores, selection
 from optune_core.stages import prompts as prompts_stage
 from optune_core.storage import Ref
-from tasks.context import RunContext
-from tasks.stage import make, open_store, stage_task
+from tasks.support.context import RunContext
+from tasks.support.stage import make, open_store, stage_task
 
 
 @stage_task("select")

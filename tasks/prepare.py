@@ -9,7 +9,7 @@ from optune_core.rewards import RewardRef, function_identity, load_function
 from optune_core.stages import model, preferences, prompts, reward_model
 from optune_core.storage import Ledger, Ref
 from optune_core.storage.objects import check_conditional_writes
-from tasks.stage import make, open_store, stage_task
+from tasks.support.stage import make, open_store, stage_task
 
 
 @stage_task("check store")

@@ -7,19 +7,19 @@ from typing import Any
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
+from optune_core.data.schemas import SCORES
 from optune_core.errors import OptuneError
 from optune_core.health import Freshness, check_health
 from optune_core.reports.page import report
 from optune_core.reports.render import iteration_markdown, reward_model_markdown, run_markdown
-from optune_core.reports.statistics import reward_per_prompt
 from optune_core.reports.summary import held_out_change, summarise
 from optune_core.reports.timing import stage_timing
-from optune_core.schemas import SCORES
 from optune_core.stages.replay import read_shards
+from optune_core.statistics import reward_per_prompt
 from optune_core.storage import ArtifactStore, Ledger, Ref
-from tasks.context import RunContext
-from tasks.stage import open_store, stage_task
-from tasks.ui import only_shown
+from tasks.support.context import RunContext
+from tasks.support.stage import open_store, stage_task
+from tasks.support.ui import only_shown
 
 
 @stage_task("open run")

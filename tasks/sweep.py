@@ -8,17 +8,17 @@ from pathlib import Path
 from prefect import get_run_logger
 
 from optune_core.config.schema import Model
-from optune_core.config.sweep import Sweep
 from optune_core.errors import ConfigDrift
-from optune_core.reports.render_sweep import sweep_markdown
-from optune_core.reports.sharing import sharing
-from optune_core.reports.sweep import read_cells
-from optune_core.reports.sweep_figures import draw_figures
 from optune_core.storage import Ledger
 from optune_core.storage.sweeps import SweepRecord
+from optune_core.sweep.figures import draw_figures
+from optune_core.sweep.grid import Sweep
+from optune_core.sweep.page import sweep_markdown
+from optune_core.sweep.results import read_cells
+from optune_core.sweep.sharing import sharing
 from tasks.prepare import import_model
-from tasks.report import artifact_key, show_page
-from tasks.stage import open_store, stage_task
+from tasks.records import artifact_key, show_page
+from tasks.support.stage import open_store, stage_task
 
 
 @stage_task("record cells")

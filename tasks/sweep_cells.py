@@ -19,15 +19,15 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.deployments import run_deployment
 
-from optune_core import bound
-from optune_core.children import no_child
-from optune_core.config.sweep import Cell
 from optune_core.errors import OptuneError
+from optune_core.process.children import no_child
+from optune_core.process.die_with_parent import PARENT
 from optune_core.secrets import redact
 from optune_core.storage import Ledger
 from optune_core.storage.lease import is_gone, read_lease
 from optune_core.storage.objects import Objects
-from optune_core.sweep_order import SweepOrder
+from optune_core.sweep.grid import Cell
+from optune_core.sweep.order import SweepOrder
 
 _POLL_SECONDS = 1.0
 _ATTEMPTS = 5
@@ -123,12 +123,15 @@ class CellHere:
         self._run = cell.run
         self._tail: deque[str] = deque(maxlen=20)
         with get_client(sync_client=True) as client:
-            environment = os.environ | {"PREFECT_API_URL": str(client.api_url), bound.PARENT: str(os.getpid())}
+            environment = os.environ | {
+                "PREFECT_API_URL": str(client.api_url),
+                PARENT: str(os.getpid()),
+            }
         environment.pop("PREFECT__FLOW_RUN_ID", None)
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // at_once)))
         no_child.clear()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "optune_core.bound", sys.executable, "-c", _COMMAND, *arguments],
+            [sys.executable, "-m", "optune_core.process.die_with_parent", sys.executable, "-c", _COMMAND, *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -12,11 +12,11 @@ from prefect.deployments import run_deployment
 from prefect.states import Completed
 
 from optune_core.errors import OptuneError, TransientError
-from optune_core.launch import find_all
 from optune_core.stages import policy as policy_stage
+from optune_core.stages.launch import find_all
 from optune_core.storage import Ref
-from tasks.context import RunContext
-from tasks.stage import make, open_store, stage_task
+from tasks.support.context import RunContext
+from tasks.support.stage import make, open_store, stage_task
 
 _POLL_SECONDS = 5.0
 _ATTEMPTS = 5

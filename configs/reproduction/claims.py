@@ -20,14 +20,14 @@ import scipy.stats
 import torch
 
 from optune_core.config import OptuneConfig
-from optune_core.config.sweep import load_sweep
-from optune_core.losses import reward_weights
+from optune_core.data.schemas import COMPARISONS, REPLAY, SCORES, only, read_table
+from optune_core.losses.equations import reward_weights
 from optune_core.reports.analysis import analyse
-from optune_core.reports.statistics import reward_per_prompt
-from optune_core.reports.sweep import loss_label, selection_label
-from optune_core.schemas import COMPARISONS, REPLAY, SCORES, only, read_table
 from optune_core.stages.replay import read_shards
+from optune_core.statistics import reward_per_prompt
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+from optune_core.sweep.grid import load_sweep
+from optune_core.sweep.results import loss_label, selection_label
 
 RESAMPLES = 5000
 POINTS = {"win": 100.0, "tie": 0.0, "lose": -100.0}

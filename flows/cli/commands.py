@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import Every, Iteration, Overrides, Store
+from flows.cli.options import Every, Iteration, Overrides, Store
+from flows.cli.study import study
 from flows.request import DEFAULT_STORE, requested
-from flows.study import study
 
 app = typer.Typer(
     help="OPTune: efficient online preference tuning.",
@@ -66,7 +66,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _see_to_the_end(by_user: bool) -> None:
-    from optune_core.children import no_child
+    from optune_core.process.children import no_child
 
     deadline = time.monotonic() + _GRACE_SECONDS
     no_child.wait(_GRACE_SECONDS - _PREFECT_SECONDS)
@@ -80,8 +80,8 @@ def _leave(by_user: bool) -> None:
 
     for child in psutil.Process().children(recursive=True):
         child.kill()
-    if "tasks.lease" in sys.modules:
-        from tasks.lease import let_go
+    if "tasks.support.lease" in sys.modules:
+        from tasks.support.lease import let_go
 
         with contextlib.suppress(Exception):
             let_go("stopped" if by_user else "interrupted", "stopped by its user" if by_user else "terminated")
@@ -108,8 +108,8 @@ def run(
         run = unused_name(open_objects(store), name)
         typer.echo(f"run {run}")
     _quiet_prefect()
-    from flows.iterate import optune
-    from optune_core.cli.show import print_summary
+    from flows.run import optune
+    from optune_core.console.show import print_summary
 
     summary: Any = optune(config, overrides, store, run)
     print_summary(store, summary)
@@ -130,10 +130,10 @@ def sweep(
     figures: Annotated[str | None, typer.Option(help="Folder to draw the figures in.")] = None,
 ) -> None:
     """Run a grid of experiments, or continue it: what they share is computed once."""
-    from optune_core.config.sweep import load_sweep
+    from optune_core.sweep.grid import load_sweep
 
     wanted = load_sweep(config, overrides or [])  # all its problems, before anything is started
-    from optune_core.cli.sweep import print_sweep
+    from optune_core.console.sweep import print_sweep
     from optune_core.errors import OptuneError
 
     if table:
@@ -162,7 +162,7 @@ def reward_model(
     load_config(config, overrides or [])
     _quiet_prefect()
     from flows.reward_model import reward_model as flow
-    from optune_core.cli.show import print_artifact
+    from optune_core.console.show import print_artifact
 
     trained: Any = flow(config, overrides, store)
     print_artifact(store, trained["stage"], trained["key"])
@@ -185,7 +185,7 @@ def evaluate(
     load_evaluation(evaluation, overrides or [])
     _quiet_prefect()
     from flows.evaluate import evaluate as flow
-    from optune_core.cli.evaluate import print_comparisons
+    from optune_core.console.evaluate import print_comparisons
 
     records: Any = flow(evaluation, run, iteration, every, overrides, store)
     print_comparisons(run, records)
@@ -208,7 +208,7 @@ def alpaca(
     load_alpaca(evaluation, overrides or [])
     _quiet_prefect()
     from flows.alpaca import alpaca as flow
-    from optune_core.cli.alpaca import print_win_rates
+    from optune_core.console.alpaca import print_win_rates
 
     records: Any = flow(evaluation, run, iteration, every, overrides, store)
     print_win_rates(run, records)
@@ -231,7 +231,7 @@ def benchmark(
     load_benchmark(benchmark, overrides or [])
     _quiet_prefect()
     from flows.benchmark import benchmark as flow
-    from optune_core.cli.benchmark import print_benchmarks
+    from optune_core.console.benchmark import print_benchmarks
 
     records: Any = flow(benchmark, run, iteration, every, overrides, store)
     print_benchmarks(run, records)
@@ -244,7 +244,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for programs.")] = False,
 ) -> None:
     """Where runs stand, read from the store alone."""
-    from optune_core.cli.show import print_run, print_runs, run_status, runs_status
+    from optune_core.console.show import print_run, print_runs, run_status, runs_status
 
     if as_json:
         typer.echo(json.dumps(runs_status(store) if run is None else run_status(store, run), indent=2))
@@ -263,7 +263,7 @@ def report(
     """One self-contained HTML page on runs: what they did, what changed, what to doubt."""
     from pathlib import Path
 
-    from optune_core.cli.report import write_report
+    from optune_core.console.report import write_report
 
     write_report(store, runs, Path(out))
     typer.echo(out)
@@ -302,8 +302,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for programs.")] = False,
 ) -> None:
     """Predict the time of each stage, and what selective regeneration saves, before anything is started."""
-    from optune_core.cli.plan import Request, make_plan, plan_json, print_plan
     from optune_core.config import load_config
+    from optune_core.console.plan import Request, make_plan, plan_json, print_plan
 
     request = Request(device, devices, engines, prompts, prompt_tokens, response_tokens, parameters, run, run_devices)
     made = make_plan(load_config(config, overrides or []), store, request)
@@ -322,7 +322,7 @@ def show(
     run: Annotated[str | None, typer.Option("--run", help="Run whose iterations to follow a prompt through.")] = None,
 ) -> None:
     """Show an artifact, or a prompt's history through the iterations of a run."""
-    from optune_core.cli.show import print_artifact, print_history
+    from optune_core.console.show import print_artifact, print_history
 
     if "/" in what:
         stage, _, key = what.partition("/")
@@ -348,7 +348,7 @@ def gc(
     ] = False,
 ) -> None:
     """Delete what no run needs: artifacts of no run, data of failed attempts, left-over temporary files."""
-    from optune_core.cli.collect import print_collection
+    from optune_core.console.collect import print_collection
 
     print_collection(store, dry_run=dry_run, grace_hours=grace, masters=masters)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import Store
+from flows.cli.options import Store
 from flows.request import DEFAULT_STORE
 
 study = typer.Typer(help="The human study: people compare responses of two or three policies.", no_args_is_help=True)
@@ -33,7 +33,7 @@ def create(
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Draw the pairs that people will be asked about."""
-    from optune_core.cli.study import print_created
+    from optune_core.console.study import print_created
     from optune_core.errors import StudyError
     from optune_core.storage import ArtifactStore, open_objects
     from optune_core.study.create import create_study
@@ -73,7 +73,7 @@ def results(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for programs.")] = False,
 ) -> None:
     """Win, loss and tie percentages of each comparison (Table 4), and how far people agree."""
-    from optune_core.cli.study import print_results, study_results
+    from optune_core.console.study import print_results, study_results
 
     summary = study_results(store, name, ratings)
     if as_json:

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from optune_core.config.alpaca import AlpacaConfig
-from optune_core.config.benchmark import BenchmarkConfig
-from optune_core.config.evaluation import EvaluationConfig
 from optune_core.config.schema import OptuneConfig
 from optune_core.errors import ConfigError
+from optune_core.evaluation.alpaca_eval.config import AlpacaConfig
+from optune_core.evaluation.harness.config import BenchmarkConfig
+from optune_core.evaluation.win_score.config import EvaluationConfig
 from optune_core.secrets import redact, secrets_in
 
 Schema = TypeVar("Schema", bound=BaseModel)

@@ -19,7 +19,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from optune_core.config.names import FunctionPath, Name
+from optune_core.parts.names import FunctionPath, Name
 
 
 class Section(BaseModel):

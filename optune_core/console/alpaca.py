@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from optune_core.cli.tables import print_table
-from optune_core.reports.win_rate import COLUMNS, win_rate_cells
+from optune_core.console.tables import print_table
+from optune_core.evaluation.alpaca_eval.report import COLUMNS, win_rate_cells
 
 
 def print_win_rates(run: str, records: list[dict[str, Any]]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from optune_core.cli.tables import print_table
-from optune_core.reports.benchmark import benchmark_cells, benchmark_columns, benchmark_note
+from optune_core.console.tables import print_table
+from optune_core.evaluation.harness.report import benchmark_cells, benchmark_columns, benchmark_note
 
 
 def print_benchmarks(run: str, records: list[dict[str, Any]]) -> None:

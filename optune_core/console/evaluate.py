@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from optune_core.cli.tables import print_table
-from optune_core.reports.comparison import COLUMNS, comparison_cells
+from optune_core.console.tables import print_table
+from optune_core.evaluation.win_score.report import COLUMNS, comparison_cells
 
 
 def print_comparisons(run: str, records: list[dict[str, Any]]) -> None:

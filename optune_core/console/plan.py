@@ -8,16 +8,16 @@ from typing import Any
 
 from rich.table import Table
 
-from optune_core.cli.tables import plain_table, wide_console
 from optune_core.config import OptuneConfig
 from optune_core.config.schema import FunctionReward
+from optune_core.console.tables import plain_table, wide_console
 from optune_core.errors import ConfigError
 from optune_core.plan import STAGES, Device, Projection, StageFit, Workload, fit_device, named_device, project
 from optune_core.plan.fit import Measured, measured_iterations
 from optune_core.plan.projection import workload_of
 from optune_core.plan.shape import known_shape
-from optune_core.reports.words import duration, percent
 from optune_core.storage import ArtifactStore, open_objects
+from optune_core.words import duration, percent
 
 _CONSOLE = wide_console()
 

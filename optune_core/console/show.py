@@ -7,13 +7,13 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.table import Table
 
-from optune_core.cli.tables import plain_table, wide_console
+from optune_core.console.tables import plain_table, wide_console
+from optune_core.data.row_groups import read_groups
+from optune_core.data.schemas import REPLAY
 from optune_core.errors import OptuneError
 from optune_core.reports.render import change_text
 from optune_core.reports.standing import progress, require_run, standing
 from optune_core.reports.summary import held_out_change, summarise
-from optune_core.row_groups import read_groups
-from optune_core.schemas import REPLAY
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from optune_core.storage.ledger import list_runs
 

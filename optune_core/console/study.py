@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from optune_core.cli.tables import plain_table, wide_console
+from optune_core.console.tables import plain_table, wide_console
 from optune_core.storage import ArtifactStore, open_objects
 from optune_core.study.create import open_study
 from optune_core.study.results import OUTCOMES, standing_ratings, summarise

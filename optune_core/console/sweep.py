@@ -7,14 +7,14 @@ from pathlib import Path
 
 from rich.table import Table
 
-from optune_core.cli.tables import plain_table, wide_console
-from optune_core.config.sweep import Sweep
-from optune_core.reports.sharing import sharing
-from optune_core.reports.sweep import read_cells
-from optune_core.reports.sweep_figures import draw_figures
-from optune_core.reports.sweep_tables import TextTable, notes, sharing_text, sweep_tables
+from optune_core.console.tables import plain_table, wide_console
 from optune_core.storage import ArtifactStore, open_objects
 from optune_core.storage.sweeps import SweepRecord
+from optune_core.sweep.figures import draw_figures
+from optune_core.sweep.grid import Sweep
+from optune_core.sweep.results import read_cells
+from optune_core.sweep.sharing import sharing
+from optune_core.sweep.tables import TextTable, notes, sharing_text, sweep_tables
 
 _CONSOLE = wide_console(120)
 

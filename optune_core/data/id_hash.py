@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from optune_core.row_groups import ROW_GROUP
+from optune_core.data.row_groups import ROW_GROUP
 
 
 def hash_ids(prompt_ids: pa.ChunkedArray, salt: str) -> npt.NDArray[np.uint64]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from optune_core.row_groups import read_groups, write_groups
+from optune_core.data.row_groups import read_groups, write_groups
 
 TOKENS = pa.list_(pa.int32())
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))

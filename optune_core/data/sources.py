@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from optune_core.config.schema import FileSource, HubSource
 from optune_core.errors import DataError
-from optune_core.imports import show_all
+from optune_core.process.hidden_imports import show_all
 
 _JSON_BLOCK_BYTES = 64 << 20
 """Longest JSON line that is read."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from optune_core.config import AlpacaConfig, EvaluationConfig, OptuneConfig, parse_config
-from optune_core.config.evaluation import IterationBaseline, ModelBaseline
+from optune_core.data.sources import describe
 from optune_core.errors import ConfigDrift, ConfigError, OptuneError
-from optune_core.sources import describe
+from optune_core.evaluation.win_score.config import IterationBaseline, ModelBaseline
 from optune_core.storage import Ledger, Ref
 from optune_core.storage.ledger import differences, no_such_run
 

@@ -11,7 +11,7 @@ from optune_core.errors import ConfigError
 from optune_core.plan.cost import Workload, stage_seconds
 from optune_core.plan.devices import Device
 from optune_core.plan.shape import ModelShape, known_shape
-from optune_core.reports.statistics import speedup_bound
+from optune_core.statistics import speedup_bound
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec
 
-from optune_core import preemption
+from optune_core.process import preemption
 
 P = ParamSpec("P")
 

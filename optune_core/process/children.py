@@ -16,9 +16,9 @@ from typing import Any
 
 import psutil
 
-from optune_core import bound, preemption
 from optune_core.errors import Preempted
-from optune_core.progress import Progress, Together
+from optune_core.process import die_with_parent, preemption
+from optune_core.process.progress import Progress, Together
 from optune_core.secrets import redact
 
 no_child = Event()
@@ -104,7 +104,7 @@ class _Child:
             stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
             text=True,
-            env=os.environ | command.environment | {bound.PARENT: str(os.getpid())},
+            env=os.environ | command.environment | {die_with_parent.PARENT: str(os.getpid())},
         )
         self.last: dict[str, Any] = {}
         """Its last word: that it is done, or why it failed."""

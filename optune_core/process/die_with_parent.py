@@ -1,7 +1,7 @@
 """Tie a process to its parent: one that outlives a killed flow would keep the GPU.
 
-`python -m optune_core.bound COMMAND …` becomes COMMAND, tied; for launchers that do not tie themselves.
-Linux only; elsewhere nothing is tied.
+`python -m optune_core.process.die_with_parent COMMAND …` becomes COMMAND, tied; it is for launchers that do not tie
+themselves. Linux only; elsewhere nothing is tied.
 """
 
 from __future__ import annotations

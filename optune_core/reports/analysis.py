@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from optune_core.data.row_groups import read_groups
+from optune_core.data.schemas import REPLAY, only
 from optune_core.replay import trainable
 from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Responses, Row, RunFacts
 from optune_core.reports.standing import progress, require_run, standing
-from optune_core.reports.statistics import correlation, half_gains, pair_numbers
 from optune_core.reports.summary import held_out_change, summarise
-from optune_core.row_groups import read_groups
-from optune_core.schemas import REPLAY, only
 from optune_core.stages.selection import read_replay
+from optune_core.statistics import correlation, half_gains, pair_numbers
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref
 from optune_core.storage.lease import read_lease
 

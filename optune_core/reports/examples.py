@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from optune_core.data.row_groups import read_groups
+from optune_core.data.schemas import REPLAY, only
 from optune_core.reports.facts import Example, Version
-from optune_core.row_groups import read_groups
-from optune_core.schemas import REPLAY, only
 from optune_core.storage import ArtifactStore, Ledger, Ref
 
 Numbers = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from optune_core.reports.facts import Rewards, Row, RunFacts
 from optune_core.reports.svg import Chart, Points, short, spread
-from optune_core.reports.words import percent, policy, signed
+from optune_core.words import percent, policy, signed
 
 PAPER_SHARES = {"generate": 0.718, "score": 0.001, "train": 0.281}
 """Table 1: full online DPO."""

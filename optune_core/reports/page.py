@@ -14,15 +14,15 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from optune_core import __version__
+from optune_core.evaluation.harness.report import benchmark_cells, benchmark_columns, benchmark_note
 from optune_core.reports import figures
 from optune_core.reports.analysis import analyse
-from optune_core.reports.benchmark import benchmark_cells, benchmark_columns, benchmark_note
 from optune_core.reports.examples import most_changed
 from optune_core.reports.facts import Example, IterationFacts, Row, RunFacts
 from optune_core.reports.summary import held_out_difference
 from optune_core.reports.warnings import Caution, find_warnings
-from optune_core.reports.words import duration, number, percent, policy, signed
 from optune_core.storage import ArtifactStore, Ledger
+from optune_core.words import duration, number, percent, policy, signed
 
 _TEXT_BUDGET = 120_000
 """Characters of prompts and responses on a page, so that a stored one stays below a MiB whatever it quotes."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from optune_core.data.schemas import REPLAY, only, read_table
 from optune_core.reports.plots import age_picture, reward_picture, stage_picture
 from optune_core.reports.summary import savings
-from optune_core.reports.words import number, percent
-from optune_core.schemas import REPLAY, only, read_table
 from optune_core.storage import ArtifactStore, Ref
+from optune_core.words import number, percent
 
 Row = dict[str, Any]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from optune_core.reports.statistics import paired_difference, reward_per_prompt, speedup_bound
-from optune_core.schemas import SCORES
+from optune_core.data.schemas import SCORES
 from optune_core.stages.replay import read_shards
+from optune_core.statistics import paired_difference, reward_per_prompt, speedup_bound
 from optune_core.storage import ArtifactStore, Ledger
 
 Row = dict[str, Any]

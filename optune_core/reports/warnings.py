@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optune_core.reports.facts import IterationFacts, Responses, Row, RunFacts
-from optune_core.reports.words import percent, signed
+from optune_core.words import percent, signed
 
 MAX_LENGTH_DRIFT = 0.2
 MAX_LENGTH_CORRELATION = 0.5

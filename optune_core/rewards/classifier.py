@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from optune_core.data.model_folder import conversation_token_ids, load_tokenizer, most_tokens
 from optune_core.errors import ModelError
-from optune_core.models import conversation_token_ids, load_tokenizer, most_tokens
 from optune_core.rewards.scorer import Conversation
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel
 
 from optune_core.errors import ConfigError
-from optune_core.imports import show_all
+from optune_core.process.hidden_imports import show_all
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from optune_core.data.id_hash import hash_ids
 from optune_core.errors import DataError
-from optune_core.id_hash import hash_ids
 from optune_core.selection.registry import SELECTORS
 
 

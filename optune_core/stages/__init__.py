@@ -32,13 +32,13 @@ _MODULES = {
     "policy": "optune_core.stages.policy",
     "preferences": "optune_core.stages.preferences",
     "reward-model": "optune_core.stages.reward_model",
-    "templated-prompts": "optune_core.stages.templated_prompts",
-    "given-responses": "optune_core.stages.given_responses",
-    "comparisons": "optune_core.stages.comparisons",
-    "win-score": "optune_core.stages.win_score",
-    "benchmark": "optune_core.stages.benchmark",
-    "alpaca-annotations": "optune_core.stages.alpaca_annotations",
-    "alpaca-win-rate": "optune_core.stages.alpaca_win_rate",
+    "templated-prompts": "optune_core.evaluation.win_score.templated_prompts",
+    "given-responses": "optune_core.evaluation.win_score.given_responses",
+    "comparisons": "optune_core.evaluation.win_score.comparisons",
+    "win-score": "optune_core.evaluation.win_score.win_score",
+    "benchmark": "optune_core.evaluation.harness.tasks",
+    "alpaca-annotations": "optune_core.evaluation.alpaca_eval.annotations",
+    "alpaca-win-rate": "optune_core.evaluation.alpaca_eval.win_rate",
 }
 
 

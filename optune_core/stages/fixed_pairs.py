@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from optune_core.progress import Progress
-from optune_core.row_groups import count_rows, read_groups, write_groups
-from optune_core.schemas import FIXED_PAIRS, RESPONSES
+from optune_core.data.row_groups import count_rows, read_groups, write_groups
+from optune_core.data.schemas import FIXED_PAIRS, RESPONSES
+from optune_core.process.progress import Progress
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 2
@@ -31,7 +31,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Tokenise each response once, with the end-of-turn token that a sampled response would have."""
-    from optune_core.models import load_tokenizer
+    from optune_core.data.model_folder import load_tokenizer
 
     (work,) = works(store, spec)
     tokenizer: Any = load_tokenizer(store.fetch(Ref.from_json(spec.policy)) / "model", "policy")

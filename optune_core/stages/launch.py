@@ -10,15 +10,15 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from optune_core import errors
-from optune_core.children import Command, run_children
 from optune_core.errors import OptuneError, OutOfMemory, TransientError
-from optune_core.gpus import Replicas, visible_devices
-from optune_core.progress import Progress
+from optune_core.process.children import Command, run_children
+from optune_core.process.devices import Replicas, visible_devices
+from optune_core.process.progress import Progress
 from optune_core.secrets import redact
 from optune_core.stages import IN_PROCESS, stage_module
 from optune_core.storage import ArtifactStore, Manifest
 
-_WORKER = "optune_core.worker"
+_WORKER = "optune_core.stages.worker"
 _ACCELERATE = "accelerate.commands.launch"
 _OOM_KILLS = Path("/sys/fs/cgroup/memory.events")
 
@@ -145,7 +145,7 @@ def _launcher(stage: str, accelerate_config: str | None) -> list[str]:
     if accelerate_config is None and devices <= 1:
         return [sys.executable, *module]
     chosen = ["--config_file", accelerate_config] if accelerate_config else ["--num_processes", str(devices)]
-    tied = [sys.executable, "-m", "optune_core.bound", sys.executable]
+    tied = [sys.executable, "-m", "optune_core.process.die_with_parent", sys.executable]
     return [*tied, "-m", _ACCELERATE, *chosen, *module]
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import BaseModel
 
 from optune_core.config.schema import Model
-from optune_core.models import check_one_logit, copy_model, load_tokenizer, model_identity, resolve_model
-from optune_core.progress import Progress
+from optune_core.data.model_folder import check_one_logit, copy_model, load_tokenizer, model_identity, resolve_model
+from optune_core.process.progress import Progress
 from optune_core.storage import ArtifactStore, Work
 
 VERSION = 1

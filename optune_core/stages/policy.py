@@ -6,7 +6,7 @@ from pydantic import BaseModel, Field
 
 from optune_core.config.schema import Training
 from optune_core.errors import OutOfMemory
-from optune_core.progress import Progress
+from optune_core.process.progress import Progress
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 5

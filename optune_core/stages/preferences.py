@@ -8,13 +8,13 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from optune_core.config.schema import FilePairs, LabelledPairs
+from optune_core.data.preferences import held_out_prompts, label_pairs
+from optune_core.data.prompts import as_messages, last_assistant_text
+from optune_core.data.schemas import PREFERENCES, RESPONSES, write_table
+from optune_core.data.sources import read_source, require_columns, source_identity
 from optune_core.errors import DataError
-from optune_core.preferences import held_out_prompts, label_pairs
-from optune_core.progress import Progress
-from optune_core.prompts import as_messages, last_assistant_text
+from optune_core.process.progress import Progress
 from optune_core.rewards import function_identity, load_function
-from optune_core.schemas import PREFERENCES, RESPONSES, write_table
-from optune_core.sources import read_source, require_columns, source_identity
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.canonical import digest

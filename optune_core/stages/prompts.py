@@ -9,10 +9,10 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from optune_core.config.schema import Prompts
-from optune_core.progress import Progress
-from optune_core.prompts import Message, Prompt, draw, normalise
-from optune_core.schemas import FIXED_PAIRS, PROMPTS, write_table
-from optune_core.sources import read_source, require_columns, source_identity
+from optune_core.data.prompts import Message, Prompt, draw, normalise
+from optune_core.data.schemas import FIXED_PAIRS, PROMPTS, write_table
+from optune_core.data.sources import read_source, require_columns, source_identity
+from optune_core.process.progress import Progress
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 3
@@ -35,7 +35,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Raises DataError for a missing column, an empty source, too few prompts."""
-    from optune_core.models import load_tokenizer, prompt_token_ids
+    from optune_core.data.model_folder import load_tokenizer, prompt_token_ids
 
     (work,) = works(store, spec)
     config = spec.prompts

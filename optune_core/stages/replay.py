@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel
 
+from optune_core.data.row_groups import read_groups, write_groups
+from optune_core.data.schemas import REPLAY, SCORES, only
 from optune_core.pairs import as_given, best_against_worst
-from optune_core.progress import Progress
+from optune_core.process.progress import Progress
 from optune_core.replay import PAIRED_RESPONSES, accounted, fresh_pairs, merge, require_each_once, scored
-from optune_core.reports.statistics import replay_statistics, without_texts
-from optune_core.row_groups import read_groups, write_groups
-from optune_core.schemas import REPLAY, SCORES, only
 from optune_core.stages.selection import read_replay
+from optune_core.statistics import replay_statistics, without_texts
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 3

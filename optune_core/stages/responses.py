@@ -11,15 +11,15 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from optune_core.background import Background
 from optune_core.config.schema import Generation, Replicated
+from optune_core.data.row_groups import read_rows
+from optune_core.data.schemas import PROMPTS, RESPONSES, write_table
 from optune_core.errors import ConservationError
-from optune_core.failpoints import reach
 from optune_core.generation import Request, Response, open_engine, sampling_seed
-from optune_core.gpus import Replicas
-from optune_core.progress import Progress
-from optune_core.row_groups import read_rows
-from optune_core.schemas import PROMPTS, RESPONSES, write_table
+from optune_core.process.background import Background
+from optune_core.process.devices import Replicas
+from optune_core.process.failpoints import reach
+from optune_core.process.progress import Progress
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 2

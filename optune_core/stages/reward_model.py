@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from optune_core.config.schema import TrainedReward
+from optune_core.data.preferences import accuracy
+from optune_core.data.schemas import PREFERENCES, read_table
 from optune_core.errors import DataError, ModelError
-from optune_core.imports import show_all
-from optune_core.preferences import accuracy
-from optune_core.progress import Progress
-from optune_core.schemas import PREFERENCES, read_table
+from optune_core.process.hidden_imports import show_all
+from optune_core.process.progress import Progress
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 2
@@ -53,7 +53,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     from transformers import AutoModelForSequenceClassification, set_seed
     from trl import RewardConfig, RewardTrainer
 
-    from optune_core.models import conversation_token_ids, load_tokenizer, most_tokens
+    from optune_core.data.model_folder import conversation_token_ids, load_tokenizer, most_tokens
     from optune_core.rewards.classifier import ClassifierScorer
     from optune_core.training.callbacks import ReportProgress
 

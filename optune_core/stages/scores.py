@@ -10,14 +10,14 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from optune_core.background import Background
-from optune_core.failpoints import reach
-from optune_core.gpus import Replicas
-from optune_core.progress import Progress
+from optune_core.data.row_groups import count_rows
+from optune_core.data.schemas import RESPONSES, SCORES, only, read_table, write_table
+from optune_core.process.background import Background
+from optune_core.process.devices import Replicas
+from optune_core.process.failpoints import reach
+from optune_core.process.progress import Progress
 from optune_core.rewards import RewardRef, open_scorer
 from optune_core.rewards.scorer import Conversation
-from optune_core.row_groups import count_rows
-from optune_core.schemas import RESPONSES, SCORES, only, read_table, write_table
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 2

@@ -10,10 +10,10 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from optune_core.config.schema import Selection
-from optune_core.progress import Progress
+from optune_core.data.row_groups import read_groups, write_groups
+from optune_core.data.schemas import PROMPTS, REPLAY, only
+from optune_core.process.progress import Progress
 from optune_core.replay import empty_replay
-from optune_core.row_groups import read_groups, write_groups
-from optune_core.schemas import PROMPTS, REPLAY, only
 from optune_core.selection import columns_of, select_rows
 from optune_core.storage import ArtifactStore, Ref, Work
 

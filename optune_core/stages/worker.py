@@ -1,4 +1,4 @@
-"""The child process in which a stage runs: `python -m optune_core.worker STAGE SPEC STORE`.
+"""The child process in which a stage runs: `python -m optune_core.stages.worker STAGE SPEC STORE`.
 
 A child returns its memory, GPU memory included, whole; a crash or an out-of-memory kill ends it alone; and it ends
 with its parent. Standard output carries one JSON object a line: {"progress": [what, done, total]}, at most a few a
@@ -18,8 +18,8 @@ import traceback
 from pathlib import Path
 from typing import IO, Any
 
-from optune_core import preemption
-from optune_core.bound import die_with_parent
+from optune_core.process import preemption
+from optune_core.process.die_with_parent import die_with_parent
 
 _speaking = threading.Lock()
 
@@ -33,7 +33,7 @@ def main() -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
     from optune_core.errors import OptuneError, Preempted, TransientError
-    from optune_core.imports import hide_unused
+    from optune_core.process.hidden_imports import hide_unused
     from optune_core.stages import stage_module
     from optune_core.storage import ArtifactStore, open_objects
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from optune_core.config.names import is_name
+from optune_core.parts.names import is_name
 from optune_core.storage.lease import BEAT_SECONDS, TTL_SECONDS, LeaseRecord, is_resumable, read_lease
 from optune_core.storage.ledger import list_runs
 from optune_core.storage.objects import Objects

@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from optune_core.config.names import validate_name
 from optune_core.errors import OptuneError, RunBusy, StoreError, TransientError
+from optune_core.parts.names import validate_name
 from optune_core.secrets import redact
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import Objects

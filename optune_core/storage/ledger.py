@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-from optune_core.config.names import validate_name
 from optune_core.config.schema import Replicated, Training
 from optune_core.errors import ConfigDrift, StoreError
+from optune_core.parts.names import validate_name
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import Objects
 

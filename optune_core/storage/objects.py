@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from optune_core.errors import DiskFull, StoreError, TransientError
-from optune_core.failpoints import reach
+from optune_core.process.failpoints import reach
 from optune_core.storage.durable import beside, link, make_folder, sync_folder, write
 
 T = TypeVar("T")

@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from optune_core.config.names import validate_name
 from optune_core.errors import StudyError
+from optune_core.parts.names import validate_name
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import Objects
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from optune_core.config.names import validate_name
 from optune_core.errors import StoreError
+from optune_core.parts.names import validate_name
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import Objects
 

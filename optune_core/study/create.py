@@ -8,8 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from optune_core.data.schemas import STUDY_PAIRS, read_table, write_table
 from optune_core.errors import StudyError
-from optune_core.schemas import STUDY_PAIRS, read_table, write_table
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.studies import StudyLedger, list_studies
 from optune_core.study.pairing import ASKED, Pair, asked_pairs, comparisons, pair_up

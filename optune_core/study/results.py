@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from optune_core.reports.statistics import RESAMPLES
+from optune_core.statistics import RESAMPLES
 from optune_core.study.agreement import krippendorff_alpha
 from optune_core.study.pairing import Pair
 from optune_core.study.sessions import CHOICES, Participant

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optune_core.config.schema import FileSource
+from optune_core.data.prompts import Prompt, as_messages, last_assistant_text
+from optune_core.data.schemas import RESPONSES, only
+from optune_core.data.sources import read_source, require_columns, source_identity
 from optune_core.errors import DataError, StudyError
-from optune_core.prompts import Prompt, as_messages, last_assistant_text
-from optune_core.schemas import RESPONSES, only
-from optune_core.sources import read_source, require_columns, source_identity
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ledger, Ref
 from optune_core.storage.canonical import digest

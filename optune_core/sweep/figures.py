@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from optune_core.config.sweep import fixed_selection
-from optune_core.reports.sweep import WIN_SCORE, CellResult, Setting, known_metrics, settings
+from optune_core.sweep.grid import fixed_selection
+from optune_core.sweep.results import WIN_SCORE, CellResult, Setting, known_metrics, settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,9 +20,9 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from optune_core.config.loading import parse_config, read_yaml, validate
-from optune_core.config.names import Name, is_name
 from optune_core.config.schema import OptuneConfig, Section, Selection
 from optune_core.errors import ConfigError
+from optune_core.parts.names import Name, is_name
 
 Scalar = bool | int | float | str | None
 Values = dict[str, Scalar | list[Scalar]]

@@ -10,8 +10,8 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 from optune_core.config import OptuneConfig
-from optune_core.config.sweep import Cell
 from optune_core.storage.canonical import canonical_json
+from optune_core.sweep.grid import Cell
 
 _RESPONSES = ("seed", "policy", "prompts", "generation")
 _REPLAY = (*_RESPONSES, "reward", "evaluation")

@@ -6,9 +6,9 @@ import base64
 from collections.abc import Sequence
 from pathlib import Path
 
-from optune_core.reports.sharing import Sharing
-from optune_core.reports.sweep import CellResult
-from optune_core.reports.sweep_tables import TextTable, notes, sharing_text, sweep_tables
+from optune_core.sweep.results import CellResult
+from optune_core.sweep.sharing import Sharing
+from optune_core.sweep.tables import TextTable, notes, sharing_text, sweep_tables
 
 
 def sweep_markdown(sweep: str, results: Sequence[CellResult], shared: Sharing, figures: Sequence[Path]) -> str:

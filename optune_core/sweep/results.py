@@ -8,11 +8,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from optune_core.config import OptuneConfig
-from optune_core.config.sweep import Cell, fixed_selection
 from optune_core.reports.standing import last_start
 from optune_core.reports.summary import held_out_change
 from optune_core.storage import ArtifactStore, Ledger
 from optune_core.storage.lease import read_lease
+from optune_core.sweep.grid import Cell, fixed_selection
 
 REWARDS = ("proxy", "gold")
 WIN_SCORE = "win score"

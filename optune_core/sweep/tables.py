@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optune_core.reports.sharing import Sharing
-from optune_core.reports.sweep import REWARDS, WIN_SCORE, CellResult, Measured, Setting, Spread, settings
+from optune_core.sweep.results import REWARDS, WIN_SCORE, CellResult, Measured, Setting, Spread, settings
+from optune_core.sweep.sharing import Sharing
 
 _STAGES = ("start engine", "generate", "score", "rank and merge", "train")
 

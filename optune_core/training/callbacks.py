@@ -12,9 +12,9 @@ from accelerate.utils import gather
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from optune_core import preemption
-from optune_core.failpoints import reach
-from optune_core.progress import Progress
+from optune_core.process import preemption
+from optune_core.process.failpoints import reach
+from optune_core.process.progress import Progress
 
 _GO_ON, _SAVE, _SAVE_AND_LEAVE = range(3)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from optune_core.config.schema import Training
-from optune_core.losses import best_of_n_losses, dpo_losses, reverse_kl_losses, wdpo_losses
+from optune_core.losses.equations import best_of_n_losses, dpo_losses, reverse_kl_losses, wdpo_losses
 from optune_core.training.layout import Row
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from optune_core.schemas import REPLAY, RESPONSES, TOKENS, only
+from optune_core.data.schemas import REPLAY, RESPONSES, TOKENS, only
 
 SAMPLED = only(RESPONSES, "prompt_id", "sample", "prompt_token_ids", "response_token_ids", "policy_logps")
 """What is read of the responses."""

@@ -16,14 +16,14 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from optune_core import preemption
 from optune_core.config.schema import Training
+from optune_core.data.schemas import REFERENCE, REPLAY, only, read_table, write_table
 from optune_core.errors import DataError, TransientError
-from optune_core.heap import keep_freed_memory
-from optune_core.losses import reward_weights
-from optune_core.progress import Progress
+from optune_core.losses.equations import reward_weights
+from optune_core.process import preemption
+from optune_core.process.malloc import keep_freed_memory
+from optune_core.process.progress import Progress
 from optune_core.replay import trainable
-from optune_core.schemas import REFERENCE, REPLAY, only, read_table, write_table
 from optune_core.stages.policy import Spec, works
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ref

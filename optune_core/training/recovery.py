@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from optune_core.errors import DiskFull, StoreError, TransientError
-from optune_core.failpoints import reach
+from optune_core.process.failpoints import reach
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.canonical import canonical_json
 

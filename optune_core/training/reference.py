@@ -11,11 +11,11 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from optune_core import preemption
+from optune_core.data.schemas import REFERENCE, read_table, write_table
 from optune_core.errors import ConservationError
-from optune_core.failpoints import reach
-from optune_core.progress import Progress
-from optune_core.schemas import REFERENCE, read_table, write_table
+from optune_core.process import preemption
+from optune_core.process.failpoints import reach
+from optune_core.process.progress import Progress
 from optune_core.stages.policy import Spec, parents
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.training.batches import Pack, Step

@@ -20,7 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from optune_core.config.schema import Training
 from optune_core.errors import ConfigError, NonFiniteLoss
-from optune_core.failpoints import reach
+from optune_core.process.failpoints import reach
 from optune_core.training import checkpoints
 from optune_core.training.batches import Step
 from optune_core.training.layout import Pairs

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from optune_core.models import model_files
+from optune_core.data.model_folder import model_files
 
 
 def load_master(policy: Path) -> Any:

@@ -12,8 +12,8 @@ from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from tqdm import tqdm
 
-from optune_core.progress import Progress
-from tasks.ui import only_shown
+from optune_core.process.progress import Progress
+from tasks.support.ui import only_shown
 
 _UI_SECONDS = 5.0
 _LOG_SECONDS = 20.0

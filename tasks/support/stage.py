@@ -12,10 +12,10 @@ from prefect.states import Completed
 from pydantic import BaseModel
 
 from optune_core.errors import TransientError
-from optune_core.launch import find_all, run_stage
+from optune_core.stages.launch import find_all, run_stage
 from optune_core.storage import ArtifactStore, open_objects
-from tasks.lease import progressed
-from tasks.progress import reporting
+from tasks.support.lease import progressed
+from tasks.support.progress import reporting
 
 P = ParamSpec("P")
 

@@ -192,7 +192,7 @@ def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folde
 def main() -> None:
     import torch
 
-    from optune_core.heap import keep_freed_memory
+    from optune_core.process.malloc import keep_freed_memory
 
     job = json.loads(sys.argv[1])
     run = ours if job["contender"] == "ours" else trl

@@ -28,10 +28,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from optune_core.config.schema import Selection
-from optune_core.reports.statistics import replay_statistics, without_texts
-from optune_core.row_groups import ROW_GROUP, read_groups, write_groups
-from optune_core.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only
+from optune_core.data.row_groups import ROW_GROUP, read_groups, write_groups
+from optune_core.data.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only
 from optune_core.stages import replay, selection
+from optune_core.statistics import replay_statistics, without_texts
 from optune_core.storage import ArtifactStore, Ref, Work, open_objects
 
 RHO, SAMPLES = 0.5, 2

@@ -16,9 +16,9 @@ from statistics import median
 from typing import Any
 
 from optune_core.config.schema import Generation, VllmEngine
-from optune_core.launch import run_stage
-from optune_core.progress import silent
+from optune_core.process.progress import silent
 from optune_core.stages import responses
+from optune_core.stages.launch import run_stage
 from optune_core.storage import ArtifactStore, Ref, open_objects
 from tests.benchmarks.policies import MODEL, prompt_table, store_inputs
 from tests.benchmarks.spread import spread, told

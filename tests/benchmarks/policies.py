@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from optune_core.data.model_folder import prompt_token_ids
+from optune_core.data.schemas import PROMPTS, write_table
 from optune_core.generation import Request
-from optune_core.models import prompt_token_ids
-from optune_core.schemas import PROMPTS, write_table
 from optune_core.storage import ArtifactStore, Ref, Work
 
 MODEL = Path(".optune/models/SmolLM2-135M-Instruct")

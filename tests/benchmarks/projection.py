@@ -15,7 +15,7 @@ from optune_core.config import load_config
 from optune_core.config.schema import TransformersEngine
 from optune_core.plan import STAGES, fit_device, named_device, project, stage_seconds, workload_of
 from optune_core.plan.fit import measured_iterations
-from optune_core.reports.statistics import speedup_bound
+from optune_core.statistics import speedup_bound
 from optune_core.storage import ArtifactStore, open_objects
 
 CONFIG = Path(__file__).parents[2] / "configs" / "zephyr-7b-full.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from optune_core.schemas import REPLAY, read_table
+from optune_core.data.schemas import REPLAY, read_table
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, open_objects
 from optune_core.storage.lease import read_lease
 

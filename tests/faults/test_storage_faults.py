@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from optune_core import failpoints
 from optune_core.errors import CorruptArtifact, DiskFull, StoreError, TransientError
+from optune_core.process import failpoints
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Work
 from optune_core.storage import artifacts as artifacts_module
 from optune_core.storage import lease as lease_module

@@ -26,7 +26,7 @@ from prefect.states import Crashed, Failed, Pending, Running, Scheduled
 
 from deployments.local.processes import environment, wait_gone
 from deployments.local.stack import REPOSITORY, Stack
-from flows.iterate import optune
+from flows.run import optune
 from optune_core.storage import Ledger, interrupted, lease, open_objects
 from optune_core.storage.lease import LeaseRecord, read_lease, take
 from tasks.resume import flow_runs_at_work, relaunch
@@ -107,7 +107,7 @@ class Run:
         process = self.process()
         for child in process.children() if process else []:
             try:
-                if child.cmdline()[2:4] == ["optune_core.worker", stage]:
+                if child.cmdline()[2:4] == ["optune_core.stages.worker", stage]:
                     return child
             except psutil.Error:
                 continue

@@ -17,11 +17,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from flows.cli import app
-from optune_core.config.alpaca import Annotator, Instructions
+from flows.cli.commands import app
+from optune_core.data.schemas import ANNOTATIONS, ANSWERS, write_table
 from optune_core.errors import DataError, JudgeError, OptuneError, TransientError
+from optune_core.evaluation.alpaca_eval.config import Annotator, Instructions
 from optune_core.reports.page import report
-from optune_core.schemas import ANNOTATIONS, ANSWERS, write_table
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ledger, Work, open_objects
 from tests.fake_annotator import FakeAnnotator, longer, prefer
@@ -101,7 +101,7 @@ def calibration(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def controlled(rows: list[dict[str, Any]], calibration: Path) -> dict[str, Any]:
-    from optune_core.evaluation.length_control import length_controlled
+    from optune_core.evaluation.alpaca_eval.length_control import length_controlled
 
     return length_controlled(rows, calibration)
 
@@ -188,8 +188,8 @@ PUBLISHED = [
 
 
 def open_annotator(server: FakeJudge, folder: Path, **changes: Any) -> Any:
-    from optune_core.evaluation.annotator import LibraryAnnotator
-    from optune_core.evaluation.annotator_files import find_annotator
+    from optune_core.evaluation.alpaca_eval.annotator import LibraryAnnotator
+    from optune_core.evaluation.alpaca_eval.annotator_files import find_annotator
 
     settings: dict[str, Any] = {"base_url": server.url, "api_key_env": None, "retries": 0} | changes
     files = find_annotator("weighted_alpaca_eval_gpt4_turbo")
@@ -303,8 +303,8 @@ def references(folder: Path, count: int) -> Instructions:
 def test_an_interrupted_annotating_asks_for_nothing_again_that_was_committed(server: FakeJudge, tmp_path: Path) -> None:
     import pyarrow as pa
 
-    from optune_core.evaluation.annotator_files import find_annotator
-    from optune_core.stages import alpaca_annotations
+    from optune_core.evaluation.alpaca_eval import annotations
+    from optune_core.evaluation.alpaca_eval.annotator_files import find_annotator
 
     store = ArtifactStore(open_objects(str(tmp_path / "store")))
     rows = [
@@ -314,7 +314,7 @@ def test_an_interrupted_annotating_asks_for_nothing_again_that_was_committed(ser
     with store.scratch() as scratch:
         write_table(pa.Table.from_pylist(rows[::-1], schema=ANSWERS), ANSWERS, scratch / "responses.parquet")
         answers = store.commit(Work("responses", 1, {}), scratch)
-    spec = alpaca_annotations.Spec(
+    spec = annotations.Spec(
         annotator=Annotator.model_validate({"base_url": server.url, "api_key_env": "SOME_ANNOTATOR", "concurrency": 1}),
         files=find_annotator("weighted_alpaca_eval_gpt4_turbo"),
         prompts=references(tmp_path, 8),
@@ -323,7 +323,7 @@ def test_an_interrupted_annotating_asks_for_nothing_again_that_was_committed(ser
         policy=[answers.ref.to_json()],
     )
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
-    command = [sys.executable, "-m", "optune_core.worker", "alpaca-annotations", str(tmp_path / "spec.json")]
+    command = [sys.executable, "-m", "optune_core.stages.worker", "alpaca-annotations", str(tmp_path / "spec.json")]
     environment = os.environ | {"SOME_ANNOTATOR": KEY}
     refuse = 3
 
@@ -335,7 +335,7 @@ def test_an_interrupted_annotating_asks_for_nothing_again_that_was_committed(ser
     server.reply = reply
     ended = subprocess.run([*command, store.objects.url], capture_output=True, text=True, timeout=600, env=environment)
     assert "no more" in json.loads(ended.stdout.splitlines()[-1])["error"]["message"]
-    works = alpaca_annotations.works(store, spec)
+    works = annotations.works(store, spec)
     assert [store.find(work) is not None for work in works] == [True, False, False]
     server.failures, refuse = [], -1
     before = len(server.asked)
@@ -358,7 +358,7 @@ def test_an_interrupted_annotating_asks_for_nothing_again_that_was_committed(ser
 @pytest.fixture(scope="module")
 def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with the run `judged`: one iteration."""
-    from flows.iterate import optune
+    from flows.run import optune
 
     store = str(tmp_path_factory.mktemp("alpaca") / "store")
     optune(str(write_config(tiny, name="judged", whole={"iterations": 1})), store=store)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def fails(config: Path, store: Path | str, error: type[OptuneError], message: str) -> None:
-    from flows.iterate import optune
+    from flows.run import optune
 
     with pytest.raises(error, match=message):
         optune(str(config), store=str(store))
@@ -95,7 +95,7 @@ def test_reward_function_that_does_not_exist(folder: Path) -> None:
 
 
 def test_rewards_that_are_never_finite_leave_nothing_to_train_on(folder: Path) -> None:
-    from flows.iterate import optune
+    from flows.run import optune
 
     config = write_config(folder, reward={"function": "tests.rewards:nothing"})
     with pytest.raises(DataError, match=r"12 of 12 prompts have no fresh pair \(one_left:non_finite: 12\)"):
@@ -108,7 +108,7 @@ def test_wrong_bucket(folder: Path, s3_bucket: str) -> None:
 
 
 def test_wrong_secret(folder: Path, s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.stage import open_store
+    from tasks.support.stage import open_store
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     open_store.cache_clear()

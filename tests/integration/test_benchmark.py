@@ -15,14 +15,14 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
 from optune_core.config import BenchmarkConfig, load_benchmark, load_config
 from optune_core.config.schema import Model
 from optune_core.errors import ConfigDrift, ConfigError, DataError, OptuneError
-from optune_core.evaluation.harness import load_tasks
-from optune_core.launch import find_all, run_stage
-from optune_core.progress import silent
-from optune_core.stages import benchmark, model
+from optune_core.evaluation.harness.library import load_tasks, tasks
+from optune_core.process.progress import silent
+from optune_core.stages import model
+from optune_core.stages.launch import find_all, run_stage
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, open_objects
 from tests.tiny import build_model, write_config
 
@@ -73,17 +73,17 @@ def policy(store: ArtifactStore, tiny: Path) -> Ref:
 
 
 def made(store: ArtifactStore, policy: Ref, config: BenchmarkConfig) -> list[Manifest]:
-    spec = benchmark.Spec(benchmark=config, policy=policy.to_json())
-    benchmark.run(store, spec, silent)
+    spec = tasks.Spec(benchmark=config, policy=policy.to_json())
+    tasks.run(store, spec, silent)
     return find_all(store, "benchmark", spec) or []
 
 
 def results(store: ArtifactStore, manifest: Manifest) -> dict[str, Any]:
-    return dict(json.loads(store.read(manifest.ref, benchmark.RESULTS)))
+    return dict(json.loads(store.read(manifest.ref, tasks.RESULTS)))
 
 
 def samples(store: ArtifactStore, manifest: Manifest) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in store.read(manifest.ref, benchmark.SAMPLES).splitlines()]
+    return [json.loads(line) for line in store.read(manifest.ref, tasks.SAMPLES).splitlines()]
 
 
 def questions(name: str) -> list[dict[str, Any]]:
@@ -181,20 +181,20 @@ def test_examples_come_before_a_question_and_a_group_has_its_tasks_mean(
 
 def test_only_the_task_in_progress_is_lost(tiny: Path, tmp_path: Path) -> None:
     store = ArtifactStore(open_objects(str(tmp_path / "store")))
-    spec = benchmark.Spec(benchmark=config(CAPITALS, SUMS), policy=put(store, tiny / "policy").to_json())
+    spec = tasks.Spec(benchmark=config(CAPITALS, SUMS), policy=put(store, tiny / "policy").to_json())
 
     def cut(what: str, done: int, total: int) -> None:
         if what == "run sums":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        benchmark.run(store, spec, cut)
-    first, second = benchmark.works(store, spec)
+        tasks.run(store, spec, cut)
+    first, second = tasks.works(store, spec)
     standing = store.find(first)
     assert standing is not None and store.find(second) is None
 
     said = []
-    benchmark.run(store, spec, lambda what, done, total: said.append((what, done, total)))
+    tasks.run(store, spec, lambda what, done, total: said.append((what, done, total)))
     assert said[-2:] == [("run sums", 0, 1), ("run tasks", 1, 1)]
     again = store.find(first)
     assert again is not None and again == standing
@@ -207,9 +207,9 @@ def test_a_key_holds_what_decides_about_results_and_nothing_else(
     shutil.copytree(HERE, moved, ignore=shutil.ignore_patterns("__pycache__"))
 
     def key(**changes: Any) -> str:
-        (work,) = benchmark.works(
+        (work,) = tasks.works(
             store,
-            benchmark.Spec(benchmark=config(CAPITALS | changes.pop("task", {}), **changes), policy=policy.to_json()),
+            tasks.Spec(benchmark=config(CAPITALS | changes.pop("task", {}), **changes), policy=policy.to_json()),
         )
         return work.key
 
@@ -274,7 +274,7 @@ def test_vllm_says_what_transformers_says(
     monkeypatch.setenv("TQDM_DISABLE", "1")  # vLLM divides by the time of a bar, which such a bar does not have
     engine = {"type": "vllm", "dtype": "float32", "max_num_seqs": 4, "enforce_eager": True}
     engine |= {"cpu_kv_cache_gib": 1, "gpu_memory_utilization": 0.2}
-    spec = benchmark.Spec(benchmark=config(CAPITALS, SUMS, engine=engine), policy=policy.to_json())
+    spec = tasks.Spec(benchmark=config(CAPITALS, SUMS, engine=engine), policy=policy.to_json())
     capitals, sums = run_stage(store, "benchmark", spec, silent, lambda line: None)
     for row, noted in zip(questions("capitals"), samples(store, capitals), strict=True):
         assert [float(logp) for logp, _ in noted["filtered_resps"]] == pytest.approx(by_hand.choose(row)[0], abs=1e-2)
@@ -320,7 +320,7 @@ def test_a_runs_policies_from_the_command_line(
     for record in records:
         capitals, sums = record["tasks"]
         assert (capitals["task"], capitals["questions"], sums["questions"]) == ("capitals", 3, 3)
-        told = json.loads(store.read(Ref.from_json(capitals["artifact"]), benchmark.RESULTS))
+        told = json.loads(store.read(Ref.from_json(capitals["artifact"]), tasks.RESULTS))
         assert capitals["value"] == told["metrics"]["acc_norm,none"]
         assert record["average"] == pytest.approx((capitals["value"] + sums["value"]) / 2)
         assert f"{100 * record['average']:.2f}" in printed
@@ -342,4 +342,4 @@ def test_a_runs_policies_from_the_command_line(
     assert collected.exit_code == 0, collected.output
     for record in ledger.benchmarks():
         for task in record["tasks"]:
-            assert store.read(Ref.from_json(task["artifact"]), benchmark.SAMPLES)
+            assert store.read(Ref.from_json(task["artifact"]), tasks.SAMPLES)

@@ -24,8 +24,8 @@ import torch
 from accelerate import PartialState
 from safetensors.torch import load_file
 
-from optune_core import preemption
 from optune_core.config.schema import Training
+from optune_core.data.schemas import REFERENCE, REPLAY, RESPONSES, read_table, write_table
 from optune_core.errors import (
     ConservationError,
     CorruptArtifact,
@@ -36,7 +36,7 @@ from optune_core.errors import (
     StoreError,
     TransientError,
 )
-from optune_core.schemas import REFERENCE, REPLAY, RESPONSES, read_table, write_table
+from optune_core.process import preemption
 from optune_core.stages import policy as stage
 from optune_core.storage import ArtifactStore, Manifest, Ref, Work, open_objects
 from optune_core.training import callbacks, policy, reference
@@ -787,7 +787,7 @@ def test_out_of_memory_names_the_settings_and_fewer_tokens_go_on_from_the_checkp
 def child(spec: stage.Spec, store: ArtifactStore, folder: Path, *launcher: str) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     (folder / "spec.json").write_text(spec.model_dump_json())
-    command = [sys.executable, *launcher, "-m", "optune_core.worker", "policy"]
+    command = [sys.executable, *launcher, "-m", "optune_core.stages.worker", "policy"]
     return subprocess.Popen(
         [*command, str(folder / "spec.json"), store.objects.url],
         stdout=subprocess.PIPE,

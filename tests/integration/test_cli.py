@@ -12,7 +12,7 @@ from subprocess import PIPE, Popen
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
 from optune_core.errors import ConfigDrift, OptuneError
 from optune_core.storage import Ledger, open_objects
 from optune_core.storage.lease import hold, read_lease
@@ -34,7 +34,7 @@ time.sleep(60)
 @pytest.fixture(scope="module")
 def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with the run `shown`: one iteration."""
-    from flows.iterate import optune
+    from flows.run import optune
 
     store = str(tmp_path_factory.mktemp("cli") / "store")
     optune(str(write_config(tiny, name="shown", iterations=1)), store=store)

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
+from optune_core.data.schemas import COMPARISONS, PROMPTS, RESPONSES, read_table
 from optune_core.errors import ConfigDrift, DataError, JudgeError, OptuneError
-from optune_core.reports.comparison import comparison_markdown
-from optune_core.schemas import COMPARISONS, PROMPTS, RESPONSES, read_table
+from optune_core.evaluation.win_score.report import comparison_markdown
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from tests.fake_judge import FakeJudge, score, serving
@@ -30,7 +30,7 @@ TINY = {"engine": {"type": "transformers", "dtype": "float32"}, "max_tokens": 10
 @pytest.fixture(scope="module")
 def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with the run `judged`: two iterations, six held-out prompts."""
-    from flows.iterate import optune
+    from flows.run import optune
 
     store = str(tmp_path_factory.mktemp("evaluate") / "store")
     optune(str(write_config(tiny, name="judged")), store=store)

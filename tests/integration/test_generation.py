@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from optune_core.config.schema import Generation, TransformersEngine, VllmEngine
+from optune_core.data.schemas import PROMPTS, RESPONSES, read_table, write_table
 from optune_core.errors import TransientError
 from optune_core.generation import Request, Response, open_engine, sampling_seed
 from optune_core.generation.nucleus import keep_nucleus
 from optune_core.generation.transformers import TransformersGeneration
-from optune_core.launch import run_stage
-from optune_core.progress import silent
-from optune_core.schemas import PROMPTS, RESPONSES, read_table, write_table
+from optune_core.process.progress import silent
 from optune_core.stages import responses
+from optune_core.stages.launch import run_stage
 from optune_core.storage import ArtifactStore, Work, open_objects
 
 pytestmark = pytest.mark.slow

@@ -15,15 +15,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from optune_core.config.evaluation import OpenAIJudge
+from optune_core.data.schemas import ANSWERS, COMPARISONS, read_table, write_table
 from optune_core.errors import ConservationError, JudgeError, TransientError
-from optune_core.evaluation import stand_in as stand_in_judge
-from optune_core.evaluation.judge import Pair, RewardJudge, open_judge
-from optune_core.launch import find_all
-from optune_core.progress import silent
+from optune_core.evaluation.win_score import comparisons
+from optune_core.evaluation.win_score import stand_in as stand_in_judge
+from optune_core.evaluation.win_score.config import OpenAIJudge
+from optune_core.evaluation.win_score.judge import Pair, RewardJudge, open_judge
+from optune_core.process.progress import silent
 from optune_core.rewards import RewardRef
-from optune_core.schemas import ANSWERS, COMPARISONS, read_table, write_table
-from optune_core.stages import comparisons
+from optune_core.stages.launch import find_all
 from optune_core.storage import ArtifactStore, Ref, Work, open_objects
 from tests.fake_judge import FakeJudge, rate, score, serving
 
@@ -270,7 +270,7 @@ def test_a_killed_judging_asks_for_nothing_again_that_was_committed(
     spec = spec_of(store, chat(server, concurrency=2))
     file = tmp_path / "spec.json"
     file.write_text(spec.model_dump_json())
-    command = [sys.executable, "-m", "optune_core.worker", "comparisons", str(file), store.objects.url]
+    command = [sys.executable, "-m", "optune_core.stages.worker", "comparisons", str(file), store.objects.url]
     server.silent_after = 9
     manifests = Path(store.objects.url) / "artifacts" / "comparisons"
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ)

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from optune_core.schemas import PROMPTS, REPLAY, RESPONSES, read_table
+from optune_core.data.schemas import PROMPTS, REPLAY, RESPONSES, read_table
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from tests.tiny import write_config
 
@@ -20,7 +20,7 @@ VLLM = {"engine": {"type": "vllm", "dtype": "float32", "enforce_eager": True, "c
 
 
 def run(config: Path, store: str, **kwargs: Any) -> dict[str, Any]:
-    from flows.iterate import optune
+    from flows.run import optune
 
     return optune(str(config), store=store, **kwargs)
 

@@ -14,14 +14,14 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from optune_core.children import no_child
 from optune_core.config.schema import Generation, TransformersEngine
+from optune_core.data.schemas import PROMPTS, write_table
 from optune_core.errors import TransientError
-from optune_core.launch import run_stage
-from optune_core.progress import silent
+from optune_core.process.children import no_child
+from optune_core.process.progress import silent
 from optune_core.rewards import RewardRef
-from optune_core.schemas import PROMPTS, write_table
 from optune_core.stages import responses, scores
+from optune_core.stages.launch import run_stage
 from optune_core.storage import ArtifactStore, Ref, Work, open_objects
 from tests.tiny import build_model
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 RUN = """
 import signal, sys
-from optune_core.launch import run_stage
+from optune_core.stages.launch import run_stage
 from optune_core.stages import responses
 from optune_core.storage import ArtifactStore, open_objects
 def terminate(*_):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
 from optune_core.errors import CorruptArtifact, OptuneError
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from optune_core.storage.canonical import canonical_json
@@ -69,7 +69,7 @@ CONTRASTS = """
 @pytest.fixture(scope="module")
 def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Runs `told` (two iterations, hostile prompts, a win score) and `offline` (fixed pairs, no held-out prompts)."""
-    from flows.iterate import optune
+    from flows.run import optune
 
     folder = tmp_path_factory.mktemp("report")
     store = str(folder / "store")
@@ -200,7 +200,7 @@ def test_the_end_of_a_run_stores_its_page_and_repeating_it_replaces_it(
 ) -> None:
     from prefect.client.orchestration import get_client
 
-    from flows.iterate import optune
+    from flows.run import optune
 
     def without_clock(page: str) -> str:
         return re.sub(r"on \d{4}-\d\d-\d\d \d\d:\d\d UTC", "", page)

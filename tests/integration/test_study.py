@@ -17,7 +17,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
 from tests.browser import Browser
 from tests.tiny import write_config
 
@@ -236,7 +236,7 @@ def test_a_study_in_a_bucket(s3_bucket: str, tmp_path: Path) -> None:
 
 
 def test_the_last_policies_of_two_runs(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
-    from flows.iterate import optune
+    from flows.run import optune
 
     store = str(tmp_path / "runs")
     for name, rate in (("slow", 1e-4), ("fast", 1e-2)):

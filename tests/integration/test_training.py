@@ -83,7 +83,7 @@ def test_packed_logps_equal_those_of_one_sequence_at_a_time(model: Any, packed_m
 @settings(max_examples=10, deadline=None)
 @given(triples=st.lists(st.tuples(prompts, responses, responses), min_size=1, max_size=4).filter(any_response))
 def test_gradients_of_the_whole_loss_equal_the_plain_ones(model: Any, packed_model: Any, triples: list[Any]) -> None:
-    from optune_core.losses import wdpo_losses
+    from optune_core.losses.equations import wdpo_losses
 
     count = len(triples)
     rest = [torch.linspace(-9, 3, count), torch.linspace(1, -7, count), torch.ones(count), torch.arange(count) - 1.0]
@@ -506,7 +506,7 @@ HYPO = {"loss": "hypo", "kl_coefficient": 0.3, "beta2": None, "samples": SAMPLES
 @pytest.mark.slow
 def test_hypo_equals_its_equation(tiny: Path, tmp_path: Path) -> None:
     """Loss and gradient of a step that has pairs and online samples, one sequence at a time."""
-    from optune_core.losses import hypo_loss
+    from optune_core.losses.equations import hypo_loss
 
     rows = dataset(5)
     generator = torch.Generator().manual_seed(0)

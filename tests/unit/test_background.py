@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from optune_core.background import Background
+from optune_core.process.background import Background
 
 
 def test_calls_are_made_in_order_and_are_over_at_the_end() -> None:
@@ -69,7 +69,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from optune_core import preemption
-from optune_core.background import Background
+from optune_core.process.background import Background
 from optune_core.errors import Preempted
 
 def commit():

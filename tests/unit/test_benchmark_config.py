@@ -11,9 +11,9 @@ import pytest
 
 from optune_core.config import BenchmarkConfig, load_benchmark
 from optune_core.errors import ConfigError, DataError, OptuneError
-from optune_core.evaluation.benchmark import average, task_results
-from optune_core.evaluation.harness import harness_version, include_identity
-from optune_core.reports.benchmark import benchmark_cells, benchmark_columns, benchmark_note
+from optune_core.evaluation.harness.library import harness_version, include_identity
+from optune_core.evaluation.harness.report import benchmark_cells, benchmark_columns, benchmark_note
+from optune_core.evaluation.harness.results import average, task_results
 from optune_core.reports.page import RunPage, render_page
 from tests.unit.facts import sound_run
 

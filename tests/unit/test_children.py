@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optune_core import preemption
-from optune_core.children import Command, Failure, no_child, run_children
-from optune_core.progress import Together, silent
+from optune_core.process import preemption
+from optune_core.process.children import Command, Failure, no_child, run_children
+from optune_core.process.progress import Together, silent
 from tests.unit.test_launch import wait_for
 
 SAYS = """
@@ -140,7 +140,7 @@ def test_what_is_committed_after_being_told_counts(tmp_path: Path) -> None:
 PARENT = """
 import signal, sys
 from pathlib import Path
-from optune_core.children import Command, run_children
+from optune_core.process.children import Command, run_children
 def terminate(*_):
     raise SystemExit(143)
 signal.signal(signal.SIGTERM, terminate)
@@ -176,7 +176,9 @@ def test_a_parent_that_is_told_to_end_lets_all_save(tmp_path: Path, whole_group:
 
 def test_children_die_with_their_parent(tmp_path: Path) -> None:
     tied = (
-        "from optune_core.bound import die_with_parent; die_with_parent()\n" + SAYS + "say(progress=['work', 0, 1])\n"
+        "from optune_core.process.die_with_parent import die_with_parent; die_with_parent()\n"
+        + SAYS
+        + "say(progress=['work', 0, 1])\n"
     )
     command = [sys.executable, "-c", PARENT, str(tmp_path), tied + WAITS, tied + WAITS]
     with subprocess.Popen(command, start_new_session=True) as parent:

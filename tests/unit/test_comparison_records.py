@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from optune_core.config import load_evaluation
+from optune_core.data.schemas import COMPARISONS, write_table
 from optune_core.errors import ConfigDrift, ConfigError, OptuneError
 from optune_core.evaluation.subject import (
     asked_iterations,
@@ -19,8 +20,7 @@ from optune_core.evaluation.subject import (
     recorded_config,
     run_config,
 )
-from optune_core.reports.comparison import comparison_markdown
-from optune_core.schemas import COMPARISONS, write_table
+from optune_core.evaluation.win_score.report import comparison_markdown
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Work
 from optune_core.storage.gc import delete_garbage, find_garbage
 from optune_core.storage.objects import LocalObjects

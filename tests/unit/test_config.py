@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from optune_core.config import load_config
-from optune_core.config.sweep import load_sweep
 from optune_core.errors import ConfigError
+from optune_core.sweep.grid import load_sweep
 
 GOOD = """
 name: tiny

@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from optune_core import row_groups
 from optune_core.config.schema import Selection
+from optune_core.data import row_groups
+from optune_core.data.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only, read_table, write_table
 from optune_core.history import HISTORY
-from optune_core.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only, read_table, write_table
 from optune_core.selection import select
 from optune_core.stages import replay, selection
 from optune_core.storage import ArtifactStore, Manifest, Ref, Work, open_objects

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from optune_core.config import load_alpaca, load_evaluation
-from optune_core.config.evaluation import OpenAIJudge
+from optune_core.data.prompts import as_messages
 from optune_core.errors import ConfigError, JudgeError
-from optune_core.evaluation.judge import api_key
-from optune_core.prompts import as_messages
+from optune_core.evaluation.win_score.config import OpenAIJudge
+from optune_core.evaluation.win_score.judge import api_key
 
 GOOD = """
 name: small

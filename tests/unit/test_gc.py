@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optune_core.cli.collect import print_collection
+from optune_core.console.collect import print_collection
 from optune_core.errors import CorruptArtifact, StoreError
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Work
 from optune_core.storage.gc import delete_garbage, find_garbage

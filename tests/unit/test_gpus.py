@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optune_core import gpus
 from optune_core.config import load_config
 from optune_core.config.schema import Generation
 from optune_core.errors import ConfigDrift, ConfigError
-from optune_core.gpus import Replicas, check_devices, device_names
+from optune_core.process import devices
+from optune_core.process.devices import Replicas, check_devices, device_names
 from optune_core.rewards import RewardRef
 from optune_core.stages import responses, scores
 from optune_core.storage import ArtifactStore, Ledger, open_objects
@@ -91,7 +91,7 @@ def test_more_than_there_are_is_refused_before_work_is_spent(
     check_devices(load_config(ZEPHYR, ["generation.engine.replicas=2", "reward.replicas=2"]))
     with pytest.raises(ConfigError, match=message):
         check_devices(load_config(ZEPHYR, overrides))
-    monkeypatch.setattr(gpus, "visible_devices", lambda: [])
+    monkeypatch.setattr(devices, "visible_devices", lambda: [])
     check_devices(load_config(ZEPHYR, overrides))
 
 

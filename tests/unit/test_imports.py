@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from optune_core.models import load_tokenizer, prompt_token_ids
+from optune_core.data.model_folder import load_tokenizer, prompt_token_ids
 from tests.tiny import build_model
 
 
@@ -29,7 +29,7 @@ def _run(code: str, tmp_path: Path) -> str:
 @pytest.mark.parametrize(("hidden", "said"), [(False, "imported"), (True, "")])
 def test_models_are_loaded_without_scikit_learn(hidden: bool, said: str, tmp_path: Path) -> None:
     code = f"""
-        from optune_core.imports import hide_unused
+        from optune_core.process.hidden_imports import hide_unused
         if {hidden}:
             hide_unused("scores")
         from transformers import AutoModelForSequenceClassification
@@ -42,9 +42,9 @@ def test_a_tokenizer_alone_needs_no_torch(stage: str, torch: bool, tmp_path: Pat
     """And has the same tokens without."""
     model = build_model(tmp_path / "model")
     code = f"""
-        from optune_core.imports import hide_unused
+        from optune_core.process.hidden_imports import hide_unused
         hide_unused({stage!r})
-        from optune_core.models import load_tokenizer, prompt_token_ids
+        from optune_core.data.model_folder import load_tokenizer, prompt_token_ids
         tokenizer = load_tokenizer(__import__("pathlib").Path({str(model)!r}), "tiny")
         print(sys.modules.get("torch") is not None, prompt_token_ids(tokenizer, [dict(role="user", content="Why?")]))
         """
@@ -54,7 +54,7 @@ def test_a_tokenizer_alone_needs_no_torch(stage: str, torch: bool, tmp_path: Pat
 
 def test_what_is_hidden_can_be_had_again(tmp_path: Path) -> None:
     code = """
-        from optune_core.imports import hide_unused, show_all
+        from optune_core.process.hidden_imports import hide_unused, show_all
         hide_unused("prompts")
         show_all()
         import datasets, scipy, sklearn, torch
@@ -64,7 +64,7 @@ def test_what_is_hidden_can_be_had_again(tmp_path: Path) -> None:
 
 def test_a_reward_function_may_import_it(tmp_path: Path) -> None:
     code = """
-        from optune_core.imports import hide_unused
+        from optune_core.process.hidden_imports import hide_unused
         from optune_core.rewards import load_function
         hide_unused("scores")
         load_function("wants_it:reward")
@@ -75,7 +75,7 @@ def test_a_reward_function_may_import_it(tmp_path: Path) -> None:
 def test_one_that_is_imported_stays(tmp_path: Path) -> None:
     code = """
         import sklearn
-        from optune_core.imports import hide_unused, show_all
+        from optune_core.process.hidden_imports import hide_unused, show_all
         hide_unused("scores")
         show_all()
         assert sys.modules["sklearn"] is sklearn

@@ -13,17 +13,17 @@ from typing import Any
 import psutil
 import pytest
 
-from optune_core import bound, launch
 from optune_core.errors import DiskFull, OptuneError, OutOfMemory, TransientError
-from optune_core.progress import Progress, silent
-from optune_core.stages import selection
+from optune_core.process import die_with_parent
+from optune_core.process.progress import Progress, silent
+from optune_core.stages import launch, selection
 from optune_core.storage import ArtifactStore, open_objects
 
 PARENT = """
 import os, subprocess, sys, time
 from optune_core import bound
-command = [sys.executable, "-m", "optune_core.bound", "sleep", "60"]
-child = subprocess.Popen(command, env=os.environ | {bound.PARENT: str(os.getpid())})
+command = [sys.executable, "-m", "optune_core.process.die_with_parent", "sleep", "60"]
+child = subprocess.Popen(command, env=os.environ | {die_with_parent.PARENT: str(os.getpid())})
 print(child.pid, flush=True)
 time.sleep(60)
 """
@@ -50,8 +50,8 @@ def test_a_bound_process_is_killed_with_its_parent() -> None:
 
 
 def test_a_process_whose_parent_is_already_gone_does_not_start() -> None:
-    environment = os.environ | {bound.PARENT: "1"}
-    command = [sys.executable, "-m", "optune_core.bound", "true"]
+    environment = os.environ | {die_with_parent.PARENT: "1"}
+    command = [sys.executable, "-m", "optune_core.process.die_with_parent", "true"]
     assert subprocess.run(command, env=environment).returncode == 1
 
 

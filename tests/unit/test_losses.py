@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from optune_core.losses import best_of_n_loss, hypo_loss, reverse_kl_losses, reward_weights, wdpo_loss
+from optune_core.losses.equations import best_of_n_loss, hypo_loss, reverse_kl_losses, reward_weights, wdpo_loss
 
 POLICY_CHOSEN = torch.tensor([-10.0, -20.0])
 POLICY_REJECTED = torch.tensor([-12.0, -18.0])

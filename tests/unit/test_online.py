@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from optune_core.schemas import REPLAY, only
+from optune_core.data.schemas import REPLAY, only
 from optune_core.training.online import SAMPLED, as_rows
 
 COLUMNS = only(

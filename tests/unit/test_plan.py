@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from flows.cli import app
+from flows.cli.commands import app
 from optune_core.config import load_config
 from optune_core.config.schema import Lora, OptuneConfig, Training, TransformersEngine, VllmEngine
 from optune_core.errors import ConfigError, CorruptArtifact, ModelError, OptuneError, StoreError

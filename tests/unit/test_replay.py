@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optune_core import row_groups
+from optune_core.data import row_groups
+from optune_core.data.row_groups import in_groups
+from optune_core.data.schemas import PROMPTS, REPLAY, SCORES
 from optune_core.errors import ConservationError
 from optune_core.history import HISTORY
 from optune_core.pairs import as_given, best_against_worst
@@ -27,9 +29,7 @@ from optune_core.replay import (
     scored,
     trainable,
 )
-from optune_core.reports.statistics import correlation, paired_difference, replay_statistics, without_texts
-from optune_core.row_groups import in_groups
-from optune_core.schemas import PROMPTS, REPLAY, SCORES
+from optune_core.statistics import correlation, paired_difference, replay_statistics, without_texts
 from tests.unit import naive
 
 Row = dict[str, Any]

@@ -18,8 +18,8 @@ from optune_core.reports.examples import ranked_changes
 from optune_core.reports.facts import Example, HeldOut, Version
 from optune_core.reports.figures import thinned, time_shares
 from optune_core.reports.page import RunPage, clip, differing_settings, mean_reused_age, minus, render_page
-from optune_core.reports.statistics import half_gains
 from optune_core.reports.svg import spread, ticks
+from optune_core.statistics import half_gains
 from tests.unit.facts import CONFIG, SECONDS, iteration, sound_run
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optune_core import row_groups
+from optune_core.data import row_groups
+from optune_core.data.row_groups import count_rows, in_groups, read_groups, read_rows, write_groups
+from optune_core.data.schemas import PROMPTS, only
 from optune_core.errors import DataError
-from optune_core.row_groups import count_rows, in_groups, read_groups, read_rows, write_groups
-from optune_core.schemas import PROMPTS, only
 
 ROWS = 50
 

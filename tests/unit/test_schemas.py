@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from optune_core.data.schemas import SCORES, read_table, write_table
 from optune_core.errors import DataError
-from optune_core.schemas import SCORES, read_table, write_table
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optune_core.data.id_hash import hash_ids
 from optune_core.errors import DataError
-from optune_core.id_hash import hash_ids
 from optune_core.selection import select, selection_size
 
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optune_core.config.schema import Selection
+from optune_core.data.schemas import REPLAY, only
 from optune_core.history import NOTHING_YET
-from optune_core.schemas import REPLAY, only
 from optune_core.selection import SELECTORS, columns_of, select, selection_size
 from optune_core.selection.bandit import OPTIMISM
 from optune_core.selection.relative import PRIOR_DEGREES

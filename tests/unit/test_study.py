@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from optune_core.data.prompts import as_messages
+from optune_core.data.schemas import RESPONSES, STUDY_PAIRS, read_table, write_table
 from optune_core.errors import DataError, StoreError, StudyError
-from optune_core.prompts import as_messages
-from optune_core.schemas import RESPONSES, STUDY_PAIRS, read_table, write_table
 from optune_core.storage import ArtifactStore, Ledger, Ref, Work, open_objects
 from optune_core.storage.canonical import digest
 from optune_core.storage.gc import delete_garbage, find_garbage

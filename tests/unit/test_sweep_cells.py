@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from prefect.logging.loggers import disable_run_logger
 
-from optune_core.config.sweep import Cell, load_sweep
 from optune_core.storage import Ledger, open_objects
 from optune_core.storage.lease import read_lease, take
 from optune_core.storage.objects import Objects
-from tasks import cells as cells_at_work
-from tasks.cells import compute
+from optune_core.sweep.grid import Cell, load_sweep
+from tasks import sweep_cells as cells_at_work
+from tasks.sweep_cells import compute
 from tests.unit.test_sweep_grid import write
 
 GRID = {"selection.rho": [0.3, 0.5, 0.7], "seed": [0, 1]}

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optune_core.config import load_config
-from optune_core.config.names import is_name
-from optune_core.config.sweep import Cell, cell_name, load_sweep
 from optune_core.errors import ConfigError
-from optune_core.reports.sweep import selection_label
-from optune_core.sweep_order import SweepOrder
+from optune_core.parts.names import is_name
+from optune_core.sweep.grid import Cell, cell_name, load_sweep
+from optune_core.sweep.order import SweepOrder
+from optune_core.sweep.results import selection_label
 from tests.tiny import write_config
 
 GRID: dict[str, list[Any]] = {

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 
-from optune_core.config.sweep import Cell, load_sweep
-from optune_core.reports.sharing import Sharing, sharing
-from optune_core.reports.sweep import (
+from optune_core.data.schemas import SCORES, write_table
+from optune_core.storage import ArtifactStore, Ledger, Ref, Work, open_objects
+from optune_core.storage.canonical import canonical_json
+from optune_core.storage.lease import hold
+from optune_core.storage.sweeps import SweepRecord
+from optune_core.sweep.figures import draw_figures
+from optune_core.sweep.grid import Cell, load_sweep
+from optune_core.sweep.results import (
     WIN_SCORE,
     CellResult,
     Measured,
@@ -20,13 +25,8 @@ from optune_core.reports.sweep import (
     settings,
     spread,
 )
-from optune_core.reports.sweep_figures import draw_figures
-from optune_core.reports.sweep_tables import notes, sharing_text, sweep_tables
-from optune_core.schemas import SCORES, write_table
-from optune_core.storage import ArtifactStore, Ledger, Ref, Work, open_objects
-from optune_core.storage.canonical import canonical_json
-from optune_core.storage.lease import hold
-from optune_core.storage.sweeps import SweepRecord
+from optune_core.sweep.sharing import Sharing, sharing
+from optune_core.sweep.tables import notes, sharing_text, sweep_tables
 from tests.unit.test_sweep_grid import write
 
 ITERATIONS = 2
@@ -269,7 +269,7 @@ def test_no_figures_without_results(store: ArtifactStore, tmp_path: Path) -> Non
 
 
 def test_the_page_holds_tables_and_pictures(tmp_path: Path) -> None:
-    from optune_core.reports.render_sweep import sweep_markdown
+    from optune_core.sweep.page import sweep_markdown
 
     results = made_up(tmp_path, True, 2, [1.0, 0.0])
     drawn = draw_figures("swept", results, tmp_path / "figures")

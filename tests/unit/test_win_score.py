@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optune_core.data.schemas import COMPARISONS
 from optune_core.errors import JudgeError
-from optune_core.evaluation import combine_judgements, win_score
-from optune_core.evaluation.judgements import judgement, win_score_interval
-from optune_core.evaluation.rating import parse_scores, rating_messages, rating_prompt
-from optune_core.evaluation.summary import summarise_comparisons
-from optune_core.schemas import COMPARISONS
+from optune_core.evaluation.win_score.judgements import combine_judgements, win_score
+from optune_core.evaluation.win_score.judgements import judgement, win_score_interval
+from optune_core.evaluation.win_score.rating import parse_scores, rating_messages, rating_prompt
+from optune_core.evaluation.win_score.summary import summarise_comparisons
 
 JUDGEMENTS = st.sampled_from(["win", "tie", "lose"])
 MIRROR = {"win": "lose", "tie": "tie", "lose": "win"}

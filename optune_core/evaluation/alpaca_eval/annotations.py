@@ -11,15 +11,15 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from optune_core.config.alpaca import Annotator, Instructions
+from optune_core.data.schemas import ANNOTATIONS, ANSWERS, write_table
+from optune_core.data.sources import source_identity
 from optune_core.errors import ConservationError
-from optune_core.evaluation.alpaca_data import read_references
-from optune_core.evaluation.annotator import LibraryAnnotator, Usage
-from optune_core.evaluation.annotator_files import AnnotatorFiles, require_library
-from optune_core.failpoints import reach
-from optune_core.progress import Progress
-from optune_core.schemas import ANNOTATIONS, ANSWERS, write_table
-from optune_core.sources import source_identity
+from optune_core.evaluation.alpaca_eval.annotator import LibraryAnnotator, Usage
+from optune_core.evaluation.alpaca_eval.annotator_files import AnnotatorFiles, require_library
+from optune_core.evaluation.alpaca_eval.config import Annotator, Instructions
+from optune_core.evaluation.alpaca_eval.data import read_references
+from optune_core.process.failpoints import reach
+from optune_core.process.progress import Progress
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ref, Work
 

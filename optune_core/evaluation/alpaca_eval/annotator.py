@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optune_core.config.alpaca import Annotator
 from optune_core.errors import JudgeError, TransientError
-from optune_core.evaluation.annotator_files import AnnotatorFiles
-from optune_core.evaluation.judge import api_key
-from optune_core.imports import show_all
+from optune_core.evaluation.alpaca_eval.annotator_files import AnnotatorFiles
+from optune_core.evaluation.alpaca_eval.config import Annotator
+from optune_core.evaluation.win_score.judge import api_key
+from optune_core.process.hidden_imports import show_all
 from optune_core.secrets import MASK, redact
 
 Row = dict[str, Any]
@@ -111,7 +111,7 @@ class LibraryAnnotator:
     def _complete(self, complete: Callable[..., dict[str, list[Any]]], prompts: list[str], how: Row) -> Any:
         import openai
 
-        from optune_core.evaluation.chat import is_final
+        from optune_core.evaluation.win_score.chat import is_final
 
         asked = self._asked
         try:

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from optune_core.config.alpaca import Annotator
 from optune_core.errors import JudgeError, OptuneError
+from optune_core.evaluation.alpaca_eval.config import Annotator
 from optune_core.secrets import secrets_in
 
 _COMPLETIONS = "openai_completions"

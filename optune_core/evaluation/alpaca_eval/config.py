@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from optune_core.config.evaluation import DrawnPrompts, EnvironmentVariable, Sampling
-from optune_core.config.names import Name
 from optune_core.config.schema import Section
+from optune_core.evaluation.win_score.config import DrawnPrompts, EnvironmentVariable, Sampling
+from optune_core.parts.names import Name
 
 
 class Instructions(DrawnPrompts):

@@ -6,9 +6,9 @@ import csv
 import hashlib
 from dataclasses import dataclass
 
-from optune_core.config.alpaca import Instructions
+from optune_core.data.sources import describe, read_bytes, read_source, require_columns
 from optune_core.errors import DataError
-from optune_core.sources import describe, read_bytes, read_source, require_columns
+from optune_core.evaluation.alpaca_eval.config import Instructions
 
 _CALIBRATION = ("model", "preference", "index", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
 

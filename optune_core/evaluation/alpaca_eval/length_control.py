@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from optune_core.errors import JudgeError
-from optune_core.evaluation.annotator import import_library
+from optune_core.evaluation.alpaca_eval.annotator import import_library
 
 Row = dict[str, Any]
 

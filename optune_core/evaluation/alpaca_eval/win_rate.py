@@ -7,12 +7,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from optune_core.data.schemas import ANNOTATIONS
 from optune_core.errors import JudgeError
-from optune_core.evaluation.alpaca_data import calibration_digest, check_calibration
-from optune_core.evaluation.annotator_files import require_library
-from optune_core.evaluation.length_control import length_controlled
-from optune_core.progress import Progress
-from optune_core.schemas import ANNOTATIONS
+from optune_core.evaluation.alpaca_eval.annotator_files import require_library
+from optune_core.evaluation.alpaca_eval.data import calibration_digest, check_calibration
+from optune_core.evaluation.alpaca_eval.length_control import length_controlled
+from optune_core.process.progress import Progress
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ref, Work
 

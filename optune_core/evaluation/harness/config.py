@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from optune_core.config.names import Name
 from optune_core.config.schema import Engine, Section, VllmEngine
+from optune_core.parts.names import Name
 
 
 class BenchmarkTask(Section):

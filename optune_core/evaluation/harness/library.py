@@ -13,10 +13,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from optune_core.config.benchmark import BenchmarkConfig, BenchmarkTask
 from optune_core.config.schema import VllmEngine
 from optune_core.errors import ConfigError, DataError, OptuneError
-from optune_core.imports import show_all
+from optune_core.evaluation.harness.config import BenchmarkConfig, BenchmarkTask
+from optune_core.process.hidden_imports import show_all
 from optune_core.storage.canonical import digest, file_digest
 
 _LIST = "`lm-eval ls tasks` lists the library's"

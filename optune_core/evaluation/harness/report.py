@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from optune_core.evaluation.benchmark import SHARES
+from optune_core.evaluation.harness.results import SHARES
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 from optune_core.config import BenchmarkConfig
 from optune_core.config.schema import Replicated
 from optune_core.errors import OptuneError
-from optune_core.evaluation.harness import harness_version, include_identity
+from optune_core.evaluation.harness.library import harness_version, include_identity
 from optune_core.evaluation.subject import refuse_drift
 from optune_core.storage import Ledger
 

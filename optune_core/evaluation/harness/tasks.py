@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from optune_core.config.benchmark import BenchmarkConfig, BenchmarkTask
 from optune_core.config.schema import Replicated
-from optune_core.evaluation.harness import harness_version, include_identity, load_tasks, open_model, run_task
-from optune_core.failpoints import reach
-from optune_core.gpus import Replicas
-from optune_core.progress import Progress
+from optune_core.evaluation.harness.config import BenchmarkConfig, BenchmarkTask
+from optune_core.evaluation.harness.library import harness_version, include_identity, load_tasks, open_model, run_task
+from optune_core.process.devices import Replicas
+from optune_core.process.failpoints import reach
+from optune_core.process.progress import Progress
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 1

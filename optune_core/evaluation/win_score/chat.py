@@ -8,10 +8,10 @@ from typing import Any
 
 import openai
 
-from optune_core.config.evaluation import OpenAIJudge
 from optune_core.errors import JudgeError, TransientError
-from optune_core.evaluation.judge import Pair, Rating, Usage, api_key
-from optune_core.evaluation.rating import parse_scores, rating_messages
+from optune_core.evaluation.win_score.config import OpenAIJudge
+from optune_core.evaluation.win_score.judge import Pair, Rating, Usage, api_key
+from optune_core.evaluation.win_score.rating import parse_scores, rating_messages
 from optune_core.secrets import MASK, redact
 
 _NO_KEY = "none"

@@ -10,15 +10,15 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from optune_core.background import Background
-from optune_core.config.evaluation import OpenAIJudge
+from optune_core.data.schemas import ANSWERS, COMPARISONS, write_table
 from optune_core.errors import ConservationError
-from optune_core.evaluation.judge import JudgeSpec, Pair, Rating, describe_judge, open_judge
-from optune_core.evaluation.judgements import combine_judgements, judgement
-from optune_core.evaluation.rating import rating_prompt
-from optune_core.failpoints import reach
-from optune_core.progress import Progress
-from optune_core.schemas import ANSWERS, COMPARISONS, write_table
+from optune_core.evaluation.win_score.config import OpenAIJudge
+from optune_core.evaluation.win_score.judge import JudgeSpec, Pair, Rating, describe_judge, open_judge
+from optune_core.evaluation.win_score.judgements import combine_judgements, judgement
+from optune_core.evaluation.win_score.rating import rating_prompt
+from optune_core.process.background import Background
+from optune_core.process.failpoints import reach
+from optune_core.process.progress import Progress
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.canonical import digest

@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from optune_core.config.names import Name
 from optune_core.config.schema import (
     ClassifierReward,
     Engine,
@@ -19,6 +18,7 @@ from optune_core.config.schema import (
     Source,
     VllmEngine,
 )
+from optune_core.parts.names import Name
 
 # ---------------------------------------------------------------- prompts
 

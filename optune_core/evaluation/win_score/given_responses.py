@@ -5,12 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 from pydantic import BaseModel
 
-from optune_core.config.evaluation import ResponsesBaseline
+from optune_core.data.prompts import as_messages, last_assistant_text
+from optune_core.data.schemas import ANSWERS, PROMPTS, only, read_table, write_table
+from optune_core.data.sources import describe, read_source, require_columns, source_identity
 from optune_core.errors import DataError
-from optune_core.progress import Progress
-from optune_core.prompts import as_messages, last_assistant_text
-from optune_core.schemas import ANSWERS, PROMPTS, only, read_table, write_table
-from optune_core.sources import describe, read_source, require_columns, source_identity
+from optune_core.evaluation.win_score.config import ResponsesBaseline
+from optune_core.process.progress import Progress
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.canonical import digest
 

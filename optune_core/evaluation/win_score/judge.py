@@ -10,9 +10,9 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, Field
 
-from optune_core.config.alpaca import Annotator
-from optune_core.config.evaluation import OpenAIJudge
 from optune_core.errors import JudgeError
+from optune_core.evaluation.alpaca_eval.config import Annotator
+from optune_core.evaluation.win_score.config import OpenAIJudge
 from optune_core.rewards import RewardRef
 
 
@@ -80,10 +80,10 @@ def open_judge(judge: OpenAIJudge | RewardJudge, model: Path | None) -> Judge:
         JudgeError: the variable that holds its key is not set.
     """
     if isinstance(judge, OpenAIJudge):
-        from optune_core.evaluation.chat import ChatJudge
+        from optune_core.evaluation.win_score.chat import ChatJudge
 
         return ChatJudge(judge)
-    from optune_core.evaluation.stand_in import StandInJudge
+    from optune_core.evaluation.win_score.stand_in import StandInJudge
 
     return StandInJudge(judge.reward, model)
 

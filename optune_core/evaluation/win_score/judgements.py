@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from optune_core.reports.statistics import RESAMPLES, central_interval
+from optune_core.statistics import RESAMPLES, central_interval
 
 Judgement = Literal["win", "tie", "lose"]
 """What a judge says of the policy's answer beside the baseline's."""

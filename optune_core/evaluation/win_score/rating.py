@@ -16,7 +16,7 @@ _LOWEST, _HIGHEST = 1.0, 10.0
 @cache
 def rating_prompt() -> Mapping[str, str]:
     """The paper's prompt: `system`, and `user` with the fields question, answer_1 and answer_2."""
-    text = files("optune_core.evaluation").joinpath("rating_prompt.yaml").read_text(encoding="utf-8")
+    text = files("optune_core.evaluation.win_score").joinpath("rating_prompt.yaml").read_text(encoding="utf-8")
     prompt: dict[str, str] = yaml.safe_load(text)
     return prompt
 

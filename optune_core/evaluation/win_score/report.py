@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from optune_core.schemas import COMPARISONS
+from optune_core.data.schemas import COMPARISONS
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore
 

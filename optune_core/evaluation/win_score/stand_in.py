@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
-from optune_core.evaluation.judge import Pair, Rating
+from optune_core.evaluation.win_score.judge import Pair, Rating
 from optune_core.rewards import RewardRef, open_scorer
 from optune_core.rewards.scorer import Conversation
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from optune_core.errors import JudgeError
-from optune_core.evaluation.judgements import win_score, win_score_interval
+from optune_core.evaluation.win_score.judgements import win_score, win_score_interval
 
 
 def summarise_comparisons(table: pa.Table, prices: tuple[float, float] | None) -> dict[str, Any]:

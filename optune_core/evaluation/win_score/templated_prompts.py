@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from optune_core.progress import Progress
-from optune_core.schemas import PROMPTS, read_table, write_table
+from optune_core.data.schemas import PROMPTS, read_table, write_table
+from optune_core.process.progress import Progress
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 1
@@ -31,7 +31,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Tokenise every prompt; none is left out, however long it is in this template."""
-    from optune_core.models import load_tokenizer, prompt_token_ids
+    from optune_core.data.model_folder import load_tokenizer, prompt_token_ids
 
     (work,) = works(store, spec)
     prompts = read_table(store.fetch(Ref.from_json(spec.prompts)) / spec.file, PROMPTS)

@@ -6,9 +6,9 @@ import json
 
 from pydantic import BaseModel
 
-from optune_core.evaluation.summary import summarise_comparisons
-from optune_core.progress import Progress
-from optune_core.schemas import COMPARISONS
+from optune_core.data.schemas import COMPARISONS
+from optune_core.evaluation.win_score.summary import summarise_comparisons
+from optune_core.process.progress import Progress
 from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ref, Work
 

@@ -1,0 +1,5 @@
+"""The command line `optune`."""
+
+from flows.cli.commands import main
+
+__all__ = ["main"]
