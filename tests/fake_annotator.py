@@ -9,6 +9,8 @@ from typing import Any
 
 from tests.fake_judge import FakeJudge
 
+KEY = "a-long-enough-key-of-nobody"
+
 _ASKED = re.compile(
     r'\s*I require a leaderboard.*"instruction": """(.*)""",\n.*'
     r'"model_identifier": "m",\n\s+"output": """(.*)"""\n.*'

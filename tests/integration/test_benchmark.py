@@ -19,7 +19,8 @@ from flows.cli.commands import app
 from optune_core.config import BenchmarkConfig, load_benchmark, load_config
 from optune_core.config.schema import Model
 from optune_core.errors import ConfigDrift, ConfigError, DataError, OptuneError
-from optune_core.evaluation.harness.library import load_tasks, tasks
+from optune_core.evaluation.harness import tasks
+from optune_core.evaluation.harness.library import load_tasks
 from optune_core.process.progress import silent
 from optune_core.stages import model
 from optune_core.stages.launch import find_all, run_stage

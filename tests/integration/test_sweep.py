@@ -52,15 +52,7 @@ def cells_import_this_tree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start(sweep: Path, store: str, environment: dict[str, str], *options: str) -> subprocess.Popen[bytes]:
-    command = [
-        sys.executable,
-        "-c",
-        "from flows.cli import main; main()",
-        "sweep",
-        str(sweep),
-        "--store",
-        store,
-    ]
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "sweep", str(sweep), "--store", store]
     with (Path(store).parent / "log").open("ab") as log:
         return subprocess.Popen([*command, *options], env=environment, stdout=log, stderr=log, start_new_session=True)
 
@@ -193,15 +185,7 @@ def test_the_table_and_the_figures(swept: tuple[Path, str], environment: dict[st
     assert {file.stem for file in (folder / "figures").iterdir()} == {
         f"{r}-{n}" for r in ("proxy", "gold") for n in names
     }
-    command = [
-        sys.executable,
-        "-c",
-        "from flows.cli import main; main()",
-        "sweep",
-        str(sweep),
-        "--store",
-        store,
-    ]
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "sweep", str(sweep), "--store", store]
     shown = subprocess.run(
         [*command, "--table", "--figures", str(tmp_path / "figures")], env=environment, capture_output=True, text=True
     )
@@ -239,7 +223,7 @@ def test_two_cells_at_once_share_and_one_that_fails_stops_no_other(
     process = start(sweep, store, environment, "--parallel", "2")
     most = 0
     while process.poll() is None:
-        cells = [child for child in _children(process.pid) if "flows.cli.commands" in " ".join(_arguments(child))]
+        cells = [child for child in _children(process.pid) if "flows.cli" in " ".join(_arguments(child))]
         most = max(most, len(cells))
         time.sleep(0.2)
     assert process.returncode == 2, log(store)

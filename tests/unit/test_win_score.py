@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from optune_core.data.schemas import COMPARISONS
 from optune_core.errors import JudgeError
-from optune_core.evaluation.win_score.judgements import combine_judgements, win_score
-from optune_core.evaluation.win_score.judgements import judgement, win_score_interval
+from optune_core.evaluation.win_score.judgements import combine_judgements, judgement, win_score, win_score_interval
 from optune_core.evaluation.win_score.rating import parse_scores, rating_messages, rating_prompt
 from optune_core.evaluation.win_score.summary import summarise_comparisons
 

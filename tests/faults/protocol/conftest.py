@@ -1,0 +1,14 @@
+"""A folder for what is thrown away."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def ram(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is thrown away: in memory where there is such a file system, since every write is synced."""
+    return Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path_factory.mktemp("ram")

@@ -1,0 +1,72 @@
+"""Checkpoints of a training in processes of its own: ended in time, and two that work together."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from optune_core.process import preemption
+from optune_core.stages import policy as stage
+from optune_core.storage import ArtifactStore, open_objects
+from optune_core.training.checkpoints import RANDOM
+from optune_core.training.recovery import Checkpoints
+from tests.integration.checkpoints.heads import accept, head
+from tests.integration.checkpoints.stages import checkpoints_of, child, messages, prepare
+
+
+@pytest.mark.slow
+def test_a_process_that_is_told_to_end_ends_in_time_with_a_checkpoint(
+    tiny: Path, store: ArtifactStore, tmp_path: Path
+) -> None:
+    spec = prepare(store, tiny, epochs=300, checkpoint_every="1h")
+    process = child(spec, store, tmp_path / "child")
+    assert process.stdout is not None
+    for message in messages(process.stdout):
+        if message.get("progress", [""])[0] == "train" and message["progress"][1] > 5:
+            break
+    process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    last = list(messages(process.stdout))[-1]
+    assert process.wait() == preemption.EXIT_STATUS
+    assert time.monotonic() - asked < preemption.GRACE_SECONDS
+    assert last["error"]["type"] == "Preempted"
+    (step,) = head(store, stage.works(store, spec)[0]) or []
+    assert 5 < step < 900
+    found = Checkpoints(store, stage.works(store, spec)[0]).newest(accept)
+    assert found is not None and found[0] == step
+
+
+@pytest.mark.slow
+def test_two_processes_agree_resume_and_equal_an_uninterrupted_run_of_theirs(
+    tiny: Path, store: ArtifactStore, tmp_path: Path
+) -> None:
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    whole = ArtifactStore(open_objects(str(tmp_path / "whole")))
+    spec = prepare(whole, tiny, checkpoint_every="1h")
+    process = child(spec, whole, tmp_path / "first", *launcher)
+    assert list(messages(process.stdout))[-1] == {"done": True}
+    expected = whole.find(stage.works(whole, spec)[0])
+    assert expected is not None
+
+    points = tmp_path / "points"
+    points.mkdir()
+    (points / "plan").write_text("term policy.step\n")
+    spec = prepare(store, tiny, checkpoint_every="1h")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTUNE_FAILPOINTS", str(points))
+        process = child(spec, store, tmp_path / "second", *launcher)
+        assert list(messages(process.stdout))[-1]["error"]["type"] == "Preempted"
+        process.wait()
+    assert head(store, stage.works(store, spec)[0]) == [1]
+    saved = checkpoints_of(store, spec).newest(accept)
+    assert saved is not None
+    assert set(load_file(saved[1] / RANDOM)) == {"0/cpu", "1/cpu"}  # of both
+    process = child(spec, store, tmp_path / "third", *launcher)
+    assert list(messages(process.stdout))[-1] == {"done": True}
+    made = store.find(stage.works(store, spec)[0])
+    assert made is not None
+    assert (made.ref, made.metrics) == (expected.ref, expected.metrics)

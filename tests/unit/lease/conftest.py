@@ -1,0 +1,36 @@
+"""A store, a lease with a short time to live, and a process that holds one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from optune_core.storage import lease as lease_module
+from optune_core.storage.objects import LocalObjects
+from tests.unit.lease.holders import TTL, Runner
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> LocalObjects:
+    return LocalObjects(tmp_path / "store")
+
+
+@pytest.fixture(autouse=True)
+def _short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "TTL_SECONDS", TTL)
+    monkeypatch.setattr(lease_module, "BEAT_SECONDS", TTL / 8)
+
+
+@pytest.fixture
+def no_beat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that move only when the test moves them."""
+    monkeypatch.setattr(lease_module, "BEAT_SECONDS", 3600)
+
+
+@pytest.fixture
+def runner(objects: LocalObjects) -> Iterator[Runner]:
+    runner = Runner(objects)
+    yield runner
+    runner.end()

@@ -1,0 +1,114 @@
+"""The lease of a run: one worker at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+
+import pytest
+
+from optune_core.errors import RunBusy, StoreError
+from optune_core.storage import lease as lease_module
+from optune_core.storage.lease import Lease, LeaseRecord, is_resumable, read_lease, take
+from optune_core.storage.objects import LocalObjects
+from tests.unit.lease.holders import PATH, eventually, put, record
+
+
+def test_a_lease_that_is_held_says_who_holds_it_and_what_for(objects: LocalObjects) -> None:
+    lease = take(objects, "run", {"rho": 0.5})
+    held = record(objects)
+    assert (held.state, held.starts, held.config) == ("working", 1, {"rho": 0.5})
+    assert f"process {os.getpid()}" in held.where
+    lease.release("finished")
+
+
+def test_a_live_lease_refuses_a_second_runner_and_names_the_first(objects: LocalObjects) -> None:
+    lost: list[str] = []
+    lease = take(objects, "run", {}, on_lost=lambda: lost.append("lost"))
+    with pytest.raises(RunBusy, match=rf"'run' is being worked on .*process {os.getpid()}.*optune status run"):
+        take(objects, "run", {})
+    lease.release("finished")
+    assert lost == []
+    assert record(objects).state == "finished"
+
+
+def test_a_held_lease_beats_and_a_released_one_does_not(objects: LocalObjects) -> None:
+    lease = take(objects, "run", {})
+    eventually(lambda: record(objects).beat >= 2, "a beat")
+    lease.release("finished")
+    assert not lease._thread.is_alive()
+
+
+def test_a_released_lease_is_taken_without_waiting(objects: LocalObjects, monkeypatch: pytest.MonkeyPatch) -> None:
+    take(objects, "run", {}).release("interrupted")
+    monkeypatch.setattr(lease_module, "_watch", None)  # nobody to watch
+    second = take(objects, "run", {})
+    assert record(objects).starts == 2
+    second.release("finished")
+
+
+def test_leases_of_two_runs_do_not_meet(objects: LocalObjects) -> None:
+    one, two = take(objects, "one", {}), take(objects, "two", {})
+    one.release("finished")
+    two.release("failed")
+    assert [read_lease(objects, run).state for run in ("one", "two")] == ["finished", "failed"]  # type: ignore[union-attr]
+
+
+def test_of_racing_runners_one_takes_the_lease(objects: LocalObjects) -> None:
+    barrier = threading.Barrier(8)
+    taken: list[Lease] = []
+    refused: list[RunBusy] = []
+    lost: list[str] = []
+
+    def race() -> None:
+        barrier.wait()
+        try:
+            taken.append(take(objects, "run", {}, on_lost=lambda: lost.append("lost")))
+        except RunBusy as busy:
+            refused.append(busy)
+
+    threads = [threading.Thread(target=race) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(taken), len(refused), lost) == (1, 7, [])
+    taken[0].release("finished")
+
+
+def test_of_racing_runners_one_takes_over_from_a_dead_one(objects: LocalObjects) -> None:
+    put(objects)
+    test_of_racing_runners_one_takes_the_lease(objects)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{torn",
+        b"null",
+        b"[]",
+        b"\xff\xfe",
+        b'{"state": "working"}',
+        json.dumps(
+            {**json.loads(LeaseRecord("working", "x", "", None, 1, 1, 1, "").to_bytes()), "starts": "x"}
+        ).encode(),
+        json.dumps(
+            {**json.loads(LeaseRecord("working", "x", "", None, 1, 1, 1, "").to_bytes()), "state": "?"}
+        ).encode(),
+    ],
+)
+def test_a_broken_record_is_as_good_as_none(objects: LocalObjects, body: bytes) -> None:
+    objects.create(PATH, body)
+    assert read_lease(objects, "run") is None
+    assert not is_resumable(read_lease(objects, "run"))
+    lease = take(objects, "run", {})
+    assert record(objects).starts == 1
+    lease.release("finished")
+
+
+@pytest.mark.parametrize("run", ["../x", "a/b", ".hidden", ""])
+def test_a_run_name_cannot_leave_its_folder(objects: LocalObjects, run: str) -> None:
+    with pytest.raises(StoreError, match="not a valid name"):
+        take(objects, run, {})

@@ -1,0 +1,225 @@
+"""The lease of a run: when it is taken over from a holder that is dead, paused or cut off, and when it is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optune_core.errors import RunBusy, TransientError
+from optune_core.storage import lease as lease_module
+from optune_core.storage.lease import take
+from optune_core.storage.objects import LocalObjects
+from tests.unit.lease.holders import PATH, TTL, Runner, eventually, put, record
+
+
+def test_a_killed_process_of_this_machine_is_taken_over_at_once(
+    objects: LocalObjects, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert record(objects).config == {"who": "child"}
+    os.kill(runner.process.pid, signal.SIGKILL)
+    runner.process.wait()
+    monkeypatch.setattr(lease_module, "_watch", None)  # watching would be waiting
+    lease = take(objects, "run", {})
+    assert record(objects).starts == 2
+    lease.release("finished")
+
+
+def test_a_killed_process_that_nobody_buried_is_dead_all_the_same(
+    objects: LocalObjects, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.kill(runner.process.pid, signal.SIGKILL)
+    stat = Path(f"/proc/{runner.process.pid}/stat")
+    eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z", "a zombie")
+    monkeypatch.setattr(lease_module, "_watch", None)
+    take(objects, "run", {}).release("finished")
+
+
+def test_another_process_with_the_dead_ones_number_is_not_mistaken_for_it(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = lease_module._process_identity(os.getpid())
+    assert mine is not None
+    put(objects, process=f"{mine.rpartition('-')[0]}-1")  # this process's number, born just after the machine
+    monkeypatch.setattr(lease_module, "_watch", None)
+    take(objects, "run", {}).release("finished")
+
+
+@pytest.mark.parametrize("process", ["other-boot/pid:[1]/7-1", None])
+def test_a_holder_elsewhere_is_taken_over_only_after_it_has_not_moved_for_the_time_to_live(
+    objects: LocalObjects, process: str | None
+) -> None:
+    put(objects, process=process)
+    started = time.monotonic()
+    lease = take(objects, "run", {})
+    assert time.monotonic() - started >= TTL
+    assert (record(objects).starts, record(objects).state) == (2, "working")
+    lease.release("finished")
+
+
+def test_a_holder_elsewhere_that_moves_once_is_alive(objects: LocalObjects, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = put(objects)
+    looks = 0
+    read = objects.read
+
+    def moves_meanwhile(path: str) -> bytes | None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            objects.swap(path, held.to_bytes(), replace(held, beat=held.beat + 1).to_bytes())
+        return read(path)
+
+    monkeypatch.setattr(objects, "read", moves_meanwhile)
+    with pytest.raises(RunBusy, match="elsewhere, process 7"):
+        take(objects, "run", {})
+    assert record(objects).holder == "them"
+
+
+def test_a_holder_elsewhere_that_lets_go_is_followed_without_waiting_longer(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "TTL_SECONDS", 600.0)
+    held = put(objects)
+    monkeypatch.setattr(
+        time, "sleep", lambda _: objects.swap(PATH, held.to_bytes(), replace(held, holder=None).to_bytes())
+    )
+    started = time.monotonic()
+    take(objects, "run", {}).release("finished")
+    assert time.monotonic() - started < 60
+
+
+def test_a_watcher_that_was_paused_itself_does_not_rob_a_live_holder(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watcher stops for longer than the time to live, while the holder goes on beating."""
+    held = put(objects)
+    clock = 0.0
+
+    def paused(seconds: float) -> None:
+        nonlocal clock
+        clock += 10 * TTL
+        objects.swap(PATH, held.to_bytes(), replace(held, beat=held.beat + 40).to_bytes())
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    monkeypatch.setattr(time, "sleep", paused)
+    with pytest.raises(RunBusy, match="elsewhere"):
+        take(objects, "run", {})
+    monkeypatch.undo()
+    assert record(objects).holder == "them"
+
+
+def test_a_holder_that_moves_just_before_the_take_over_keeps_its_lease(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = put(objects)
+    swap = objects.swap
+
+    def moved_first(path: str, expected: bytes | None, body: bytes) -> bool:
+        swap(path, held.to_bytes(), replace(held, beat=held.beat + 1).to_bytes())
+        return swap(path, expected, body)
+
+    monkeypatch.setattr(objects, "swap", moved_first)
+    with pytest.raises(RunBusy, match="elsewhere, process 7"):
+        take(objects, "run", {})
+    assert record(objects).holder == "them"
+
+
+def test_a_holder_that_moves_right_after_the_watchers_last_look_keeps_its_lease(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = put(objects)
+    clock = 0.0
+    read = objects.read
+
+    def pause(seconds: float) -> None:
+        nonlocal clock
+        clock += TTL
+
+    def moves_after_the_look(path: str) -> bytes | None:
+        body = read(path)
+        if clock >= TTL:
+            objects.read = read  # type: ignore[method-assign]
+            assert objects.swap(PATH, held.to_bytes(), replace(held, beat=held.beat + 1).to_bytes())
+        return body
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    monkeypatch.setattr(time, "sleep", pause)
+    monkeypatch.setattr(objects, "read", moves_after_the_look)
+    with pytest.raises(RunBusy, match="elsewhere, process 7"):
+        take(objects, "run", {})
+    assert record(objects).holder == "them"
+
+
+def test_a_paused_holder_is_overtaken_told_so_and_leaves_the_new_lease_alone(
+    objects: LocalObjects, runner: Runner
+) -> None:
+    os.kill(runner.process.pid, signal.SIGSTOP)
+    lease = take(objects, "run", {"who": "second"})  # waits until the time to live is over: it is not dead
+    os.kill(runner.process.pid, signal.SIGCONT)
+    assert runner.line() == "lost"
+    assert record(objects).config == {"who": "second"}
+    runner.let_go()
+    assert runner.line() == "released"
+    assert (record(objects).config, record(objects).state) == ({"who": "second"}, "working")
+    assert lease._move(), "the new holder was disturbed"
+    lease.release("finished")
+
+
+def test_a_store_that_is_away_for_a_while_costs_no_lease(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+    away = threading.Event()
+    failed = threading.Event()
+    swap = objects.swap
+
+    def sometimes(path: str, expected: bytes | None, body: bytes) -> bool:
+        if away.is_set():
+            failed.set()
+            raise TransientError("away")
+        return swap(path, expected, body)
+
+    monkeypatch.setattr(objects, "swap", sometimes)
+    lease = take(objects, "run", {}, on_lost=lambda: lost.append("lost"))
+    away.set()
+    assert failed.wait(20)
+    away.clear()
+    beat = record(objects).beat
+    eventually(lambda: record(objects).beat > beat, "a beat after the store came back")
+    lease.release("finished")
+    assert lost == []
+
+
+@pytest.mark.usefixtures("no_beat")
+def test_a_move_that_stands_though_its_answer_was_lost_is_the_holders_own(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[str] = []
+    lease = take(objects, "run", {}, on_lost=lambda: lost.append("lost"))
+    swap = objects.swap
+
+    def deaf(path: str, expected: bytes | None, body: bytes) -> bool:
+        swap(path, expected, body)
+        raise TransientError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(objects, "swap", deaf)
+        with pytest.raises(TransientError):
+            lease._move()
+    lease.progressed()  # so that the next move is another one
+    assert lease._move()
+    lease.release("finished")
+    assert (record(objects).state, record(objects).fruitless) == ("finished", 0)
+
+
+@pytest.mark.usefixtures("no_beat")
+def test_a_record_that_was_broken_under_its_holder_counts_as_lost(objects: LocalObjects) -> None:
+    lease = take(objects, "run", {})
+    standing = objects.read(PATH)
+    assert objects.swap(PATH, standing, b"{torn")
+    assert not lease._move()
