@@ -8,7 +8,7 @@ from prefect import get_run_logger
 from pydantic import BaseModel
 
 from optune_core.config import BenchmarkConfig
-from optune_core.evaluation.harness.library import tasks
+from optune_core.evaluation.harness import tasks
 from optune_core.evaluation.harness.report import benchmark_markdown
 from optune_core.evaluation.harness.results import average, check_benchmark, recorded_config, task_results
 from optune_core.evaluation.subject import asked_iterations, policies, run_config
