@@ -68,7 +68,7 @@ def test_what_ended_the_work_is_raised_and_its_calls_are_made() -> None:
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from optune_core import preemption
+from optune_core.process import preemption
 from optune_core.process.background import Background
 from optune_core.errors import Preempted
 

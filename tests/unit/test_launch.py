@@ -21,7 +21,7 @@ from optune_core.storage import ArtifactStore, open_objects
 
 PARENT = """
 import os, subprocess, sys, time
-from optune_core import bound
+from optune_core.process import die_with_parent
 command = [sys.executable, "-m", "optune_core.process.die_with_parent", "sleep", "60"]
 child = subprocess.Popen(command, env=os.environ | {die_with_parent.PARENT: str(os.getpid())})
 print(child.pid, flush=True)
