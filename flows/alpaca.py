@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows.request import store_url
-from optune_core.config import load_alpaca
+from optune_core.evaluation.loading import load_alpaca
 from tasks.alpaca import annotate, commit_win_rate, control_length, open_alpaca
 from tasks.evaluate import answers_of_policy, find_prompts
 from tasks.prepare import check_store

@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows.request import store_url
-from optune_core.config import load_benchmark
+from optune_core.evaluation.loading import load_benchmark
 from tasks.benchmark import commit_benchmark, open_benchmark, run_benchmark
 from tasks.prepare import check_store
 from tasks.support.logs import quiet_known_errors

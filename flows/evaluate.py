@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows.request import store_url
-from optune_core.config import load_evaluation
+from optune_core.evaluation.loading import load_evaluation
 from optune_core.evaluation.win_score.config import IterationBaseline, ModelBaseline
 from optune_core.storage import Ref
 from tasks.evaluate import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.held_out import evaluate
+from flows.held_out import score_held_out
 from optune_core.storage import Ref
 from tasks.iteration import (
     draw,
@@ -39,10 +39,10 @@ def iteration(context: RunContext, t: int, previous: Ref, policy: Ref, sampler: 
     selected, responses, scores = respond(context, t, previous, sampler, held_out=sampler == policy)
     staleness = 0 if sampler == policy else 1
     (replay,) = merge(context, t, staleness, previous, selected, responses, scores)
-    online = sample_online(context, t, policy) if context.config.training.loss == "hypo" else []
+    online = sample_online(context, t, policy)
     responses = [*responses, *online]
     check_fresh_data(context, t, selected, responses, replay)
-    evaluate(context, t, policy)
+    score_held_out(context, t, policy)
     training = begin_training(context, t, policy, replay, online)
     if context.config.generation.ahead and t + 1 < context.config.iterations:
         respond(context, t + 1, replay, policy, held_out=False)  # iteration t + 1 finds it
@@ -61,7 +61,7 @@ def respond(
     """
     (selected,) = select(context, t, previous)
     held_out_responses: list[Ref] = []
-    if context.config.selection.selector == "none":
+    if not context.config.selection.regenerates:
         responses = take_fixed_pairs(context) if t == 0 else []
     elif held_out:
         responses, held_out_responses = split_held_out(context, generate(context, t, sampler, [selected]))
@@ -74,7 +74,10 @@ def respond(
 
 
 def sample_online(context: RunContext, t: int, policy: Ref) -> list[Ref]:
-    """HyPO: responses of π_t to a random share ρ of the prompts, for the divergence term alone."""
-    (drawn,) = draw(context, t)
+    """Sample responses of π_t to a random share of the prompts, where the loss has a term on such."""
+    share = context.config.training.loss.online_share
+    if share is None:
+        return []
+    (drawn,) = draw(context, t, share)
     responses, _ = split_held_out(context, generate(context, t, policy, [drawn]))
     return responses

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from flows.evaluate import evaluate
-from optune_core.config import load_evaluation
 from optune_core.errors import OptuneError
+from optune_core.evaluation.loading import load_evaluation
 
 
 def check_evaluation(evaluation: str | None) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from flows.reward_model import reward_model
 from optune_core.config import OptuneConfig
-from optune_core.process.devices import check_devices
-from optune_core.rewards import RewardRef
-from optune_core.storage import Ref
-from tasks.prepare import classifier_ref, draw_prompts, function_ref, import_model
+from optune_core.config.devices import check_devices
+from optune_core.rewards import ReadyReward
+from tasks.prepare import draw_prompts, import_model, ready_reward
 from tasks.support.context import RunContext
 from tasks.support.stage import open_store
 
@@ -19,7 +18,7 @@ def prepare(settings: OptuneConfig, store: str, run: str, train_deployment: str 
         OptuneError: the first of the problems with the run's inputs.
     """
     check_devices(settings)
-    gold = function_ref(settings.evaluation.gold) if settings.evaluation.gold else None
+    gold = ReadyReward.of(settings.held_out.gold) if settings.held_out.gold else None
     (policy,) = import_model(store, settings.policy, "policy")
     (prompts,) = draw_prompts(store, settings, policy)
     counts = open_store(store).manifest(prompts).metrics
@@ -28,19 +27,16 @@ def prepare(settings: OptuneConfig, store: str, run: str, train_deployment: str 
         run=run,
         config=settings,
         train_deployment=train_deployment,
-        policy=policy.to_json(),
-        prompts=prompts.to_json(),
+        policy=policy,
+        prompts=prompts,
         held_out_prompts=counts["held_out"],
         reward=_reward(store, settings, run),
         gold=gold,
     )
 
 
-def _reward(store: str, settings: OptuneConfig, run: str) -> RewardRef:
+def _reward(store: str, settings: OptuneConfig, run: str) -> ReadyReward:
     reward = settings.reward
-    if reward.type == "function":
-        return function_ref(reward)
-    if reward.type == "classifier":
-        (model,) = import_model(store, reward, "reward")
-        return classifier_ref(reward, model)
-    return classifier_ref(reward, Ref.from_json(reward_model(store=store, run=run)))
+    if reward.trained_first:
+        return ReadyReward.of(reward, reward_model(store=store, run=run))
+    return ready_reward(store, reward)

@@ -6,14 +6,15 @@ from prefect import flow
 
 from flows.request import requested, store_url
 from optune_core.config import OptuneConfig
-from optune_core.config.schema import FunctionReward, LabelledPairs, Selection, TrainedReward
 from optune_core.errors import ConfigError
+from optune_core.rewards.function import load_function
+from optune_core.rewards.trained import LabelledPairs, TrainedReward
+from optune_core.selection.everything import All
 from optune_core.storage import Ref
 from tasks.iteration import generate, select, split_held_out
 from tasks.prepare import (
     check_store,
     draw_prompts,
-    function_ref,
     import_model,
     make_preferences,
     train_reward_model,
@@ -27,7 +28,7 @@ from tasks.support.stage import open_store
 @flow(name="reward-model")
 def reward_model(
     config: str | None = None, overrides: list[str] | None = None, store: str | None = None, run: str | None = None
-) -> dict[str, str]:
+) -> Ref:
     """Train the reward model that a configuration with `reward.type: trained` asks for.
 
     Args:
@@ -52,13 +53,13 @@ def reward_model(
     (prompts,) = draw_prompts(store, settings, policy)
     responses: list[Ref] = []
     if isinstance(reward.pairs, LabelledPairs):
-        function_ref(FunctionReward(function=reward.pairs.function))
+        load_function(reward.pairs.function)
         responses = _initial_responses(store, settings, policy, prompts)
     (pairs,) = make_preferences(store, settings, reward, responses)
     (backbone,) = import_model(store, reward, "backbone")
     (trained,) = train_reward_model(store, settings, reward, backbone, pairs)
     show_reward_model(store, trained)
-    return trained.to_json()
+    return trained
 
 
 def _initial_responses(store: str, settings: OptuneConfig, policy: Ref, prompts: Ref) -> list[Ref]:
@@ -67,9 +68,9 @@ def _initial_responses(store: str, settings: OptuneConfig, policy: Ref, prompts:
     context = RunContext(
         store=store,
         run=settings.name,
-        config=settings.model_copy(update={"selection": Selection(selector="all")}),
-        policy=policy.to_json(),
-        prompts=prompts.to_json(),
+        config=settings.model_copy(update={"selection": All()}),
+        policy=policy,
+        prompts=prompts,
         held_out_prompts=counts["held_out"],
     )
     (selected,) = select(context, 0, prompts)

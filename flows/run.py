@@ -9,12 +9,11 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 
-from flows.held_out import evaluate
+from flows.held_out import score_held_out
 from flows.iteration import iteration
 from flows.prepare import prepare
 from flows.request import requested, store_url
 from optune_core.errors import CorruptArtifact
-from optune_core.storage import Ref
 from optune_core.storage.lease import stop
 from tasks.prepare import check_drift, check_store
 from tasks.records import publish_run, reached_iterations, start_run
@@ -79,7 +78,7 @@ def advance(context: RunContext, *, trust_ledger: bool) -> dict[str, object]:
     """From the last committed iteration to the target; without trust in the ledger from iteration 0, where all that
     is whole is found committed and only what is damaged is made again."""
     start_run(context)
-    replay, policies = Ref.from_json(context.prompts), [Ref.from_json(context.policy)]
+    replay, policies = context.prompts, [context.policy]
     done = reached_iterations(context) if trust_ledger else []
     for t in range(context.config.iterations):
         if t < len(done):
@@ -89,5 +88,5 @@ def advance(context: RunContext, *, trust_ledger: bool) -> dict[str, object]:
             ahead = context.config.generation.ahead and t > 0
             replay, trained = iteration(context, t, replay, policies[t], sampler=policies[t - 1 if ahead else t])
         policies.append(trained)
-    evaluate(context, context.config.iterations, policies[-1])
+    score_held_out(context, context.config.iterations, policies[-1])
     return publish_run(context)

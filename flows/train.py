@@ -4,7 +4,7 @@
 
 from prefect import flow
 
-from optune_core.stages.policy import Spec
+from optune_core.training.spec import Spec
 from tasks.support.logs import quiet_known_errors
 from tasks.train import train_here
 

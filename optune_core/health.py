@@ -5,8 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optune_core.config.schema import Health
+from pydantic import Field
+
 from optune_core.errors import UnhealthyData
+from optune_core.parts.section import Section
+
+
+class Health(Section):
+    """The section `health`: limits at which a run stops rather than trains on rubbish. They change no result, so they
+    may be changed in a run; common-sense values, none of them the paper's."""
+
+    max_dropped: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Largest share of the regenerated prompts that may end without a fresh pair."""
+    min_distinct: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Smallest share of distinct responses among the fresh ones: below it the policy says one thing to everything."""
+    min_length: float = Field(default=0.1, ge=0.0)
+    """Smallest mean length of the fresh responses, as a share of iteration 0's: below it the policy falls silent."""
+    max_truncated: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Largest share of the fresh responses that may be cut at `generation.max_tokens`."""
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from optune_core.config import AlpacaConfig
 from optune_core.evaluation.alpaca_eval import annotations, win_rate
 from optune_core.evaluation.alpaca_eval.annotator_files import AnnotatorFiles, describe_annotator, find_annotator
+from optune_core.evaluation.alpaca_eval.config import AlpacaConfig
 from optune_core.evaluation.alpaca_eval.data import check_calibration, generators, read_references
 from optune_core.evaluation.alpaca_eval.report import win_rate_markdown
 from optune_core.evaluation.subject import asked_iterations, check_win_rate, policies, recorded_alpaca, run_config
@@ -51,7 +51,7 @@ def open_alpaca(store: str, run: str, config: AlpacaConfig, iteration: int | Non
         run=run,
         config=config,
         run_config=settings,
-        policies=[policy.to_json() for policy in known],
+        policies=known,
         iterations=asked,
         files=files,
         instructions=len(references),
@@ -68,7 +68,7 @@ def annotate(context: AlpacaContext, iteration: int, table: PromptTable, policy:
         prompts=context.config.prompts,
         answered=table.rows,
         shard_size=context.config.shard_size,
-        policy=[shard.to_json() for shard in policy],
+        policy=policy,
     )
     return make(context.store, "alpaca-annotations", spec)
 
@@ -77,7 +77,7 @@ def annotate(context: AlpacaContext, iteration: int, table: PromptTable, policy:
 def control_length(context: AlpacaContext, annotations: list[Ref]) -> Any:
     """Win rate and length-controlled win rate."""
     spec = win_rate.Spec(
-        annotations=[shard.to_json() for shard in annotations],
+        annotations=annotations,
         calibration=context.config.calibration,
         instructions=context.instructions,
     )
@@ -90,9 +90,10 @@ def commit_win_rate(context: AlpacaContext, iteration: int, annotations: list[Re
     store, config = open_store(context.store), context.config
     metrics = store.manifest(summary).metrics
     record: dict[str, Any] = {
+        "kind": "alpaca_eval",
         "name": config.name,
         "iteration": iteration,
-        "policy": context.policies[iteration],
+        "policy": context.policies[iteration].to_json(),
         "reference": context.reference,
         "annotator": describe_annotator(context.files, config.annotator),
         "prompts": metrics["total"] + metrics["malformed"],
@@ -101,7 +102,7 @@ def commit_win_rate(context: AlpacaContext, iteration: int, annotations: list[Re
         "annotations": [shard.to_json() for shard in annotations],
         "config": recorded_alpaca(config),
     }
-    standing = Ledger(store.objects, context.run).commit_win_rate(config.name, iteration, record)
+    standing = Ledger(store.objects, context.run).commit_evaluation(config.name, iteration, record)
     show_page(
         key=artifact_key(context.run, config.name, f"policy-{iteration}"),
         markdown=win_rate_markdown(context.run, standing),

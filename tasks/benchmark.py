@@ -7,8 +7,8 @@ from typing import Any
 from prefect import get_run_logger
 from pydantic import BaseModel
 
-from optune_core.config import BenchmarkConfig
 from optune_core.evaluation.harness import tasks
+from optune_core.evaluation.harness.config import BenchmarkConfig
 from optune_core.evaluation.harness.report import benchmark_markdown
 from optune_core.evaluation.harness.results import average, check_benchmark, recorded_config, task_results
 from optune_core.evaluation.subject import asked_iterations, policies, run_config
@@ -23,8 +23,8 @@ class BenchmarkContext(BaseModel):
     store: str
     run: str
     config: BenchmarkConfig
-    policies: list[dict[str, str]]
-    """References to π_0, π_1, …"""
+    policies: list[Ref]
+    """π_0, π_1, …"""
     iterations: list[int]
     """That are evaluated."""
 
@@ -39,9 +39,7 @@ def open_benchmark(
     known = policies(ledger)
     asked = asked_iterations(ledger, None, len(known), iteration, every=every)
     check_benchmark(ledger, config)
-    return BenchmarkContext(
-        store=store, run=run, config=config, policies=[policy.to_json() for policy in known], iterations=asked
-    )
+    return BenchmarkContext(store=store, run=run, config=config, policies=known, iterations=asked)
 
 
 @stage_task("benchmark", "benchmark policy {iteration}")
@@ -57,14 +55,15 @@ def commit_benchmark(context: BenchmarkContext, iteration: int, made: list[Ref])
     store, config = open_store(context.store), context.config
     results = task_results(config, [store.manifest(ref).metrics for ref in made])
     record = {
+        "kind": "harness",
         "name": config.name,
         "iteration": iteration,
-        "policy": context.policies[iteration],
+        "policy": context.policies[iteration].to_json(),
         "tasks": [result | {"artifact": ref.to_json()} for result, ref in zip(results, made, strict=True)],
         "average": average(results),
         "config": recorded_config(config),
     }
-    standing = Ledger(store.objects, context.run).commit_benchmark(config.name, iteration, record)
+    standing = Ledger(store.objects, context.run).commit_evaluation(config.name, iteration, record)
     show_page(
         key=artifact_key(context.run, config.name, f"policy-{iteration}"),
         markdown=benchmark_markdown(context.run, standing),

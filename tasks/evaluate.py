@@ -7,8 +7,8 @@ from typing import Any
 from prefect import get_run_logger
 from pydantic import BaseModel
 
-from optune_core.config import EvaluationConfig, OptuneConfig
-from optune_core.config.schema import Generation
+from optune_core.config import OptuneConfig
+from optune_core.data.shards import HELD_OUT_PROMPTS_FILE, TRAIN_PROMPTS_FILE
 from optune_core.evaluation.subject import (
     asked_iterations,
     check_comparison,
@@ -20,12 +20,19 @@ from optune_core.evaluation.subject import (
     run_config,
 )
 from optune_core.evaluation.win_score import comparisons, given_responses, templated_prompts, win_score
-from optune_core.evaluation.win_score.config import DrawnPrompts, IterationBaseline, OpenAIJudge, ResponsesBaseline
+from optune_core.evaluation.win_score.config import (
+    DrawnPrompts,
+    EvaluationConfig,
+    IterationBaseline,
+    OpenAIJudge,
+    ResponsesBaseline,
+)
 from optune_core.evaluation.win_score.judge import JudgeSpec, RewardJudge, api_key, describe_judge
 from optune_core.evaluation.win_score.report import comparison_markdown
+from optune_core.generation.section import Sampling
 from optune_core.stages import prompts, responses
 from optune_core.storage import Ledger, Ref
-from tasks.prepare import classifier_ref, function_ref, import_model
+from tasks.prepare import ready_reward
 from tasks.records import artifact_key, show_page
 from tasks.support.stage import make, open_store, stage_task
 
@@ -33,8 +40,8 @@ from tasks.support.stage import make, open_store, stage_task
 class PromptTable(BaseModel):
     """Prompts in a model's template."""
 
-    prompts: dict[str, str]
-    """Reference to the artifact that holds them."""
+    prompts: Ref
+    """The artifact that holds them."""
     file: str
     rows: int
     max_tokens: int
@@ -47,16 +54,15 @@ class EvaluationContext(BaseModel):
     run: str
     config: EvaluationConfig
     run_config: OptuneConfig
-    policies: list[dict[str, str]]
-    """References to π_0, π_1, …"""
+    policies: list[Ref]
+    """π_0, π_1, …"""
     iterations: list[int]
     """That are evaluated."""
 
     @property
-    def generation(self) -> Generation:
+    def sampling(self) -> Sampling:
         """How responses are sampled that the run does not have."""
-        own = self.config.generation
-        return self.run_config.generation if own is None else own.as_generation()
+        return self.config.generation or self.run_config.generation.sampling
 
 
 @stage_task("open evaluation")
@@ -80,7 +86,7 @@ def open_evaluation(
         run=run,
         config=config,
         run_config=settings,
-        policies=[policy.to_json() for policy in known],
+        policies=known,
         iterations=asked,
     )
 
@@ -90,12 +96,7 @@ def find_judge(context: EvaluationContext) -> JudgeSpec:
     judge = context.config.judge
     if isinstance(judge, OpenAIJudge):
         return judge
-    if judge.reward.type == "function":
-        reward, name = function_ref(judge.reward), judge.reward.function
-    else:
-        (model,) = import_model(context.store, judge.reward, "reward")
-        reward, name = classifier_ref(judge.reward, model), judge.reward.model
-    return RewardJudge(reward=reward, name=name, tie_margin=judge.tie_margin)
+    return RewardJudge(reward=ready_reward(context.store, judge.reward), tie_margin=judge.tie_margin)
 
 
 def find_prompts(context: EvaluationContext) -> PromptTable:
@@ -104,12 +105,10 @@ def find_prompts(context: EvaluationContext) -> PromptTable:
     if isinstance(wanted, DrawnPrompts):
         (drawn,) = draw_evaluation_prompts(context)
         rows = open_store(context.store).manifest(drawn).metrics["train"]
-        return PromptTable(prompts=drawn.to_json(), file=prompts.TRAIN, rows=rows, max_tokens=wanted.max_tokens)
+        return PromptTable(prompts=drawn, file=TRAIN_PROMPTS_FILE, rows=rows, max_tokens=wanted.max_tokens)
     held_out = Ref.from_json(Ledger(open_store(context.store).objects, context.run).inputs()["prompts"])
     rows = open_store(context.store).manifest(held_out).metrics["held_out"]
-    return PromptTable(
-        prompts=held_out.to_json(), file=prompts.HELD_OUT, rows=rows, max_tokens=settings.prompts.max_tokens
-    )
+    return PromptTable(prompts=held_out, file=HELD_OUT_PROMPTS_FILE, rows=rows, max_tokens=settings.prompts.max_tokens)
 
 
 @stage_task("draw prompts")
@@ -133,14 +132,12 @@ def template_for(context: EvaluationContext, model: Ref, table: PromptTable) -> 
     """The same prompts for a model with another template."""
     (templated,) = template_prompts(context, model, table)
     longest = open_store(context.store).manifest(templated).metrics["longest"]
-    return PromptTable(
-        prompts=templated.to_json(), file=templated_prompts.FILE, rows=table.rows, max_tokens=max(1, longest)
-    )
+    return PromptTable(prompts=templated, file=templated_prompts.FILE, rows=table.rows, max_tokens=max(1, longest))
 
 
 @stage_task("template prompts")
 def template_prompts(context: EvaluationContext, model: Ref, table: PromptTable) -> Any:
-    spec = templated_prompts.Spec(prompts=table.prompts, file=table.file, policy=model.to_json())
+    spec = templated_prompts.Spec(prompts=table.prompts, file=table.file, policy=model)
     return make(context.store, "templated-prompts", spec)
 
 
@@ -148,11 +145,11 @@ def template_prompts(context: EvaluationContext, model: Ref, table: PromptTable)
 def answer(context: EvaluationContext, who: str, iteration: int, model: Ref, table: PromptTable) -> Any:
     """One response a prompt."""
     spec = responses.Spec(
-        generation=context.generation,
+        sampling=context.sampling,
         max_prompt_tokens=table.max_tokens,
         seed=context.config.seed,
         iteration=iteration,
-        policy=model.to_json(),
+        policy=model,
         jobs=[responses.Job(prompts=table.prompts, file=table.file, rows=table.rows, samples=1)],
     )
     return make(context.store, "responses", spec)
@@ -162,9 +159,7 @@ def answers_of_policy(context: EvaluationContext, iteration: int, table: PromptT
     """π_iteration's responses: those that the run has already, or new ones."""
     if not isinstance(context.config.prompts, DrawnPrompts):
         return held_out_responses(Ledger(open_store(context.store).objects, context.run), iteration)
-    found: list[Ref] = answer(
-        context, f"policy {iteration}", iteration, Ref.from_json(context.policies[iteration]), table
-    )
+    found: list[Ref] = answer(context, f"policy {iteration}", iteration, context.policies[iteration], table)
     return found
 
 
@@ -192,8 +187,8 @@ def _judge(
         judge=judge,
         prompts=table.rows,
         shard_size=context.config.shard_size,
-        policies=[[shard.to_json() for shard in policy] for policy in policies],
-        baseline=[shard.to_json() for shard in baseline],
+        policies=policies,
+        baseline=baseline,
     )
     return make(context.store, "comparisons", spec)
 
@@ -203,7 +198,7 @@ def count_wins(context: EvaluationContext, judge: JudgeSpec, judged: list[Ref]) 
     """Win score and interval."""
     prices = [getattr(context.config.judge, name, None) for name in OpenAIJudge.PRICES]
     spec = win_score.Spec(
-        comparisons=[shard.to_json() for shard in judged],
+        comparisons=judged,
         prices=None if None in prices else tuple(prices),
         judge=describe_judge(judge),
     )
@@ -223,9 +218,10 @@ def commit_comparison(
     store, config = open_store(context.store), context.config
     metrics = {name: value for name, value in store.manifest(summary).metrics.items() if name != "judge"}
     record: dict[str, Any] = {
+        "kind": "win_score",
         "name": config.name,
         "iteration": iteration,
-        "policy": context.policies[iteration],
+        "policy": context.policies[iteration].to_json(),
         "baseline": describe_baseline(config),
         "baseline_model": baseline_model.to_json() if baseline_model else None,
         "judge": describe_judge(judge),
@@ -235,7 +231,7 @@ def commit_comparison(
         "comparisons": [shard.to_json() for shard in judged],
         "config": recorded_config(config),
     }
-    standing = Ledger(store.objects, context.run).commit_comparison(config.name, iteration, record)
+    standing = Ledger(store.objects, context.run).commit_evaluation(config.name, iteration, record)
     show_page(
         key=artifact_key(context.run, config.name, f"policy-{iteration}"),
         markdown=comparison_markdown(store, context.run, standing),

@@ -6,9 +6,9 @@ import math
 from itertools import groupby, islice
 from typing import Any
 
-from optune_core.config.schema import FunctionReward, Selection
+from optune_core.data.shards import HELD_OUT_PROMPTS_FILE, SELECTION_FILE
+from optune_core.selection.random_share import Random
 from optune_core.stages import fixed_pairs, replay, responses, scores, selection
-from optune_core.stages import prompts as prompts_stage
 from optune_core.storage import Ref
 from tasks.support.context import RunContext
 from tasks.support.stage import make, open_store, stage_task
@@ -18,10 +18,10 @@ from tasks.support.stage import make, open_store, stage_task
 def select(context: RunContext, iteration: int, previous: Ref) -> Any:
     """Rank the prompts by the reward of their chosen response; take the bottom ρ."""
     spec = selection.Spec(
-        selection=context.config.selection,
+        selector=context.config.selection,
         seed=context.config.seed,
         iteration=iteration,
-        previous=previous.to_json(),
+        previous=previous,
     )
     return make(context.store, "selection", spec)
 
@@ -40,10 +40,10 @@ def generate(context: RunContext, iteration: int, policy: Ref, prompts: list[Ref
 
 
 @stage_task("draw")
-def draw(context: RunContext, iteration: int) -> Any:
-    """HyPO: a random share ρ of the prompts, for online samples."""
+def draw(context: RunContext, iteration: int, share: float) -> Any:
+    """Draw a random share of the prompts, for the online samples of the loss."""
     spec = selection.Spec(
-        selection=Selection(selector="random", rho=context.config.selection.rho),
+        selector=Random(rho=share),
         seed=context.config.seed,
         iteration=iteration,
         previous=context.prompts,
@@ -58,19 +58,18 @@ def take_fixed_pairs(context: RunContext) -> Any:
     return make(context.store, "fixed-pairs", fixed_pairs.Spec(prompts=context.prompts, policy=context.policy))
 
 
-@stage_task("score", "score by {kind}")
-def _score(context: RunContext, kind: str, jobs: list[scores.Job]) -> Any:
-    replicas = None if isinstance(context.config.reward, FunctionReward) else context.config.reward.replicas
-    return make(context.store, "scores", scores.Spec(jobs=jobs, replicas=replicas))
+@stage_task("score", "score by {family}")
+def _score(context: RunContext, family: str, jobs: list[scores.Job]) -> Any:
+    return make(context.store, "scores", scores.Spec(jobs=jobs))
 
 
 def score(context: RunContext, jobs: list[scores.Job]) -> list[list[Ref]]:
-    """Rewards of responses: of each job, those of its shards. What models score is one task, and what functions do."""
+    """Score responses: for each job, the rewards of its shards. Jobs of one family of rewards are one task."""
     made: list[list[Ref]] = []
-    for kind, group in groupby(jobs, key=lambda job: job.reward.type):
-        alike = list(group)
-        references = iter(_score(context, kind, alike))
-        made += [list(islice(references, len(job.responses))) for job in alike]
+    for family, group in groupby(jobs, key=lambda job: job.reward.reward.family):
+        together = list(group)
+        references = iter(_score(context, family, together))
+        made += [list(islice(references, len(job.responses))) for job in together]
     return made
 
 
@@ -91,12 +90,12 @@ def merge(
     """
     spec = replay.Spec(
         iteration=iteration,
-        previous=previous.to_json(),
-        selection=selected.to_json(),
-        responses=[shard.to_json() for shard in response_shards],
-        scores=[shard.to_json() for shard in score_shards],
+        previous=previous,
+        selection=selected,
+        responses=response_shards,
+        scores=score_shards,
         sampled_from=iteration - staleness,
-        fixed_pairs=context.config.selection.selector == "none" and iteration == 0,
+        fixed_pairs=not context.config.selection.regenerates and iteration == 0,
     )
     return make(context.store, "replay", spec)
 
@@ -113,26 +112,25 @@ def fresh_job(context: RunContext, shards: list[Ref]) -> scores.Job:
     return scores.Job(
         reward=context.reward,
         drop_truncated=context.config.generation.truncated == "drop",
-        responses=[shard.to_json() for shard in shards],
+        responses=shards,
     )
 
 
 def held_out_jobs(context: RunContext, shards: list[Ref]) -> list[scores.Job]:
     """The proxy's rewards of the held-out prompts' responses, and the gold ones; empty where there are none."""
     rewards = [reward for reward in (context.reward, context.gold) if reward is not None and shards]
-    responses = [shard.to_json() for shard in shards]
-    return [scores.Job(reward=reward, drop_truncated=False, responses=responses) for reward in rewards]
+    return [scores.Job(reward=reward, drop_truncated=False, responses=shards) for reward in rewards]
 
 
 def generation_spec(context: RunContext, iteration: int, policy: Ref, jobs: list[responses.Job]) -> responses.Spec:
     """What `generate` asks the stage for."""
     config = context.config
     return responses.Spec(
-        generation=config.generation,
+        sampling=config.generation.sampling,
         max_prompt_tokens=config.prompts.max_tokens,
         seed=config.seed,
         iteration=iteration,
-        policy=policy.to_json(),
+        policy=policy,
         jobs=jobs,
     )
 
@@ -140,9 +138,7 @@ def generation_spec(context: RunContext, iteration: int, policy: Ref, jobs: list
 def selected_job(context: RunContext, selected: Ref) -> responses.Job:
     """The selected prompts, K responses each."""
     rows = open_store(context.store).manifest(selected).metrics["selected"]
-    return responses.Job(
-        prompts=selected.to_json(), file=selection.FILE, rows=rows, samples=context.config.generation.samples
-    )
+    return responses.Job(prompts=selected, file=SELECTION_FILE, rows=rows, samples=context.config.generation.samples)
 
 
 def held_out_job(context: RunContext) -> list[responses.Job]:
@@ -152,8 +148,8 @@ def held_out_job(context: RunContext) -> list[responses.Job]:
     return [
         responses.Job(
             prompts=context.prompts,
-            file=prompts_stage.HELD_OUT,
+            file=HELD_OUT_PROMPTS_FILE,
             rows=context.held_out_prompts,
-            samples=context.config.evaluation.samples,
+            samples=context.config.held_out.samples,
         )
     ]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from optune_core.config.schema import ClassifierReward, FunctionReward, Model, OptuneConfig, TrainedReward
-from optune_core.rewards import RewardRef, function_identity, load_function
+from optune_core.config import OptuneConfig
+from optune_core.data.model_folder import Model
+from optune_core.rewards import ReadyReward, Reward
+from optune_core.rewards.reward import ModelRole
+from optune_core.rewards.trained import TrainedReward
 from optune_core.stages import model, preferences, prompts, reward_model
 from optune_core.storage import Ledger, Ref
 from optune_core.storage.objects import check_conditional_writes
@@ -21,11 +24,11 @@ def check_store(store: str) -> None:
 @stage_task("check drift")
 def check_drift(store: str, run: str, config: OptuneConfig) -> None:
     """Refuse to continue a run with another configuration than it was created with."""
-    Ledger(open_store(store).objects, run).check(config.model_dump(mode="json"))
+    Ledger(open_store(store).objects, run).check(config)
 
 
 @stage_task("import model", "import {role}")
-def import_model(store: str, source: Model, role: str) -> Any:
+def import_model(store: str, source: Model, role: ModelRole) -> Any:
     """A policy or reward model enters the store."""
     named = Model(model=source.model, revision=source.revision)
     return make(store, "model", model.Spec(model=named, role=role))
@@ -34,7 +37,7 @@ def import_model(store: str, source: Model, role: str) -> Any:
 @stage_task("draw prompts")
 def draw_prompts(store: str, config: OptuneConfig, policy: Ref) -> Any:
     """The fixed prompt set."""
-    return make(store, "prompts", prompts.Spec(prompts=config.prompts, seed=config.seed, policy=policy.to_json()))
+    return make(store, "prompts", prompts.Spec(prompts=config.prompts, seed=config.seed, policy=policy))
 
 
 @stage_task("label pairs")
@@ -44,7 +47,7 @@ def make_preferences(store: str, config: OptuneConfig, reward: TrainedReward, re
         pairs=reward.pairs,
         held_out_fraction=reward.held_out_fraction,
         seed=config.seed,
-        responses=[ref.to_json() for ref in responses],
+        responses=responses,
     )
     return make(store, "preferences", spec)
 
@@ -52,16 +55,18 @@ def make_preferences(store: str, config: OptuneConfig, reward: TrainedReward, re
 @stage_task("train reward model")
 def train_reward_model(store: str, config: OptuneConfig, reward: TrainedReward, backbone: Ref, pairs: Ref) -> Any:
     """A Bradley-Terry reward model (Eq. 1)."""
-    spec = reward_model.Spec(reward=reward, seed=config.seed, backbone=backbone.to_json(), preferences=pairs.to_json())
+    spec = reward_model.Spec(reward=reward, seed=config.seed, backbone=backbone, preferences=pairs)
     return make(store, "reward-model", spec)
 
 
-def classifier_ref(reward: ClassifierReward | TrainedReward, artifact: Ref) -> RewardRef:
-    """A reward model in the store as later stages take it."""
-    return RewardRef(type="classifier", model=artifact.to_json(), batch_size=reward.batch_size, dtype=reward.dtype)
+def ready_reward(store: str, reward: Reward) -> ReadyReward:
+    """Make a reward ready: its model, if it uses one, enters the store.
 
-
-def function_ref(reward: FunctionReward) -> RewardRef:
-    """A reward function as later stages take it. Raises ConfigError if it cannot be imported."""
-    load_function(reward.function)
-    return RewardRef(type="function", function=reward.function, identity=function_identity(reward.function))
+    Raises:
+        OptuneError: the reward or its model cannot be used.
+    """
+    if reward.model_role is None:
+        return ReadyReward.of(reward)
+    assert isinstance(reward, Model), "a reward with a role for a model names one"
+    (model,) = import_model(store, reward, reward.model_role)
+    return ReadyReward.of(reward, model)

@@ -8,13 +8,13 @@ from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from optune_core.data.schemas import SCORES
+from optune_core.data.shards import SCORES_FILE, read_shards
 from optune_core.errors import OptuneError
 from optune_core.health import Freshness, check_health
 from optune_core.reports.page import report
 from optune_core.reports.render import iteration_markdown, reward_model_markdown, run_markdown
 from optune_core.reports.summary import held_out_change, summarise
 from optune_core.reports.timing import stage_timing
-from optune_core.stages.replay import read_shards
 from optune_core.statistics import reward_per_prompt
 from optune_core.storage import ArtifactStore, Ledger, Ref
 from tasks.support.context import RunContext
@@ -26,12 +26,12 @@ from tasks.support.ui import only_shown
 def start_run(context: RunContext) -> None:
     """Create the run's record, or refuse to continue it with another configuration or other inputs."""
     inputs = {
-        "policy": context.policy,
-        "prompts": context.prompts,
+        "policy": context.policy.to_json(),
+        "prompts": context.prompts.to_json(),
         "reward": context.reward.model_dump(mode="json") if context.reward else None,
         "gold": context.gold.model_dump(mode="json") if context.gold else None,
     }
-    _ledger(context).open(context.config.model_dump(mode="json"), inputs)
+    _ledger(context).open(context.config, inputs)
 
 
 def reached_iterations(context: RunContext) -> list[tuple[Ref, Ref]]:
@@ -109,8 +109,8 @@ def commit_iteration(
     )
 
 
-@stage_task("commit evaluation")
-def commit_evaluation(
+@stage_task("commit held-out rewards")
+def commit_held_out(
     context: RunContext, iteration: int, policy: Ref, responses: list[Ref], proxy: list[Ref], gold: list[Ref]
 ) -> None:
     """Record the held-out rewards of π_iteration."""
@@ -123,7 +123,7 @@ def commit_evaluation(
         "gold": [ref.to_json() for ref in gold],
         "metrics": {"proxy": _mean_reward(store, proxy), "gold": _mean_reward(store, gold)},
     }
-    _ledger(context).commit_evaluation(iteration, record)
+    _ledger(context).commit_held_out(iteration, record)
     get_run_logger().info("held-out rewards of policy %d: %s", iteration, record["metrics"])
 
 
@@ -183,7 +183,7 @@ def _ledger(context: RunContext) -> Ledger:
 
 
 def _mean_reward(store: ArtifactStore, shards: list[Ref]) -> float | None:
-    scores = read_shards(store, [shard.to_json() for shard in shards], "scores.parquet", SCORES)
+    scores = read_shards(store, shards, SCORES_FILE, SCORES)
     rewards = reward_per_prompt(scores).values()
     return sum(rewards) / len(rewards) if rewards else None
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from prefect import get_run_logger
 
-from optune_core.config.schema import Model
+from optune_core.data.model_folder import Model
 from optune_core.errors import ConfigDrift
+from optune_core.rewards.reward import ModelRole
 from optune_core.storage import Ledger
 from optune_core.storage.sweeps import SweepRecord
 from optune_core.sweep.figures import draw_figures
@@ -32,7 +33,7 @@ def record_cells(store: str, sweep: Sweep) -> None:
     drifts = []
     for cell in sweep.cells:
         try:
-            Ledger(objects, cell.run).check(cell.config.model_dump(mode="json"))
+            Ledger(objects, cell.run).check(cell.config)
         except ConfigDrift as drift:
             drifts.append(str(drift))
     if drifts:
@@ -47,13 +48,12 @@ def record_cells(store: str, sweep: Sweep) -> None:
 
 def import_models(store: str, sweep: Sweep) -> None:
     """Models that several cells start from enter the store before the first cell, once each."""
-    named = {}
+    named: dict[tuple[str, str | None], tuple[ModelRole, Model]] = {}
     for cell in sweep.cells:
-        reward = cell.config.reward
-        reward_role = "backbone" if reward.type == "trained" else "reward"
-        for role, source in (("policy", cell.config.policy), (reward_role, reward)):
-            if isinstance(source, Model):
-                named[source.model, source.revision] = (role, source)
+        policy, reward = cell.config.policy, cell.config.reward
+        named[policy.model, policy.revision] = ("policy", policy)
+        if isinstance(reward, Model) and reward.model_role is not None:
+            named[reward.model, reward.revision] = (reward.model_role, reward)
     for role, source in named.values():
         import_model(store, source, role)
 

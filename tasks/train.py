@@ -12,9 +12,9 @@ from prefect.deployments import run_deployment
 from prefect.states import Completed
 
 from optune_core.errors import OptuneError, TransientError
-from optune_core.stages import policy as policy_stage
 from optune_core.stages.launch import find_all
 from optune_core.storage import Ref
+from optune_core.training.spec import Spec
 from tasks.support.context import RunContext
 from tasks.support.stage import make, open_store, stage_task
 
@@ -25,14 +25,14 @@ _ATTEMPTS = 5
 @stage_task("train")
 def train(context: RunContext, iteration: int, policy: Ref, replay: Ref, online: list[Ref]) -> Any:
     """π_{t+1} from π_t and D_t, and from samples of π_t where the loss has a term on such."""
-    spec = policy_stage.Spec(
+    spec = Spec(
         training=context.config.training,
         seed=context.config.seed,
         iteration=iteration,
-        policy=policy.to_json(),
+        policy=policy,
         initial=context.policy,
-        replay=replay.to_json(),
-        online=[shard.to_json() for shard in online],
+        replay=replay,
+        online=online,
     )
     if context.train_deployment is None:
         return make(context.store, "policy", spec, accelerate_config=spec.training.accelerate_config)
@@ -51,12 +51,12 @@ def begin_training(
 
 
 @stage_task("train")
-def train_here(store: str, spec: policy_stage.Spec) -> Any:
+def train_here(store: str, spec: Spec) -> Any:
     """What a worker of the GPU pool does."""
     return make(store, "policy", spec, accelerate_config=spec.training.accelerate_config)
 
 
-def _on_pool(store: str, deployment: str, spec: policy_stage.Spec) -> Any:
+def _on_pool(store: str, deployment: str, spec: Spec) -> Any:
     """Launch training as a flow run of its own, or attach to the one that a killed parent launched.
 
     A crashed run (its machine went away) is followed by another, which goes on from the last checkpoint; a failed
@@ -65,14 +65,13 @@ def _on_pool(store: str, deployment: str, spec: policy_stage.Spec) -> Any:
     found = find_all(open_store(store), "policy", spec)
     if found is not None:
         return Completed(name="Cached", message="policy is committed", data=[manifest.ref for manifest in found])
-    (work,) = policy_stage.works(open_store(store), spec)
     began = datetime.now(UTC)
     lost = 0
     for attempt in count():
         child = run_deployment(
             deployment,
             parameters={"store": store, "spec": spec.model_dump(mode="json")},
-            idempotency_key=f"{work.key}/{attempt}",
+            idempotency_key=f"{spec.work.key}/{attempt}",
             timeout=None,
             poll_interval=_POLL_SECONDS,
             as_subflow=True,

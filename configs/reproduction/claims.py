@@ -43,9 +43,9 @@ def held_out(store: ArtifactStore, run: str, t: int) -> dict[str, Values]:
     """What π_t reached on each held-out prompt: the proxy's reward, the judge's, and 100 for a win, -100 for a loss."""
     ledger = Ledger(store.objects, run)
     values: dict[str, Values] = {}
-    if (record := ledger.evaluation(t)) is not None:
+    if (record := ledger.held_out(t)) is not None:
         values["proxy"] = reward_per_prompt(read_shards(store, record["proxy"], "scores.parquet", SCORES))
-    if (compared := ledger.comparison("judge", t)) is not None:
+    if (compared := ledger.evaluation("judge", t)) is not None:
         rows = read_shards(store, compared["comparisons"], "comparisons.parquet", COMPARISONS).to_pylist()
         values["judge"] = {row["prompt_id"]: row["first_policy_score"] for row in rows}
         values["win score"] = {row["prompt_id"]: POINTS[row["outcome"]] for row in rows}
@@ -146,7 +146,7 @@ def lengths(store: ArtifactStore, runs: dict[Key, str]) -> None:
     settings: defaultdict[tuple[str, str], list[list[tuple[float, float]]]] = defaultdict(list)
     for (selection, loss, _), run in runs.items():
         ledger, row = Ledger(store.objects, run), []
-        while (record := ledger.evaluation(len(row))) is not None:
+        while (record := ledger.held_out(len(row))) is not None:
             shards = [store.manifest(Ref.from_json(shard)).metrics for shard in record["responses"]]
             count, tokens, cut = (sum(shard[name] for shard in shards) for name in ("responses", "tokens", "truncated"))
             row.append((tokens / count, cut / count))

@@ -180,7 +180,7 @@ def evaluate(
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Judge a run's policies against a baseline, and print their win scores."""
-    from optune_core.config import load_evaluation
+    from optune_core.evaluation.loading import load_evaluation
 
     load_evaluation(evaluation, overrides or [])
     _quiet_prefect()
@@ -203,7 +203,7 @@ def alpaca(
     store: Store = DEFAULT_STORE,
 ) -> None:
     """AlpacaEval 2 of a run's policies: print their length-controlled win rates."""
-    from optune_core.config import load_alpaca
+    from optune_core.evaluation.loading import load_alpaca
 
     load_alpaca(evaluation, overrides or [])
     _quiet_prefect()
@@ -226,7 +226,7 @@ def benchmark(
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Run tasks of lm-evaluation-harness on a run's policies, and print the results."""
-    from optune_core.config import load_benchmark
+    from optune_core.evaluation.loading import load_benchmark
 
     load_benchmark(benchmark, overrides or [])
     _quiet_prefect()

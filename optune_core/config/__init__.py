@@ -1,19 +1,11 @@
-"""Configuration: import-light (no torch, no transformers), validated before any work is spent."""
+"""Configuration: import-light (no torch, no transformers), validated before any work is spent.
 
-from optune_core.config.loading import load_alpaca, load_benchmark, load_config, load_evaluation, parse_config
-from optune_core.config.schema import OptuneConfig
-from optune_core.evaluation.alpaca_eval.config import AlpacaConfig
-from optune_core.evaluation.harness.config import BenchmarkConfig
-from optune_core.evaluation.win_score.config import EvaluationConfig
+run        the configuration of a run, put together from the sections beside the code that reads them
+loading    from YAML and `key=value` overrides to a validated configuration, or to all its problems at once
+devices    a run's configuration against the devices of this machine
+"""
 
-__all__ = [
-    "AlpacaConfig",
-    "BenchmarkConfig",
-    "EvaluationConfig",
-    "OptuneConfig",
-    "load_alpaca",
-    "load_benchmark",
-    "load_config",
-    "load_evaluation",
-    "parse_config",
-]
+from optune_core.config.loading import load_config, parse_config
+from optune_core.config.run import OptuneConfig
+
+__all__ = ["OptuneConfig", "load_config", "parse_config"]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from optune_core.config.schema import OptuneConfig
+from optune_core.config.run import OptuneConfig
 from optune_core.errors import ConfigError
-from optune_core.evaluation.alpaca_eval.config import AlpacaConfig
-from optune_core.evaluation.harness.config import BenchmarkConfig
-from optune_core.evaluation.win_score.config import EvaluationConfig
+from optune_core.parts.registry import Registry
 from optune_core.secrets import redact, secrets_in
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -46,23 +46,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> OptuneConfig
     return parse_config(read_yaml(path), overrides, source=str(path))
 
 
-def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> EvaluationConfig:
-    """Read and validate the configuration of a win-score evaluation; as `load_config`."""
-    return validate(EvaluationConfig, read_yaml(path), overrides, source=str(path))
-
-
-def load_benchmark(path: str | Path, overrides: Sequence[str] = ()) -> BenchmarkConfig:
-    """Read and validate the configuration of a benchmark; as `load_config`."""
-    return validate(BenchmarkConfig, read_yaml(path), overrides, source=str(path))
-
-
-def load_alpaca(path: str | Path, overrides: Sequence[str] = ()) -> AlpacaConfig:
-    """Read and validate the configuration of AlpacaEval 2; as `load_config`."""
-    return validate(AlpacaConfig, read_yaml(path), overrides, source=str(path))
-
-
 def read_yaml(path: str | Path) -> Any:
-    """What a YAML file holds. Raises ConfigError if it cannot be read or parsed."""
+    """Return what a YAML file holds.
+
+    Raises:
+        ConfigError: it cannot be read or parsed.
+    """
     source = Path(path)
     try:
         return yaml.load(source.read_text(encoding="utf-8"), Loader=_Loader)
@@ -89,40 +78,73 @@ def parse_config(data: Any, overrides: Sequence[str] = (), *, source: str) -> Op
 
 
 def validate(schema: type[Schema], data: Any, overrides: Sequence[str], *, source: str) -> Schema:
-    """As `parse_config`, for any schema."""
+    """Validate data by any schema; otherwise as `parse_config`.
+
+    An override of a `type` keeps the fields of its section that the new type has, too, and drops the others; such
+    overrides are applied before all others.
+    """
     if not isinstance(data, dict):
         raise ConfigError([f"holds {type(data).__name__}, not a mapping of sections"], source=source)
-    for override in overrides:
-        _apply(data, override)
+    parsed = [_parse_override(override) for override in overrides]
+    for override in sorted(parsed, key=lambda override: override.keys[-1] != "type"):
+        _apply(schema, data, override)
     try:
         config = schema.model_validate(data)
     except ValidationError as error:
-        unions = _UNIONS | _UNIONS_OF.get(schema, {})
-        raise ConfigError([_render(problem, unions) for problem in error.errors()], source=source) from error
+        raise ConfigError([_render(problem, data) for problem in error.errors()], source=source) from error
     if found := list(secrets_in(config.model_dump(mode="json"))):
         rule = "holds a secret, and configurations are stored and shown: keep it in an environment variable"
         raise ConfigError([f"{place}: {rule}" for place in found], source=source)
     return config
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
+@dataclass(frozen=True)
+class _Override:
+    text: str
+    keys: list[str]
+    value: Any
+
+
+def _parse_override(text: str) -> _Override:
+    path, equals, value_text = text.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
-        raise ConfigError([f"{override!r} is not an override: write section.key=value"], source="command line")
+        raise ConfigError([f"{text!r} is not an override: write section.key=value"], source="command line")
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = yaml.load(value_text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError([f"{override!r}: the value is not valid YAML: {error}"], source="command line") from error
-    if isinstance(value, str):
-        value = _number(value)
+        raise ConfigError([f"{text!r}: the value is not valid YAML: {error}"], source="command line") from error
+    return _Override(text, keys, _number(value) if isinstance(value, str) else value)
+
+
+def _apply(schema: type[BaseModel], data: dict[str, Any], override: _Override) -> None:
+    *sections, last = override.keys
     node = data
-    for key in keys[:-1]:
+    for key in sections:
         child = node.setdefault(key, {})
         if not isinstance(child, dict):
-            raise ConfigError([f"{override!r}: {key!r} holds {child!r}, not a section"], source="command line")
+            raise ConfigError([f"{override.text!r}: {key!r} holds {child!r}, not a section"], source="command line")
         node = child
-    node[keys[-1]] = value
+    if last == "type" and (registry := _registry(schema, sections)) is not None and isinstance(override.value, str):
+        with suppress(ConfigError):  # validation reports an unknown type together with all other problems
+            fields = registry.find(override.value).model_fields
+            for name in [name for name in node if name not in fields]:
+                del node[name]
+    node[last] = override.value
+
+
+def _registry(schema: type[BaseModel], sections: Sequence[str]) -> Registry[Any] | None:
+    """The registry of the part at this place of the schema; None: there is no part."""
+    found: Registry[Any] | None = None
+    for name in sections:
+        field = schema.model_fields.get(name)
+        if field is None:
+            return None
+        found = next((each for each in field.metadata if isinstance(each, Registry)), None)
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return found
+        schema = field.annotation
+    return found
 
 
 def _number(text: str) -> float | str:
@@ -133,11 +155,8 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _render(problem: Any, unions: Mapping[str, tuple[str, ...]]) -> str:
-    # After a discriminated union pydantic adds the chosen tag to the location: keep only what stands in the file.
-    parts = [str(part) for part in problem["loc"]]
-    written = [part for before, part in zip(["", *parts], parts, strict=False) if part not in unions.get(before, ())]
-    location = ".".join(written) or "(whole file)"
+def _render(problem: Any, data: Any) -> str:
+    location = ".".join(_written(problem["loc"], data)) or "(complete file)"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return redact(f"{location}: unknown key (value {problem['input']!r}): check its spelling and its section")
@@ -148,19 +167,12 @@ def _render(problem: Any, unions: Mapping[str, tuple[str, ...]]) -> str:
     return redact(f"{location} = {problem['input']!r}: {message}")
 
 
-_UNIONS = {
-    "source": ("file", "hub"),
-    "engine": ("vllm", "transformers"),
-    "reward": ("classifier", "function", "trained"),
-    "pairs": ("file", "labelled"),
-}
-"""Fields that hold a union, with the tags that tell its members apart."""
-
-_UNIONS_OF: dict[type[BaseModel], dict[str, tuple[str, ...]]] = {
-    EvaluationConfig: {
-        "prompts": ("held_out", "drawn"),
-        "baseline": ("iteration", "model", "responses"),
-        "judge": ("openai", "reward"),
-    },
-}
-"""Those that only one schema has."""
+def _written(location: Sequence[str | int], data: Any) -> Iterator[str]:
+    """The place of a problem as it is written in the file: pydantic adds the `type` of a union to it."""
+    node = data
+    for part in location:
+        if isinstance(node, dict) and part not in node and part == node.get("type"):
+            continue
+        yield str(part)
+        inside = isinstance(node, dict) or (isinstance(node, list) and isinstance(part, int) and part < len(node))
+        node = (node.get(part) if isinstance(node, dict) else node[int(part)]) if inside else None

@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from optune_core.config import OptuneConfig
-from optune_core.config.schema import FunctionReward
 from optune_core.console.tables import plain_table, wide_console
+from optune_core.data.model_folder import Model
 from optune_core.errors import ConfigError
 from optune_core.plan import STAGES, Device, Projection, StageFit, Workload, fit_device, named_device, project
 from optune_core.plan.fit import Measured, measured_iterations
@@ -134,7 +134,7 @@ def print_plan(plan: Plan) -> None:
         f"{work.devices} × {plan.device.name}, {work.engines} engine{'s' if work.engines > 1 else ''}",
     ]
     reward = plan.config.reward
-    if not isinstance(reward, FunctionReward) and known_shape(reward.model) is None:
+    if isinstance(reward, Model) and known_shape(reward.model) is None:
         lines.append(f"reward model {reward.model}: size unknown, taken to be the policy's")
     if not plan.fits:
         lines.append("rates: published peaks and assumed utilisations, not measured; --run fits them to a run")

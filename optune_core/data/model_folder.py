@@ -12,12 +12,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optune_core.config.schema import Model
 from optune_core.errors import ModelError
+from optune_core.parts.section import Section
 from optune_core.storage.canonical import digest, file_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+class Model(Section):
+    """A model folder or hub id in the transformers layout, with safetensors weights."""
+
+    model: str
+    revision: str | None = None
+
 
 _KEPT = (".safetensors", ".json", ".jinja", ".txt", ".model")
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")

@@ -7,13 +7,41 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any
+from typing import Any, Literal
 
-from optune_core.config.schema import Prompts
+from pydantic import Field
+
+from optune_core.data.sources import Source
 from optune_core.errors import DataError
+from optune_core.parts.section import Section
 from optune_core.storage.canonical import digest
 
 Message = dict[str, str]
+
+
+class PairColumns(Section):
+    """Columns of a fixed preference pair per prompt: text, or an assistant message list."""
+
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+
+
+class Prompts(Section):
+    """The section `prompts`: which prompts a run has, and how many it keeps for evaluation."""
+
+    source: Source
+    column: str = "prompt"
+    """A string column, or chat messages whose last turn is the user's."""
+    pairs: PairColumns | None = None
+    """With it the source also holds one preference pair a prompt: the replay set of offline DPO."""
+    sample: int | None = Field(default=None, ge=1)
+    """Prompts to train on, drawn once with the run's seed (paper: 48k). Default: all that remain."""
+    held_out: int = Field(default=0, ge=0)
+    """Prompts drawn for evaluation only, disjoint from the others."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest prompt in tokens, chat template included (paper: 512)."""
+    too_long: Literal["drop", "error"] = "drop"
+    """The fate of a longer prompt: `drop` leaves it out and counts it, `error` stops."""
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+from pydantic import Field
 
-from optune_core.config.schema import FileSource, HubSource
 from optune_core.errors import DataError
+from optune_core.parts.section import Section
 from optune_core.process.hidden_imports import show_all
 
 _JSON_BLOCK_BYTES = 64 << 20
 """Longest JSON line that is read."""
+
+
+class FileSource(Section):
+    """A JSONL, JSON or Parquet file, known by its ending; local, or any URL that fsspec reads."""
+
+    type: Literal["file"] = "file"
+    path: str
+
+
+class HubSource(Section):
+    """A data set of the Hugging Face hub."""
+
+    type: Literal["hub"] = "hub"
+    dataset: str
+    name: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+
+Source = Annotated[FileSource | HubSource, Field(discriminator="type")]
 
 
 def source_identity(source: FileSource | HubSource) -> dict[str, Any]:

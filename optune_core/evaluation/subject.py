@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optune_core.config import AlpacaConfig, EvaluationConfig, OptuneConfig, parse_config
+from optune_core.config import OptuneConfig, parse_config
 from optune_core.data.sources import describe
 from optune_core.errors import ConfigDrift, ConfigError, OptuneError
-from optune_core.evaluation.win_score.config import IterationBaseline, ModelBaseline
+from optune_core.evaluation.alpaca_eval.config import AlpacaConfig
+from optune_core.evaluation.win_score.config import EvaluationConfig, IterationBaseline, ModelBaseline
 from optune_core.storage import Ledger, Ref
 from optune_core.storage.ledger import differences, no_such_run
 
@@ -86,7 +87,7 @@ def held_out_responses(ledger: Ledger, iteration: int) -> list[Ref]:
     Raises:
         OptuneError: the run did not come to it.
     """
-    record = ledger.evaluation(iteration)
+    record = ledger.held_out(iteration)
     if record is None:
         raise OptuneError(
             f"policy {iteration} of run {ledger.run!r} has not answered the held-out prompts: continue the run, which "
@@ -102,13 +103,13 @@ def check_comparison(ledger: Ledger, config: EvaluationConfig, iteration: int) -
         ConfigDrift: the comparison of this name and iteration was made with another configuration.
     """
     made = f"evaluation {config.name!r} of policy {iteration} of run {ledger.run!r} was made"
-    refuse_drift(made, ledger.comparison(config.name, iteration), recorded_config(config))
+    refuse_drift(made, ledger.evaluation(config.name, iteration), recorded_config(config))
 
 
 def check_win_rate(ledger: Ledger, config: AlpacaConfig, iteration: int) -> None:
     """As `check_comparison`, for a length-controlled win rate."""
     made = f"evaluation {config.name!r} of policy {iteration} of run {ledger.run!r} was made"
-    refuse_drift(made, ledger.win_rate(config.name, iteration), recorded_alpaca(config))
+    refuse_drift(made, ledger.evaluation(config.name, iteration), recorded_alpaca(config))
 
 
 def refuse_drift(made: str, standing: Mapping[str, Any] | None, config: dict[str, Any]) -> None:
@@ -132,13 +133,12 @@ def refuse_drift(made: str, standing: Mapping[str, Any] | None, config: dict[str
 
 def recorded_config(config: EvaluationConfig) -> dict[str, Any]:
     """The configuration as a record holds it: without what changes no result."""
-    how = getattr(config.judge, "HOW", ())
-    return config.model_dump(mode="json", exclude={"judge": set(how)})
+    return config.identity()
 
 
 def recorded_alpaca(config: AlpacaConfig) -> dict[str, Any]:
     """As `recorded_config`, for AlpacaEval 2."""
-    return config.model_dump(mode="json", exclude={"annotator": set(config.annotator.HOW)})
+    return config.identity()
 
 
 def describe_baseline(config: EvaluationConfig) -> str:

@@ -1,5 +1,16 @@
-"""Engines that sample responses: one interface, vLLM (GPU and CPU) and transformers."""
+"""Engines that sample responses: one interface for vLLM (GPU and CPU) and transformers.
 
-from optune_core.generation.engine import Engine, Request, Response, open_engine, sampling_seed
+engine         what an engine is, what it is asked and what it answers
+registry       engines by the `type` that a configuration gives them
+section        the section `generation`
+vllm           vLLM, on GPUs and CPUs
+vllm_nucleus   top_p for vLLM on CPUs
+transformers   the engine `transformers`, and transformers_sampler that does its work
+nucleus        nucleus sampling without sorting complete vocabularies
 
-__all__ = ["Engine", "Request", "Response", "open_engine", "sampling_seed"]
+To add one, write a class in a file here that derives from `Engine`, and its line in `registry`.
+"""
+
+from optune_core.generation.engine import Engine, Request, Response, Sampler, SamplingParameters, sampling_seed
+
+__all__ = ["Engine", "Request", "Response", "Sampler", "SamplingParameters", "sampling_seed"]

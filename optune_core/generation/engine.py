@@ -6,15 +6,21 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
-from optune_core.config.schema import Generation, VllmEngine
+from pydantic import Field
+
+from optune_core.parts.registry import Part
+from optune_core.parts.section import Section
+from optune_core.process.devices import Replicas
 
 
 @dataclass(frozen=True)
 class Request:
+    """A prompt that is to be answered once."""
+
     shard: int
-    """The shard it belongs to. Requests of a shard stand together, shards in their order."""
+    """Number of its shard. Requests of a shard are consecutive, shards are in order."""
     index: int
     """Position in its shard."""
     prompt_token_ids: list[int]
@@ -23,6 +29,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
+    """The answer to a request."""
+
     shard: int
     index: int
     token_ids: list[int]
@@ -34,7 +42,9 @@ class Response:
     """log π(y|x), summed over `token_ids`, before temperature and top_p; None unless asked for."""
 
 
-class Engine(Protocol):
+class Sampler(Protocol):
+    """An engine that was started with a model."""
+
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
         """Answer all requests, in any order, taking no more of them than it has use for.
 
@@ -43,8 +53,58 @@ class Engine(Protocol):
         ...
 
 
+class SamplingParameters(Section):
+    """How a token is drawn, and how many."""
+
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Paper: 1.0."""
+    top_p: float = Field(default=0.9, gt=0.0, le=1.0)
+    """Paper: 0.9."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Longest response in tokens (paper: 512)."""
+    logps: bool = False
+    """Also ask the engine for the log-probability of what it samples, before temperature and top_p; needed by
+    `training.reference_logps: engine`. A bfloat16 vLLM and bfloat16 autocast in torch differed by 0.35 nats a response
+    of 85 tokens in the mean, 1.2 at most (SmolLM2-135M, 32 responses, `tests/benchmarks/engine_logps.py`)."""
+
+
+class Engine(Part):
+    """Base of all engines: their configuration, and how they are started."""
+
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    replicas: int | None = Field(default=None, ge=1)
+    """Engines that share the shards between them, each in a process of its own on devices of its own. Default: as many
+    as the machine's devices suffice for, at least one. Changes no result, so it may be changed in a run."""
+
+    HOW: ClassVar[tuple[str, ...]] = ("replicas",)
+
+    @property
+    def devices(self) -> int:
+        """Devices that each engine needs."""
+        return 1
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that an engine answers at once."""
+        raise NotImplementedError
+
+    def side_by_side(self, section: str) -> Replicas:
+        """Return how many engines run side by side; `section` of the configuration is for messages."""
+        return Replicas(section, self.replicas, self.devices)
+
+    def start(self, parameters: SamplingParameters, model: Path, *, max_tokens: int) -> Sampler:
+        """Start the engine.
+
+        Args:
+            parameters: how to sample.
+            model: model folder with tokenizer.
+            max_tokens: longest prompt and response together.
+        """
+        raise NotImplementedError
+
+
 def sampling_seed(seed: int, iteration: int, prompt_id: str, sample: int) -> int:
-    """The seed of one response: a hash, so that it does not matter which worker samples it, or when.
+    """Return the seed of one response: a hash, so that it does not matter which worker samples it, or when.
 
     Args:
         seed: the run's seed.
@@ -56,20 +116,3 @@ def sampling_seed(seed: int, iteration: int, prompt_id: str, sample: int) -> int
         A number below 2^48.
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/{iteration}/{prompt_id}/{sample}".encode()).digest()[:6])
-
-
-def open_engine(config: Generation, model: Path, *, max_tokens: int) -> Engine:
-    """Start the configured engine.
-
-    Args:
-        config: engine and sampling parameters.
-        model: model folder with tokenizer.
-        max_tokens: longest prompt and response together.
-    """
-    if isinstance(config.engine, VllmEngine):
-        from optune_core.generation.vllm import VllmGeneration
-
-        return VllmGeneration(config, config.engine, model, max_tokens)
-    from optune_core.generation.transformers import TransformersGeneration
-
-    return TransformersGeneration(config, config.engine, model)

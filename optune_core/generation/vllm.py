@@ -6,19 +6,52 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from optune_core.config.schema import Generation, VllmEngine
-from optune_core.generation.engine import Request, Response
+from pydantic import Field
+
+from optune_core.generation.engine import Engine, Request, Response, SamplingParameters
 
 
-class VllmGeneration:
-    """Offline vLLM. Repeatable, its answers to a shard depend on nothing but the shard.
+class VllmEngine(Engine):
+    """Offline vLLM."""
+
+    type: Literal["vllm"] = "vllm"
+    gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    """Devices that an engine is spread over, for a policy that is too large for one. `replicas` is faster where it is
+    not."""
+    max_num_seqs: int = Field(default=256, ge=1)
+    enforce_eager: bool = False
+    """Do not compile the model: a faster start, slower generation. Pays for a few ten thousand tokens on a CPU."""
+    cpu_kv_cache_gib: int = Field(default=2, ge=1)
+    """Bounds the key-value cache where vLLM runs on a CPU."""
+    repeatable: bool = True
+    """True: shards are answered one by one, so a run that was killed samples to the bit what an uninterrupted one does.
+    False: requests of the next shards enter the engine while the last ones of a shard still run, which is faster. A
+    shard that is done again after a kill is then a fresh, equally valid sample of the same policy: its batches differ,
+    and so do roundings. It is part of a shard's key, as all that decides about bytes: a run that promises them must
+    not find shards of one that does not."""
+
+    @property
+    def devices(self) -> int:
+        return self.tensor_parallel_size
+
+    @property
+    def sequences(self) -> int:
+        return self.max_num_seqs
+
+    def start(self, parameters: SamplingParameters, model: Path, *, max_tokens: int) -> VllmSampler:
+        return VllmSampler(parameters, self, model, max_tokens)
+
+
+class VllmSampler:
+    """A started vLLM. Where it is repeatable, its answers to a shard depend on nothing but the shard.
 
     The engine core runs in this process: in a process of its own, batches would depend on when requests arrive.
     """
 
-    def __init__(self, config: Generation, engine: VllmEngine, model: Path, max_tokens: int) -> None:
+    def __init__(self, config: SamplingParameters, engine: VllmEngine, model: Path, max_tokens: int) -> None:
         set_environment(engine)
         from vllm import LLM
         from vllm.platforms import current_platform

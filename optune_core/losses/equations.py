@@ -1,4 +1,8 @@
-"""What training minimises, as pure functions of tensors: Eq. 5 and 6 of the paper, and two losses beyond it."""
+"""What training minimises, as pure functions of tensors: Eq. 5 and 6 of the paper, and two losses beyond it.
+
+Functions whose name ends in `_losses` are what training runs, a value a row; `wdpo_loss`, `best_of_n_loss` and
+`hypo_loss` are the losses of a batch as the papers write them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from torch import Tensor
 
 
 def reward_weights(chosen_rewards: Tensor, rejected_rewards: Tensor, beta2: float) -> Tensor:
-    """R of Eq. 6: σ(β₂·(r(x, y_w) − r(x, y_l))).
+    """Return R of Eq. 6: σ(β₂·(r(x, y_w) − r(x, y_l))).
 
     Args:
         chosen_rewards, rejected_rewards: explicit rewards of the reward model, shape (batch,).
@@ -27,12 +31,19 @@ def dpo_losses(
     reference_rejected_logps: Tensor,
     beta1: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """DPO, Eq. 5, pair by pair, before the mean: −log I.
+    """Return DPO, Eq. 5, pair by pair, before the mean: −log I.
 
-    Args: as `wdpo_loss`.
+    I = σ(β₁·log(π(y_w|x)/π_ref(y_w|x)) − β₁·log(π(y_l|x)/π_ref(y_l|x))).
+
+    Args:
+        policy_chosen_logps, policy_rejected_logps: log π(y|x) summed over response tokens, shape (batch,), float32
+            or wider; gradients flow through them.
+        reference_chosen_logps, reference_rejected_logps: the same under the reference, shape (batch,).
+        beta1: β₁ > 0, the strength of the tie to the reference.
 
     Returns:
-        losses, shape (batch,), and detached values a pair, shape (batch,) each, keyed as `wdpo_loss`'s metrics.
+        losses, shape (batch,), and detached metrics a pair, shape (batch,) each: `rewards/*` are implicit rewards
+        β₁·log(π/π_ref), `logps/*` the policy's log-probabilities.
     """
     chosen_logratios = policy_chosen_logps - reference_chosen_logps
     rejected_logratios = policy_rejected_logps - reference_rejected_logps
@@ -60,18 +71,25 @@ def wdpo_losses(
     beta1: float,
     beta2: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 6 pair by pair, before the mean: −R·log I.
+    """Return weighted DPO, Eq. 6, pair by pair, before the mean: −R·log I, R = σ(β₂·(r(x, y_w) − r(x, y_l))).
 
-    Args: as `wdpo_loss`.
+    At β₂ = 0 this is half of DPO's loss (Eq. 5); where policy and reference agree its mean is mean(R)·ln 2.
+
+    Args:
+        policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta1: as
+            `dpo_losses`.
+        chosen_rewards, rejected_rewards: explicit rewards of the reward model, shape (batch,).
+        beta2: β₂ ≥ 0, the sharpness of the weight.
 
     Returns:
-        losses, shape (batch,), and detached values a pair, shape (batch,) each, keyed as `wdpo_loss`'s metrics.
+        losses, shape (batch,), and detached metrics a pair, shape (batch,) each: those of `dpo_losses`, `rm/*` of the
+        reward model, and `weights`, R.
     """
-    unweighted, values = dpo_losses(
+    unweighted, metrics = dpo_losses(
         policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta1
     )
     weights = reward_weights(chosen_rewards, rejected_rewards, beta2).to(unweighted.dtype)
-    return weights * unweighted, values | {
+    return weights * unweighted, metrics | {
         "rm/chosen": chosen_rewards,
         "rm/rejected": rejected_rewards,
         "rm/margins": chosen_rewards - rejected_rewards,
@@ -88,25 +106,9 @@ def wdpo_loss(
     rejected_rewards: Tensor,
     beta1: float,
     beta2: float,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted DPO, Eq. 6: the plain mean over the batch of −R·log I.
-
-    I = σ(β₁·log(π(y_w|x)/π_ref(y_w|x)) − β₁·log(π(y_l|x)/π_ref(y_l|x))), R = σ(β₂·(r(x, y_w) − r(x, y_l))).
-    At β₂ = 0 this is half of DPO's loss (Eq. 5); where policy and reference agree it is mean(R)·ln 2.
-
-    Args:
-        policy_chosen_logps, policy_rejected_logps: log π(y|x) summed over response tokens, shape (batch,), float32
-            or wider; gradients flow through them.
-        reference_chosen_logps, reference_rejected_logps: the same under the reference, shape (batch,).
-        chosen_rewards, rejected_rewards: explicit rewards of the reward model, shape (batch,).
-        beta1: β₁ > 0, the strength of the tie to the reference.
-        beta2: β₂ ≥ 0, the sharpness of the weight.
-
-    Returns:
-        The loss, a scalar, and metrics, detached scalars: `rewards/*` are implicit rewards β₁·log(π/π_ref),
-        `rm/*` the reward model's, `weights/mean` is mean(R), `weights/effective_sample_size` is (ΣR)²/ΣR² in pairs.
-    """
-    losses, values = wdpo_losses(
+) -> Tensor:
+    """Return the mean of `wdpo_losses`, Eq. 6: a scalar."""
+    losses, _ = wdpo_losses(
         policy_chosen_logps,
         policy_rejected_logps,
         reference_chosen_logps,
@@ -116,48 +118,36 @@ def wdpo_loss(
         beta1,
         beta2,
     )
-    weights = values.pop("weights")
-    metrics = {name: value.mean() for name, value in values.items()}
-    metrics["weights/mean"] = weights.mean()
-    metrics["weights/effective_sample_size"] = weights.sum() ** 2 / (weights**2).sum()
-    return losses.mean(), metrics
+    return losses.mean()
 
 
 def best_of_n_losses(policy_chosen_logps: Tensor, chosen_rewards: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Best-of-N response by response, before the mean: −log π(y_w|x).
+    """Return best of N response by response, before the mean: −log π(y_w|x).
 
-    Args: as `best_of_n_loss`.
-
-    Returns:
-        losses, shape (batch,), and detached values a response, shape (batch,) each.
-    """
-    return -policy_chosen_logps, {"logps/chosen": policy_chosen_logps.detach(), "rm/chosen": chosen_rewards}
-
-
-def best_of_n_loss(
-    policy_chosen_logps: Tensor, chosen_tokens: Tensor, chosen_rewards: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Supervised fine-tuning on the replay set's winners, which the paper leaves open: −Σ log π(y_w|x) / Σ |y_w|.
-
-    The mean is over the response tokens of the batch, as supervised fine-tuning has it (TRL's SFTTrainer,
+    It is supervised fine-tuning on the chosen responses of the replay set, which the paper leaves open. Training
+    divides the sum by the response tokens of the batch, as supervised fine-tuning has it (TRL's SFTTrainer,
     transformers' Trainer): every token counts the same, so a long response counts for more than a short one. There is
     no reference, and no rejected response.
 
     Args:
         policy_chosen_logps: log π(y_w|x) summed over response tokens, shape (batch,), float32 or wider; gradients flow
             through it.
-        chosen_tokens: |y_w|, response tokens, shape (batch,).
         chosen_rewards: explicit rewards of the reward model, shape (batch,); logged only.
 
     Returns:
-        The loss in nats a token, a scalar, and metrics, detached scalars.
+        losses, shape (batch,), and detached metrics a response, shape (batch,) each.
     """
-    losses, values = best_of_n_losses(policy_chosen_logps, chosen_rewards)
-    return losses.sum() / chosen_tokens.sum(), {name: value.mean() for name, value in values.items()}
+    return -policy_chosen_logps, {"logps/chosen": policy_chosen_logps.detach(), "rm/chosen": chosen_rewards}
+
+
+def best_of_n_loss(policy_chosen_logps: Tensor, chosen_tokens: Tensor, chosen_rewards: Tensor) -> Tensor:
+    """Return `best_of_n_losses` in nats a token, a scalar; `chosen_tokens`: response tokens |y_w|, shape (batch,)."""
+    losses, _ = best_of_n_losses(policy_chosen_logps, chosen_rewards)
+    return losses.sum() / chosen_tokens.sum()
 
 
 def reverse_kl_losses(policy_logps: Tensor, reference_logps: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """KL(π_θ ‖ π_ref) sample by sample, with a score-function gradient (HyPO, Song et al. 2024).
+    """Return KL(π_θ ‖ π_ref) sample by sample, with a score-function gradient (HyPO, Song et al. 2024).
 
     The value of each is the log-ratio Δ = log(π_θ(y|x) / π_ref(y|x)), whose mean over y ~ π_θ is the divergence; its
     gradient is Δ·∇log π_θ(y|x), whose mean is the divergence's. (∇Δ itself would have mean 0: the divergence also
@@ -170,7 +160,7 @@ def reverse_kl_losses(policy_logps: Tensor, reference_logps: Tensor) -> tuple[Te
         reference_logps: the same under the reference, shape (samples,).
 
     Returns:
-        losses, shape (samples,), and detached values a sample: `kl`, the log-ratio.
+        losses, shape (samples,), and detached metrics a sample: `kl`, the log-ratio.
     """
     logratios = (policy_logps - reference_logps).detach()
     # The second factor is 0, with the gradient of log π_θ.
@@ -186,24 +176,17 @@ def hypo_loss(
     reference_online_logps: Tensor,
     beta1: float,
     kl_coefficient: float,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """HyPO (Song et al. 2024): DPO on offline pairs, and the divergence from the reference on online samples.
-
-    L = mean(−log I) + λ·KL(π_θ ‖ π_ref), I as in Eq. 5, the divergence as in `reverse_kl_losses`.
+) -> Tensor:
+    """Return HyPO (Song et al. 2024), a scalar: mean(−log I) of offline pairs + λ·KL(π_θ ‖ π_ref) of online samples.
 
     Args:
-        policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps: of the offline
-            pairs, as `wdpo_loss`.
+        policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta1: of the
+            offline pairs, as `dpo_losses`.
         policy_online_logps, reference_online_logps: of the online samples, as `reverse_kl_losses`, shape (samples,).
-        beta1: β of DPO, > 0.
         kl_coefficient: λ > 0.
-
-    Returns:
-        The loss, a scalar, and metrics, detached scalars: DPO's, and `kl`.
     """
-    dpo, of_pairs = dpo_losses(
+    dpo, _ = dpo_losses(
         policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps, beta1
     )
-    divergence, of_samples = reverse_kl_losses(policy_online_logps, reference_online_logps)
-    metrics = {name: value.mean() for name, value in (of_pairs | of_samples).items()}
-    return dpo.mean() + kl_coefficient * divergence.mean(), metrics
+    divergence, _ = reverse_kl_losses(policy_online_logps, reference_online_logps)
+    return dpo.mean() + kl_coefficient * divergence.mean()

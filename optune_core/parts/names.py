@@ -1,4 +1,4 @@
-"""The two validated string types that reach file paths and imports."""
+"""The validated string types that reach file paths and imports."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def validate_name(value: str) -> str:
-    """A run or configuration name: it becomes part of storage paths, so nothing else may pass.
+    """Check a run or configuration name: it becomes part of storage paths, so nothing else may pass.
 
-    Raises ValueError for anything but 1-64 of a-z, 0-9, '.', '_', '-', starting with a letter or digit.
+    Raises:
+        ValueError: anything but 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or a digit.
     """
     if not is_name(value):
         raise ValueError(
@@ -25,15 +27,27 @@ def validate_name(value: str) -> str:
 
 
 def is_name(value: str) -> bool:
-    """Whether `validate_name` would let it pass."""
+    """Return whether `validate_name` would accept the value."""
     return bool(_NAME.fullmatch(value)) and ".." not in value
 
 
+def is_path(value: str) -> bool:
+    """Return whether the value has the form `package.module:Name`."""
+    return bool(_PATH.fullmatch(value))
+
+
 def _validate_function(value: str) -> str:
-    if not _FUNCTION.fullmatch(value):
+    if not is_path(value):
         raise ValueError(f"{value!r} is not a function: write it as package.module:function")
+    return value
+
+
+def _validate_variable(value: str) -> str:
+    if not _VARIABLE.fullmatch(value):
+        raise ValueError("is not the name of an environment variable: give the name, never the key itself")
     return value
 
 
 Name = Annotated[str, AfterValidator(validate_name)]
 FunctionPath = Annotated[str, AfterValidator(_validate_function)]
+EnvironmentVariable = Annotated[str, AfterValidator(_validate_variable)]

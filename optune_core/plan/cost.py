@@ -10,10 +10,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from optune_core.config.schema import Training, TransformersEngine, VllmEngine
 from optune_core.errors import OptuneError
+from optune_core.generation.engine import Engine
+from optune_core.generation.vllm import VllmEngine
 from optune_core.plan.devices import Device
 from optune_core.plan.shape import ModelShape
+from optune_core.training.spec import Training
 
 STAGES = ("start engine", "generate", "score", "rank and merge", "train")
 """As in the timing of a committed iteration."""
@@ -43,7 +45,7 @@ class Workload:
     max_response_tokens: int
     shard_size: int
     """Prompts."""
-    engine: VllmEngine | TransformersEngine
+    engine: Engine
     training: Training
     devices: int
     """That share training, each with all weights or a part of them."""
@@ -98,7 +100,7 @@ def _generate(work: Workload, device: Device, selected: int) -> float:
         overhead = steps * device.step_seconds + tokens * device.token_seconds
     else:
         # Batches that nobody joins: all rows run until the longest response of the batch ends, near the maximum.
-        steps = max(1.0, sequences / work.engine.batch_size) * work.max_response_tokens
+        steps = max(1.0, sequences / work.engine.sequences) * work.max_response_tokens
         prefilled, r, tokens = sequences, work.max_response_tokens, sequences * work.max_response_tokens
         overhead = steps * device.eager_step_seconds
     prefill = prefilled * policy.forward_flops(p, _causal(p), 1) / device.prefill
@@ -162,7 +164,7 @@ def _train(work: Workload, device: Device) -> float:
     training, policy = work.training, work.policy
     epoch = 3 + int(training.gradient_checkpointing) - int(training.lora is not None)
     references = training.epochs if work.layout == "padded" else 1
-    if training.loss == "best_of_n":
+    if not training.loss.needs_reference:
         references = 0
     flops = work.prompts * pair_flops(work) * (references + training.epochs * epoch)
     updates = math.ceil(work.prompts / training.batch_size) * training.epochs
@@ -172,8 +174,8 @@ def _train(work: Workload, device: Device) -> float:
 
 
 def pair_flops(work: Workload) -> float:
-    """FLOPs of one forward pass over a pair, in the layout of the workload; Best-of-N leaves the rejected side out."""
-    n = 1 if work.training.loss == "best_of_n" else 2
+    """FLOPs of one forward pass over a pair, in the layout of the workload; a loss may leave the rejected side out."""
+    n = 2 if work.training.loss.needs_rejected else 1
     if work.layout == "padded":
         whole = work.max_prompt_tokens + work.max_response_tokens
         return n * work.policy.forward_flops(whole, _causal(whole), whole)

@@ -92,10 +92,10 @@ def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list
             "(`optune status` shows it), or leave out --run"
         )
     config = parse_config(body, source=f"run {run!r}")
-    if config.training.loss == "hypo":
+    if config.training.loss.online_share is not None:
         raise OptuneError(
-            f"run {run!r} has training.loss='hypo', whose online samples the cost model does not know: give --run a "
-            "run with another loss, or leave it out"
+            f"run {run!r} has training.loss.type={config.training.loss.type!r}, whose online samples the cost model "
+            "does not know: give --run a run with another loss, or leave it out"
         )
     inputs = ledger.inputs()
     policy = _shape(store, inputs["policy"], "model/config.json")
@@ -118,7 +118,7 @@ def _measured(
 ) -> Measured:
     metrics = record["metrics"]
     replay, selected = metrics["replay"], metrics["selection"]["selected"]
-    trained = ("chosen",) if config.training.loss == "best_of_n" else ("chosen", "rejected")
+    trained = ("chosen", "rejected") if config.training.loss.needs_rejected else ("chosen",)
     sides = [replay[f"tokens/{side}"] for side in trained]
     pair_responses = sum(sides)
     prompt_tokens = metrics["policy"]["tokens"] / config.training.epochs / metrics["policy"]["pairs"] - pair_responses

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from optune_core.config import OptuneConfig
-from optune_core.config.schema import FunctionReward
+from optune_core.data.model_folder import Model
 from optune_core.errors import ConfigError
 from optune_core.plan.cost import Workload, stage_seconds
 from optune_core.plan.devices import Device
@@ -68,9 +68,8 @@ def project(config: OptuneConfig, work: Workload, device: Device) -> Projection:
     Raises:
         OptuneError: the policy does not fit in the engine's memory.
     """
-    offline = config.selection.selector == "none"
-    rho = 1.0 if config.selection.selector == "all" else config.selection.rho
-    selected = 0 if offline else math.ceil(rho * work.prompts)
+    offline = not config.selection.regenerates
+    selected = math.ceil(config.selection.share * work.prompts)
     full = stage_seconds(work, device, 0 if offline else work.prompts)
     return Projection(
         first=full,
@@ -87,9 +86,11 @@ def side_by_side(config: OptuneConfig, devices: int, engines: int | None = None)
     Args:
         engines: that are asked for; default: the configuration's, else as many as the devices suffice for.
     """
-    engine, reward = config.generation.engine, config.reward
-    scorers = 1 if isinstance(reward, FunctionReward) else reward.replicas or max(1, devices // reward.devices)
-    return engines or engine.replicas or max(1, devices // engine.devices), scorers
+    engine, scorers = config.generation.engine, config.reward.side_by_side()
+    return (
+        engines or engine.replicas or max(1, devices // engine.devices),
+        1 if scorers is None else scorers.wanted or max(1, devices // scorers.devices),
+    )
 
 
 def workload_of(
@@ -138,10 +139,10 @@ def workload_of(
         )
     if scorers > devices:
         problems.append(f"reward.replicas={scorers} is more than --devices {devices}: lower one, or raise the other")
-    if config.training.loss == "hypo":
+    if config.training.loss.online_share is not None:
         problems.append(
-            "training.loss='hypo' is not projected: the cost of its online samples is not known to the cost model. "
-            "Plan a run with loss=wdpo, and measure an iteration of this one"
+            f"training.loss.type={config.training.loss.type!r} is not projected: the cost of its online samples is not "
+            "known to the cost model. Plan a run with training.loss.type=wdpo, and measure an iteration of this one"
         )
     policy = ModelShape.from_parameters(parameters) if parameters else known_shape(config.policy.model)
     if policy is None:
@@ -151,7 +152,7 @@ def workload_of(
         )
     if problems or policy is None or prompts is None:
         raise ConfigError(problems, source="plan")
-    reward = None if isinstance(config.reward, FunctionReward) else known_shape(config.reward.model) or policy
+    reward = known_shape(config.reward.model) or policy if isinstance(config.reward, Model) else None
     return Workload(
         policy=policy,
         reward=reward,

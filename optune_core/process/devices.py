@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from optune_core.config.schema import FunctionReward, OptuneConfig
 from optune_core.errors import ConfigError
 
 _VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -66,12 +65,3 @@ class Replicas:
         if not visible:
             return {}
         return {_VARIABLE: ",".join(visible[number * self.devices : (number + 1) * self.devices])}
-
-
-def check_devices(config: OptuneConfig) -> None:
-    """Find what does not fit on this machine's devices before work is spent. Raises ConfigError."""
-    devices = len(visible_devices())
-    engine, reward = config.generation.engine, config.reward
-    Replicas("generation.engine", engine.replicas, engine.devices).number(devices)
-    if not isinstance(reward, FunctionReward):
-        Replicas("reward", reward.replicas, reward.devices).number(devices)

@@ -10,19 +10,19 @@ from __future__ import annotations
 import os
 import sys
 
-from optune_core.stages import TOKENIZING
-
 _UNUSED = ("sklearn", "datasets", "scipy")
 
 
-def hide_unused(stage: str) -> None:
-    """From now on, what the stage does not use is as if not installed, for this process."""
-    hidden = list(_UNUSED)
-    if stage in TOKENIZING:
-        hidden.append("torch")
-        os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # it would advise to install torch
-    for package in hidden:
-        sys.modules.setdefault(package, None)  # type: ignore[arg-type]
+def hide_unused() -> None:
+    """Make the packages that no stage uses look uninstalled in this process."""
+    for package in _UNUSED:
+        _hide(package)
+
+
+def hide_torch() -> None:
+    """Make torch look uninstalled too, for a stage that needs no more of transformers than a tokenizer."""
+    _hide("torch")
+    os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"  # transformers would advise to install torch
 
 
 def show_all() -> None:
@@ -30,3 +30,7 @@ def show_all() -> None:
     for package in (*_UNUSED, "torch"):
         if sys.modules.get(package, ...) is None:
             del sys.modules[package]
+
+
+def _hide(package: str) -> None:
+    sys.modules.setdefault(package, None)  # type: ignore[arg-type]

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from optune_core.data.row_groups import read_groups
 from optune_core.data.schemas import REPLAY, only
+from optune_core.losses.loss import Loss
+from optune_core.losses.registry import LOSSES
 from optune_core.replay import trainable
 from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Responses, Row, RunFacts
 from optune_core.reports.standing import progress, require_run, standing
@@ -52,21 +54,21 @@ def analyse(store: ArtifactStore, run: str) -> RunFacts:
             _iteration(store, config, row, record) for row, record in zip(rows, ledger.iterations(), strict=False)
         ],
         held_out=_held_out(store, ledger),
-        comparisons=ledger.comparisons(),
-        benchmarks=ledger.benchmarks(),
-        win_rates=ledger.win_rates(),
+        comparisons=ledger.evaluations("win_score"),
+        benchmarks=ledger.evaluations("harness"),
+        win_rates=ledger.evaluations("alpaca_eval"),
         reward_model=_reward_model(store, ledger.inputs()),
         state=standing(progress(ledger)) if lease else "",
         store=store.objects.url,
     )
 
 
-def pair_facts(replay: pa.Table, beta2: float | None, min_reward_gap: float | None) -> PairFacts:
+def pair_facts(replay: pa.Table, loss: Loss, min_reward_gap: float | None) -> PairFacts:
     """The pairs of D_t.
 
     Args:
         replay: D_t from `pair_numbers`.
-        beta2: β₂ of Eq. 6; None where the loss does not weigh pairs.
+        loss: as `training.loss`; it may weigh pairs.
         min_reward_gap: as `training.min_reward_gap`.
     """
     pairs = trainable(replay)
@@ -77,9 +79,10 @@ def pair_facts(replay: pa.Table, beta2: float | None, min_reward_gap: float | No
     gaps = chosen - rejected
     trained = gaps if min_reward_gap is None else gaps[gaps >= min_reward_gap]
     made = {entry["values"]: entry["counts"] for entry in pc.value_counts(pairs["generated_at"]).to_pylist()}
-    # σ, in a form that does not overflow.
-    weights = np.zeros(0) if beta2 is None else 0.5 * (1 + np.tanh(beta2 * trained / 2))
-    return PairFacts(chosen, rejected, chosen_tokens, rejected_tokens, made, weights)
+    weights = loss.pair_weights(trained)
+    return PairFacts(
+        chosen, rejected, chosen_tokens, rejected_tokens, made, np.zeros(0) if weights is None else weights
+    )
 
 
 def correlations(pairs: PairFacts) -> dict[str, float | None]:
@@ -94,8 +97,8 @@ def correlations(pairs: PairFacts) -> dict[str, float | None]:
     }
 
 
-def log_ratios(log: list[Row], beta1: float | None) -> dict[str, float | None]:
-    """Mean of `rewards/*`/β₁ over the last quarter of the steps: log π_θ(y|x)/π_ref(y|x), in nats a response.
+def log_ratios(log: list[Row], beta: float | None) -> dict[str, float | None]:
+    """Mean of `rewards/*`/β over the last quarter of the steps: log π_θ(y|x)/π_ref(y|x), in nats a response.
 
     None where no step has them: Best-of-N has no reference.
     """
@@ -103,7 +106,7 @@ def log_ratios(log: list[Row], beta1: float | None) -> dict[str, float | None]:
     ratios: dict[str, float | None] = {}
     for side in ("chosen", "rejected"):
         found = [step[f"rewards/{side}"] for step in last if f"rewards/{side}" in step]
-        ratios[side] = sum(found) / len(found) / beta1 if found and beta1 else None
+        ratios[side] = sum(found) / len(found) / beta if found and beta else None
     return ratios
 
 
@@ -130,8 +133,8 @@ def _iteration(store: ArtifactStore, config: Row, row: Row, record: Row) -> Iter
     manifest, merged, metrics = store.manifest(policy), store.manifest(replay_ref), record["metrics"]["replay"]
     file = store.fetch(replay_ref) / "replay.parquet"
     replay = pa.concat_tables([pair_numbers(group) for group in read_groups([file], _NUMBERS)])
-    weighed = training.get("loss", "wdpo") == "wdpo"  # runs from before there were others do not say
-    pairs = pair_facts(replay, training["beta2"] if weighed else None, training.get("min_reward_gap"))
+    loss: Loss = LOSSES.parse(training["loss"])
+    pairs = pair_facts(replay, loss, training["min_reward_gap"])
     log = _train_log(store, policy)
     return IterationFacts(
         summary=row,
@@ -142,7 +145,7 @@ def _iteration(store: ArtifactStore, config: Row, row: Row, record: Row) -> Iter
         correlations=correlations(pairs),
         gains=None if metrics["gain/mean"] is None else _gains(store, merged, replay),
         log=log,
-        log_ratios=log_ratios(log, training["beta1"]),
+        log_ratios=log_ratios(log, loss.implicit_beta),
         starts_at_reference=t == 0 or training["reference"] == "previous",
         code_version=manifest.code_version,
         committed_at=manifest.committed_at,
@@ -162,7 +165,7 @@ def _train_log(store: ArtifactStore, policy: Ref) -> list[Row]:
 
 def _held_out(store: ArtifactStore, ledger: Ledger) -> list[HeldOut]:
     held_out: list[HeldOut] = []
-    while (record := ledger.evaluation(len(held_out))) is not None:
+    while (record := ledger.held_out(len(held_out))) is not None:
         t = len(held_out)
         change = held_out_change(store, ledger, 0, t)
         known = {reward: row for reward, row in change.items() if row["prompts"]}

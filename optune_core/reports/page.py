@@ -15,12 +15,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from optune_core import __version__
 from optune_core.evaluation.harness.report import benchmark_cells, benchmark_columns, benchmark_note
+from optune_core.losses.loss import Loss
+from optune_core.losses.registry import LOSSES
 from optune_core.reports import figures
 from optune_core.reports.analysis import analyse
 from optune_core.reports.examples import most_changed
 from optune_core.reports.facts import Example, IterationFacts, Row, RunFacts
 from optune_core.reports.summary import held_out_difference
 from optune_core.reports.warnings import Caution, find_warnings
+from optune_core.rewards.registry import REWARDS
+from optune_core.rewards.reward import Reward
+from optune_core.selection.registry import SELECTORS
+from optune_core.selection.selector import Selector
 from optune_core.storage import ArtifactStore, Ledger
 from optune_core.words import duration, number, percent, policy, signed
 
@@ -166,12 +172,13 @@ def headline(run: RunFacts) -> list[Tile]:
 def settings(run: RunFacts) -> list[tuple[str, str]]:
     """The values of the configuration that matter, by name."""
     config = run.config
-    prompts, reward, gold = config["prompts"], config["reward"], config["evaluation"]["gold"]
+    prompts, gold = config["prompts"], config["held_out"]["gold"]
+    reward: Reward = REWARDS.parse(config["reward"])
     rows = [
         ("policy π₀", config["policy"]["model"]),
         ("prompts", f"{prompts['sample'] or 'all'} to train on, {prompts['held_out']} held out, seed {config['seed']}"),
         *_data_settings(config["selection"], config["generation"]),
-        ("reward", f"{reward['type']}: {reward.get('model') or reward.get('function')}"),
+        ("reward", reward.label),
     ]
     if (model := run.reward_model) is not None:
         accuracy = (
@@ -187,15 +194,14 @@ def settings(run: RunFacts) -> list[tuple[str, str]]:
 
 
 def _data_settings(selection: Row, generation: Row) -> list[tuple[str, str]]:
-    selector = selection["selector"]
-    if selector == "none":
-        return [("selection", "none: the pairs are given (offline)")]
+    selector: Selector = SELECTORS.parse(selection)
+    if not selector.regenerates:
+        return [("selection", f"{selector.label}: the pairs are given")]
     sampling = (
         f"{generation['samples']} responses a prompt, T = {generation['temperature']:g}, "
         f"top_p = {generation['top_p']:g}, at most {generation['max_tokens']} tokens, {generation['engine']['type']}"
     )
-    chosen = selector if selector == "all" else f"{selector}, ρ = {selection['rho']:g}"
-    return [("selection", chosen), ("sampling", sampling)]
+    return [("selection", selector.label), ("sampling", sampling)]
 
 
 def _training_settings(training: Row) -> list[tuple[str, str]]:
@@ -210,13 +216,8 @@ def _training_settings(training: Row) -> list[tuple[str, str]]:
 
 
 def _loss(training: Row) -> str:
-    name, reference = training.get("loss", "wdpo"), f"reference {training['reference']}"
-    if name == "best_of_n":
-        return "Best-of-N: supervised fine-tuning on the chosen responses, no reference"
-    if name == "hypo":
-        return f"HyPO, β₁ = {training['beta1']:g}, λ = {training['kl_coefficient']:g}, {reference}"
-    dpo = " (DPO, halved)" if training["beta2"] == 0 else ""
-    return f"weighted DPO, β₁ = {training['beta1']:g}, β₂ = {training['beta2']:g}{dpo}, {reference}"
+    loss: Loss = LOSSES.parse(training["loss"])
+    return f"{loss.description}, {'reference ' + training['reference'] if loss.needs_reference else 'no reference'}"
 
 
 def differing_settings(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from optune_core.data.schemas import SCORES
-from optune_core.stages.replay import read_shards
+from optune_core.data.shards import SCORES_FILE, read_shards
 from optune_core.statistics import paired_difference, reward_per_prompt, speedup_bound
-from optune_core.storage import ArtifactStore, Ledger
+from optune_core.storage import ArtifactStore, Ledger, Ref
 
 Row = dict[str, Any]
 
@@ -21,7 +21,7 @@ def summarise(store: ArtifactStore, run: str) -> list[Row]:
 
 def held_out_change(store: ArtifactStore, ledger: Ledger, first: int, last: int) -> Row:
     """Change of the held-out rewards from π_first to π_last: `proxy` and `gold`, each from `paired_difference`."""
-    before, after = ledger.evaluation(first), ledger.evaluation(last)
+    before, after = ledger.held_out(first), ledger.held_out(last)
     change: Row = {}
     for reward in ("proxy", "gold"):
         if before is None or after is None or not before[reward] or not after[reward]:
@@ -36,7 +36,7 @@ def held_out_difference(store: ArtifactStore, one: Ledger, other: Ledger) -> Row
     Returns:
         As `held_out_change`, for the rewards that are the same in both runs.
     """
-    records = [ledger.evaluation(len(ledger.iterations())) for ledger in (one, other)]
+    records = [ledger.held_out(len(ledger.iterations())) for ledger in (one, other)]
     inputs = [ledger.inputs() for ledger in (one, other)]
     difference: Row = {}
     for name, key in (("proxy", "reward"), ("gold", "gold")):
@@ -94,4 +94,5 @@ def _row(store: ArtifactStore, ledger: Ledger, record: Row) -> Row:
 
 
 def _rewards(store: ArtifactStore, shards: list[dict[str, str]]) -> dict[str, float]:
-    return reward_per_prompt(read_shards(store, shards, "scores.parquet", SCORES))
+    references = [Ref.from_json(shard) for shard in shards]
+    return reward_per_prompt(read_shards(store, references, SCORES_FILE, SCORES))

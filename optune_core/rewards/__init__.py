@@ -1,5 +1,16 @@
-"""Reward models and reward functions: one interface, conversations in, scores out."""
+"""Rewards: conversations in, scores out.
 
-from optune_core.rewards.scorer import RewardRef, Scorer, function_identity, load_function, open_scorer
+reward              what a reward is
+registry            rewards by the `type` that a configuration gives them
+ready               a reward whose model is in the store, as stages hand it to each other
+classifier          a sequence classifier with one logit; classifier_scorer does its work
+function            a function of a user's own package
+trained             a Bradley-Terry reward model that is trained before iteration 0
 
-__all__ = ["RewardRef", "Scorer", "function_identity", "load_function", "open_scorer"]
+To add one, write a class in a file here that derives from `Reward`, and its line in `registry`.
+"""
+
+from optune_core.rewards.ready import ReadyReward
+from optune_core.rewards.reward import Conversation, Reward, Scorer
+
+__all__ = ["Conversation", "ReadyReward", "Reward", "Scorer"]

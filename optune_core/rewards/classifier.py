@@ -1,53 +1,48 @@
-"""Sequence classifiers with one logit as reward models, each with its own tokenizer and chat template."""
+"""`classifier`: a sequence classifier with one logit as reward model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-import torch
-from transformers import AutoModelForSequenceClassification
+from pydantic import Field
 
-from optune_core.data.model_folder import conversation_token_ids, load_tokenizer, most_tokens
-from optune_core.errors import ModelError
-from optune_core.rewards.scorer import Conversation
+from optune_core.data.model_folder import Model
+from optune_core.process.devices import Replicas
+from optune_core.rewards.reward import ModelRole, Reward, Scorer
 
 
-class ClassifierScorer:
-    """Scores conversations in batches of like length, so that little is spent on padding."""
+class ModelReward(Model, Reward):
+    """Base of the rewards that are sequence classifiers, each with its own tokenizer and chat template."""
 
-    def __init__(self, model: Path, *, batch_size: int, dtype: str) -> None:
-        self._tokenizer: Any = load_tokenizer(model, str(model))
-        self._model: Any = AutoModelForSequenceClassification.from_pretrained(model, dtype=getattr(torch, dtype))
-        self._model.config.get_text_config().pad_token_id = self._tokenizer.pad_token_id
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model.to(self._device).eval()
-        self._batch_size = batch_size
-        self._most_tokens = most_tokens(self._model)
+    batch_size: int = Field(default=16, ge=1)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    replicas: int | None = Field(default=None, ge=1)
+    """Reward models that share the shards between them, each in a process of its own on a device of its own. Default:
+    as many as the machine has devices, at least one. Changes no result, so it may be changed in a run."""
 
-    @torch.inference_mode()
-    def score(self, conversations: list[Conversation], done: Callable[[int], None]) -> list[float]:
-        token_ids = [self._token_ids(conversation) for conversation in conversations]
-        order = sorted(range(len(token_ids)), key=lambda index: (len(token_ids[index]), index))
-        scores = [float("nan")] * len(token_ids)
-        for first in range(0, len(order), self._batch_size):
-            rows = order[first : first + self._batch_size]
-            batch = self._tokenizer.pad(
-                {"input_ids": [token_ids[row] for row in rows]}, padding_side="right", return_tensors="pt"
-            ).to(self._device)
-            logits = self._model(**batch).logits[:, 0].float().tolist()
-            for row, score in zip(rows, logits, strict=True):
-                scores[row] = score
-            done(first + len(rows))
-        return scores
+    HOW: ClassVar[tuple[str, ...]] = ("replicas",)
 
-    def _token_ids(self, conversation: Conversation) -> list[int]:
-        ids = conversation_token_ids(self._tokenizer, conversation.messages, conversation.response)
-        if len(ids) > self._most_tokens:
-            raise ModelError(
-                f"the reward model reads {self._most_tokens} tokens at most, and a prompt with its response has "
-                f"{len(ids)} ({conversation.prompt[:60]!r}…): lower prompts.max_tokens or generation.max_tokens, "
-                "or take a reward model that reads more"
-            )
-        return ids
+    @property
+    def label(self) -> str:
+        return f"classifier {self.model}"
+
+    def side_by_side(self) -> Replicas:
+        return Replicas("reward", self.replicas, devices=1)
+
+    def scoring(self) -> dict[str, Any]:
+        return {"type": "classifier", "batch_size": self.batch_size, "dtype": self.dtype}
+
+    def open(self, model: Path | None) -> Scorer:
+        from optune_core.rewards.classifier_scorer import ClassifierScorer
+
+        assert model is not None, "the model entered the store"
+        return ClassifierScorer(model, batch_size=self.batch_size, dtype=self.dtype)
+
+
+class ClassifierReward(ModelReward):
+    """An `AutoModelForSequenceClassification` with one logit."""
+
+    type: Literal["classifier"] = "classifier"
+
+    model_role: ClassVar[ModelRole | None] = "reward"

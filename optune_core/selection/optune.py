@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import pyarrow as pa
 
-from optune_core.selection.selector import Selector, Values, numbers, unpaired_first
+from optune_core.selection.selector import RankingSelector, Values, numbers, unpaired_first
 
 
-def rank_by_chosen_reward(replay: pa.Table) -> Values:
-    """The reward of the preferred response (section 3.1), ascending.
+class Optune(RankingSelector):
+    """Regenerate the prompts whose preferred response has the lowest reward (section 3.1)."""
 
-    Args:
-        replay: chosen_reward, float64, null where a prompt has no pair.
-    """
-    chosen = numbers(replay, "chosen_reward")
-    return unpaired_first(chosen.copy(), chosen)
+    type: Literal["optune"] = "optune"
+    columns: ClassVar[tuple[str, ...]] = ("chosen_reward",)
 
+    def rank(self, replay: pa.Table) -> Values:
+        """Return the reward of the chosen response.
 
-OPTUNE = Selector(("chosen_reward",), rank_by_chosen_reward)
+        Args:
+            replay: chosen_reward, float64, null where a prompt has no pair.
+        """
+        chosen = numbers(replay, "chosen_reward")
+        return unpaired_first(chosen.copy(), chosen)

@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 
 from optune_core.data.id_hash import hash_ids
 from optune_core.errors import DataError
-from optune_core.selection.registry import SELECTORS
+from optune_core.selection.selector import Selector
 
 
 def selection_size(prompts: int, rho: float) -> int:
-    """N = ⌈ρ·|P|⌉ (Algorithm 1), computed on ρ as it is written: 0.3 of 10 is 3, not 4.
+    """Return N = ⌈ρ·|P|⌉ (Algorithm 1), computed on ρ as it is written: 0.3 of 10 is 3, not 4.
 
     Args:
         prompts: |P|, number of prompts.
@@ -30,31 +30,28 @@ def selection_size(prompts: int, rho: float) -> int:
     return math.ceil(Fraction(repr(float(rho))) * prompts)
 
 
-def select_rows(replay: pa.Table, *, selector: str, rho: float, seed: int, iteration: int) -> npt.NDArray[np.uint64]:
-    """The rows of the prompts to regenerate, lowest rank first; ties in the order of a hash of (seed, t, prompt id).
+def select_rows(replay: pa.Table, selector: Selector, *, seed: int, iteration: int) -> npt.NDArray[np.uint64]:
+    """Return the rows of the prompts to regenerate, lowest rank first; ties in the order of a hash of (seed, t, id).
 
     Args:
-        replay: previous replay set; columns `columns_of(selector)`.
-        selector: a key of SELECTORS, or 'none'.
-        rho: ρ in (0, 1]; 'all' and 'none' do not read it.
+        replay: previous replay set; columns prompt_id and `selector.columns`.
+        selector: ranks the prompts; its `share` is ρ.
         seed: the run's seed.
         iteration: t.
 
     Returns:
-        row numbers, N = ⌈ρ·|P|⌉ of them; all for 'all', none for 'none'.
+        uint64, (N,): row numbers, N = ⌈ρ·|P|⌉; none where the selector regenerates nothing.
     """
-    if selector == "none":
+    if not selector.regenerates:
         return np.array([], np.uint64)
-    size = replay.num_rows if selector == "all" else selection_size(replay.num_rows, rho)
-    ranking = pa.table(
-        {"rank": SELECTORS[selector].rank(replay), "tie": hash_ids(replay["prompt_id"], f"{seed}/{iteration}")}
-    )
+    size = selection_size(replay.num_rows, selector.share)
+    ranking = pa.table({"rank": selector.rank(replay), "tie": hash_ids(replay["prompt_id"], f"{seed}/{iteration}")})
     order = pc.sort_indices(ranking, sort_keys=[("rank", "ascending"), ("tie", "ascending")])
     rows: npt.NDArray[np.uint64] = order.slice(0, size).to_numpy()
     return rows
 
 
-def select(replay: pa.Table, *, selector: str, rho: float, seed: int, iteration: int) -> pa.ChunkedArray:
-    """The ids (string) of the prompts to regenerate, lowest rank first; arguments as `select_rows`."""
-    rows = select_rows(replay, selector=selector, rho=rho, seed=seed, iteration=iteration)
+def select(replay: pa.Table, selector: Selector, *, seed: int, iteration: int) -> pa.ChunkedArray:
+    """Return the ids (string) of the prompts to regenerate, lowest rank first; arguments as `select_rows`."""
+    rows = select_rows(replay, selector, seed=seed, iteration=iteration)
     return replay["prompt_id"].take(pa.array(rows))

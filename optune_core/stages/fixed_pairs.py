@@ -10,22 +10,24 @@ from pydantic import BaseModel
 
 from optune_core.data.row_groups import count_rows, read_groups, write_groups
 from optune_core.data.schemas import FIXED_PAIRS, RESPONSES
+from optune_core.data.shards import RESPONSES_FILE, TRAIN_PROMPTS_FILE
 from optune_core.process.progress import Progress
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 2
 
 
 class Spec(BaseModel):
-    prompts: dict[str, str]
-    """Reference to a prompt set with pairs."""
-    policy: dict[str, str]
-    """Reference to π_0, whose tokenizer turns the texts into token ids."""
+    prompts: Ref
+    """a prompt set with pairs."""
+    policy: Ref
+    """π_0, whose tokenizer turns the texts into token ids."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work."""
-    parents = {"prompts": Ref.from_json(spec.prompts), "policy": Ref.from_json(spec.policy)}
+    parents = {"prompts": spec.prompts, "policy": spec.policy}
     return [Work("fixed-pairs", VERSION, {}, parents)]
 
 
@@ -34,8 +36,8 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     from optune_core.data.model_folder import load_tokenizer
 
     (work,) = works(store, spec)
-    tokenizer: Any = load_tokenizer(store.fetch(Ref.from_json(spec.policy)) / "model", "policy")
-    file = store.fetch(Ref.from_json(spec.prompts)) / "train.parquet"
+    tokenizer: Any = load_tokenizer(store.fetch(spec.policy) / "model", "policy")
+    file = store.fetch(spec.prompts) / TRAIN_PROMPTS_FILE
     pairs, done = count_rows(file), 0
 
     def tokenised() -> Iterator[pa.Table]:
@@ -46,7 +48,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             done += group.num_rows
 
     with store.scratch() as scratch:
-        write_groups(tokenised(), RESPONSES, scratch / "responses.parquet")
+        write_groups(tokenised(), RESPONSES, scratch / RESPONSES_FILE)
         store.commit(work, scratch, metrics={"pairs": pairs})
 
 
@@ -60,3 +62,6 @@ def as_responses(pairs: pa.Table, tokenizer: Any) -> pa.Table:
             answer = {"response": text, "response_token_ids": [*ids, tokenizer.eos_token_id], "finish_reason": "stop"}
             rows.append(prompt | {"sample": sample} | answer)
     return pa.Table.from_pylist(rows, schema=RESPONSES)
+
+
+STAGE = Stage("fixed-pairs", Spec, works, run, needs="tokenizer")

@@ -6,16 +6,18 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
 from optune_core import errors
 from optune_core.errors import OptuneError, OutOfMemory, TransientError
 from optune_core.process.children import Command, run_children
-from optune_core.process.devices import Replicas, visible_devices
+from optune_core.process.devices import visible_devices
 from optune_core.process.progress import Progress
 from optune_core.secrets import redact
-from optune_core.stages import IN_PROCESS, stage_module
+from optune_core.stages.registry import find_stage
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Manifest
 
 _WORKER = "optune_core.stages.worker"
@@ -25,7 +27,7 @@ _OOM_KILLS = Path("/sys/fs/cgroup/memory.events")
 
 def find_all(store: ArtifactStore, stage: str, spec: BaseModel) -> list[Manifest] | None:
     """The committed artifacts of a stage, or None if one is missing."""
-    found = [store.find(work) for work in stage_module(stage).works(store, spec)]
+    found = [store.find(work) for work in find_stage(stage).works(store, spec)]
     return None if any(manifest is None for manifest in found) else [m for m in found if m is not None]
 
 
@@ -55,17 +57,17 @@ def run_stage(
         OptuneError: the stage failed for a reason that trying again does not mend.
         TransientError: a child was killed, or storage could not be reached.
     """
-    if stage in IN_PROCESS:
-        stage_module(stage).run(store, spec, progress)
+    found = find_stage(stage)
+    if found.in_process:
+        found.run(store, spec, progress)
         committed()
     else:
-        smaller = getattr(stage_module(stage), "smaller", lambda spec: None)
         while True:
             try:
-                _run_children(store, stage, spec, progress, log, committed, accelerate_config)
+                _run_children(store, found, spec, progress, log, committed, accelerate_config)
                 break
             except OutOfMemory as error:
-                reduced = smaller(spec)
+                reduced = found.smaller(spec)
                 if reduced is None:
                     raise
                 log(f"stage {stage!r}: {error}; trying again with {_changes(spec, reduced)}")
@@ -78,7 +80,7 @@ def run_stage(
 
 def _run_children(
     store: ArtifactStore,
-    stage: str,
+    stage: Stage[Any],
     spec: BaseModel,
     progress: Progress,
     log: Callable[[str], None],
@@ -92,34 +94,32 @@ def _run_children(
             file = Path(folder) / f"spec-{number}.json"
             file.write_text(part.model_dump_json(), encoding="utf-8")
             launcher = _launcher(stage, accelerate_config)
-            arguments = [*launcher, stage, str(file), store.objects.url]
+            arguments = [*launcher, stage.name, str(file), store.objects.url]
             commands.append(Command(arguments, environment, launches=_ACCELERATE in launcher))
         failure = run_children(commands, progress, log, committed)
     if failure is None:
         return
     if failure.error is not None:
-        raise _as_exception(stage, failure.error)
+        raise _as_exception(stage.name, failure.error)
     if failure.status == -9 and _oom_kills() > kills:
         raise OutOfMemory(
-            f"the machine ran out of memory in stage {stage!r}, and its kernel ended the process. Give it more, or "
-            "lower generation.engine.cpu_kv_cache_gib, training.micro_batch_tokens or reward.batch_size"
+            f"the machine ran out of memory in stage {stage.name!r}, and its kernel ended the process. Give it more, "
+            "or lower generation.engine.cpu_kv_cache_gib, training.micro_batch_tokens or reward.batch_size"
         )
     reason = f"signal {-failure.status}" if failure.status < 0 else f"exit status {failure.status}"
-    raise TransientError(f"the process of stage {stage!r} ended with {reason}\n" + "\n".join(failure.tail))
+    raise TransientError(f"the process of stage {stage.name!r} ended with {reason}\n" + "\n".join(failure.tail))
 
 
-def _parts(store: ArtifactStore, stage: str, spec: BaseModel) -> list[tuple[BaseModel, dict[str, str]]]:
+def _parts(store: ArtifactStore, stage: Stage[Any], spec: BaseModel) -> list[tuple[BaseModel, dict[str, str]]]:
     """What each child makes, and its environment: of a stage that can be divided, missing works are dealt in turn."""
-    module = stage_module(stage)
-    replicas: Replicas | None = module.replicas(spec) if hasattr(module, "replicas") else None
+    replicas = stage.replicas(spec)
     if replicas is None:
         return [(spec, {})]
-    missing = [number for number, work in enumerate(module.works(store, spec)) if store.find(work) is None]
+    missing = [number for number, work in enumerate(stage.works(store, spec)) if store.find(work) is None]
     devices = visible_devices()
     children = min(replicas.number(len(devices)), len(missing))
     return [
-        (module.share(spec, missing[child::children]), replicas.environment(child, devices))
-        for child in range(children)
+        (stage.share(spec, missing[child::children]), replicas.environment(child, devices)) for child in range(children)
     ]
 
 
@@ -137,9 +137,9 @@ def _changes(before: BaseModel, after: BaseModel) -> str:
     return ", ".join(f"{name}={new[name]}" for name in new if new[name] != old[name])
 
 
-def _launcher(stage: str, accelerate_config: str | None) -> list[str]:
+def _launcher(stage: Stage[Any], accelerate_config: str | None) -> list[str]:
     module = ["-m", _WORKER]
-    if stage != "policy":
+    if stage.launcher == "plain":
         return [sys.executable, *module]
     devices = len(visible_devices())
     if accelerate_config is None and devices <= 1:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel
 
-from optune_core.config.schema import Model
-from optune_core.data.model_folder import check_one_logit, copy_model, load_tokenizer, model_identity, resolve_model
+from optune_core.data.model_folder import (
+    Model,
+    check_one_logit,
+    copy_model,
+    load_tokenizer,
+    model_identity,
+    resolve_model,
+)
 from optune_core.process.progress import Progress
+from optune_core.rewards.reward import ModelRole
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Work
 
 VERSION = 1
@@ -16,7 +22,7 @@ VERSION = 1
 
 class Spec(BaseModel):
     model: Model
-    role: Literal["policy", "reward", "backbone"]
+    role: ModelRole
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
@@ -37,3 +43,6 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         copy_model(folder, scratch / "model")
         store.commit(work, scratch, metrics={"name": spec.model.model})
     progress("import model", 1, 1)
+
+
+STAGE = Stage("model", Spec, works, run, needs="tokenizer")

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from optune_core.config.schema import FilePairs, LabelledPairs
 from optune_core.data.preferences import held_out_prompts, label_pairs
 from optune_core.data.prompts import as_messages, last_assistant_text
 from optune_core.data.schemas import PREFERENCES, RESPONSES, write_table
+from optune_core.data.shards import PREFERENCES_FILE, RESPONSES_FILE, read_shards, shard_parents
 from optune_core.data.sources import read_source, require_columns, source_identity
 from optune_core.errors import DataError
 from optune_core.process.progress import Progress
-from optune_core.rewards import function_identity, load_function
-from optune_core.stages.replay import read_shards
+from optune_core.rewards.function import function_digest, load_function
+from optune_core.rewards.trained import FilePairs, LabelledPairs, PreferencePairs
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.canonical import digest
 
 VERSION = 2
-FILE = "preferences.parquet"
 
 Row = dict[str, Any]
 
 
 class Spec(BaseModel):
-    pairs: Annotated[FilePairs | LabelledPairs, Field(discriminator="type")]
+    pairs: PreferencePairs
     held_out_fraction: float
     seed: int
-    responses: list[dict[str, str]]
-    """References to π_0's responses; empty for pairs from a file."""
+    responses: list[Ref]
+    """π_0's responses; empty for pairs from a file."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
@@ -38,10 +38,9 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     if isinstance(spec.pairs, FilePairs):
         params: dict[str, Any] = {"source": source_identity(spec.pairs.source)}
     else:
-        params = spec.pairs.model_dump() | {"identity": function_identity(spec.pairs.function)}
+        params = spec.pairs.model_dump() | {"identity": function_digest(spec.pairs.function)}
     params |= {"held_out_fraction": spec.held_out_fraction, "seed": spec.seed}
-    parents = {f"responses/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(spec.responses)}
-    return [Work("preferences", VERSION, params, parents)]
+    return [Work("preferences", VERSION, params, shard_parents("responses", spec.responses))]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
@@ -55,7 +54,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     for row in rows:
         row["held_out"] = row["prompt_id"] in held_out
     with store.scratch() as scratch:
-        write_table(pa.Table.from_pylist(rows, schema=PREFERENCES), PREFERENCES, scratch / FILE)
+        write_table(pa.Table.from_pylist(rows, schema=PREFERENCES), PREFERENCES, scratch / PREFERENCES_FILE)
         prompts = {row["prompt_id"] for row in rows}
         counts = {"pairs": len(rows), "prompts": len(prompts), "held_out_prompts": len(held_out), "dropped": dropped}
         store.commit(work, scratch, metrics=counts)
@@ -81,7 +80,7 @@ def _labelled(store: ArtifactStore, spec: Spec, pairs: LabelledPairs) -> tuple[l
     label = load_function(pairs.function)
     groups: dict[str, list[Row]] = {}
     asked = set()
-    for row in read_shards(store, spec.responses, "responses.parquet", RESPONSES).to_pylist():
+    for row in read_shards(store, spec.responses, RESPONSES_FILE, RESPONSES).to_pylist():
         asked.add(row["prompt_id"])
         if row["response"].strip():
             groups.setdefault(row["prompt_id"], []).append(row)
@@ -93,3 +92,6 @@ def _labelled(store: ArtifactStore, spec: Spec, pairs: LabelledPairs) -> tuple[l
             sides = {"chosen": texts[chosen], "rejected": texts[rejected]}
             rows.append({"prompt_id": prompt_id, "messages": group[0]["messages"], **sides})
     return rows, len(asked - {row["prompt_id"] for row in rows})
+
+
+STAGE = Stage("preferences", Spec, works, run)

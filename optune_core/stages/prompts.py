@@ -8,29 +8,29 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from optune_core.config.schema import Prompts
-from optune_core.data.prompts import Message, Prompt, draw, normalise
+from optune_core.data.prompts import Message, Prompt, Prompts, draw, normalise
 from optune_core.data.schemas import FIXED_PAIRS, PROMPTS, write_table
+from optune_core.data.shards import HELD_OUT_PROMPTS_FILE, TRAIN_PROMPTS_FILE
 from optune_core.data.sources import read_source, require_columns, source_identity
 from optune_core.process.progress import Progress
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 3
-TRAIN, HELD_OUT = "train.parquet", "held_out.parquet"
 
 
 class Spec(BaseModel):
     prompts: Prompts
     seed: int
-    policy: dict[str, str]
-    """Reference to π_0, whose tokenizer and chat template are used."""
+    policy: Ref
+    """π_0, whose tokenizer and chat template are used."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work. Raises DataError if a source file cannot be read."""
     params = spec.prompts.model_dump(mode="json", exclude={"source"})
     params |= {"source": source_identity(spec.prompts.source), "seed": spec.seed}
-    return [Work("prompts", VERSION, params, {"policy": Ref.from_json(spec.policy)})]
+    return [Work("prompts", VERSION, params, {"policy": spec.policy})]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
@@ -42,7 +42,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     table = read_source(config.source)
     columns = [config.column, *(config.pairs.model_dump().values() if config.pairs else [])]
     require_columns(table, columns, config.source)
-    tokenizer: Any = load_tokenizer(store.fetch(Ref.from_json(spec.policy)) / "model", "policy")
+    tokenizer: Any = load_tokenizer(store.fetch(spec.policy) / "model", "policy")
 
     def token_ids(messages: list[Message]) -> list[int]:
         progress("tokenise prompts", 0, 0)
@@ -53,8 +53,8 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     train, held_out = draw(prompts, token_ids, config, spec.seed, drops)
     schema = FIXED_PAIRS if config.pairs else PROMPTS
     with store.scratch() as scratch:
-        write_table(_table(train, schema), schema, scratch / TRAIN)
-        write_table(_table(held_out, schema), schema, scratch / HELD_OUT)
+        write_table(_table(train, schema), schema, scratch / TRAIN_PROMPTS_FILE)
+        write_table(_table(held_out, schema), schema, scratch / HELD_OUT_PROMPTS_FILE)
         rows = {"rows": table.num_rows, "train": len(train), "held_out": len(held_out)}
         store.commit(work, scratch, metrics=rows | {"left_out": dict(sorted(drops.items()))})
 
@@ -69,3 +69,6 @@ def _table(prompts: list[tuple[Prompt, list[int]]], schema: pa.Schema) -> pa.Tab
         "rejected": [prompt.rejected for prompt, _ in prompts],
     }
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+STAGE = Stage("prompts", Spec, works, run, needs="tokenizer")

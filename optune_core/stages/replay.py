@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,25 +13,33 @@ from pydantic import BaseModel
 
 from optune_core.data.row_groups import read_groups, write_groups
 from optune_core.data.schemas import REPLAY, SCORES, only
+from optune_core.data.shards import (
+    REPLAY_FILE,
+    RESPONSES_FILE,
+    SCORES_FILE,
+    SELECTION_FILE,
+    shard_files,
+    shard_parents,
+)
 from optune_core.pairs import as_given, best_against_worst
 from optune_core.process.progress import Progress
 from optune_core.replay import PAIRED_RESPONSES, accounted, fresh_pairs, merge, require_each_once, scored
 from optune_core.stages.selection import read_replay
+from optune_core.stages.stage import Stage
 from optune_core.statistics import replay_statistics, without_texts
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 3
-FILE = "replay.parquet"
 
 
 class Spec(BaseModel):
     iteration: int
-    previous: dict[str, str]
-    """Reference to D_{t-1}, or to the prompt set."""
-    selection: dict[str, str]
-    responses: list[dict[str, str]]
-    scores: list[dict[str, str]]
-    """References to the shards, in the order of `responses`."""
+    previous: Ref
+    """D_{t-1}, or to the prompt set."""
+    selection: Ref
+    responses: list[Ref]
+    scores: list[Ref]
+    """Shards, in the order of `responses`."""
     sampled_from: int
     """Iteration of the policy that sampled the responses."""
     fixed_pairs: bool = False
@@ -41,9 +48,8 @@ class Spec(BaseModel):
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work."""
-    parents = {"previous": Ref.from_json(spec.previous), "selection": Ref.from_json(spec.selection)}
-    for name, shards in (("responses", spec.responses), ("scores", spec.scores)):
-        parents |= {f"{name}/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(shards)}
+    parents = {"previous": spec.previous, "selection": spec.selection}
+    parents |= shard_parents("responses", spec.responses) | shard_parents("scores", spec.scores)
     params = {"iteration": spec.iteration, "sampled_from": spec.sampled_from, "fixed_pairs": spec.fixed_pairs}
     return [Work("replay", VERSION, params, parents)]
 
@@ -52,14 +58,14 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Raises ConservationError if prompts in are not pairs out plus named drops."""
     (work,) = works(store, spec)
     started = time.monotonic()
-    previous = Ref.from_json(spec.previous)
+    previous = spec.previous
     ids = only(REPLAY, "prompt_id")
     require_each_once(pa.concat_tables(read_replay(store, previous, ids))["prompt_id"])
-    responses = read_groups(_files(store, spec.responses, "responses.parquet"), PAIRED_RESPONSES)
-    scores = read_groups(_files(store, spec.scores, "scores.parquet"), SCORES)
+    responses = read_groups(shard_files(store, spec.responses, RESPONSES_FILE), PAIRED_RESPONSES)
+    scores = read_groups(shard_files(store, spec.scores, SCORES_FILE), SCORES)
     rule = as_given if spec.fixed_pairs else best_against_worst
     fresh = fresh_pairs(scored(responses, scores), rule, spec.iteration, spec.sampled_from)
-    selection = _files(store, [spec.selection], "selection.parquet")
+    selection = shard_files(store, [spec.selection], SELECTION_FILE)
     selected = read_replay(store, previous, ids) if spec.fixed_pairs else read_groups(selection, ids)
     reasons: Counter[str] = Counter()
     status: Counter[str] = Counter()
@@ -77,7 +83,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             yield table
 
     with store.scratch() as scratch:
-        write_groups(counted(), REPLAY, scratch / FILE)
+        write_groups(counted(), REPLAY, scratch / REPLAY_FILE)
         before = pa.concat_tables(read_replay(store, previous, only(REPLAY, "chosen_reward")))
         metrics: dict[str, Any] = {
             "prompts": before.num_rows,
@@ -88,15 +94,9 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         store.commit(work, scratch, metrics=metrics, timing={"seconds": time.monotonic() - started})
 
 
-def read_shards(store: ArtifactStore, shards: list[dict[str, str]], file: str, schema: pa.Schema) -> pa.Table:
-    """The tables of several shards as one."""
-    return pa.concat_tables([schema.empty_table(), *read_groups(_files(store, shards, file), schema)])
-
-
-def _files(store: ArtifactStore, shards: list[dict[str, str]], file: str) -> Iterator[Path]:
-    return (store.fetch(Ref.from_json(shard)) / file for shard in shards)
-
-
 def _counts(values: pa.ChunkedArray) -> dict[str, int]:
     """How often each value stands there; null is none."""
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(values.drop_null()).to_pylist()}
+
+
+STAGE = Stage("replay", Spec, works, run, in_process=True)

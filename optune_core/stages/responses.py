@@ -11,37 +11,38 @@ from typing import Any
 import pyarrow as pa
 from pydantic import BaseModel
 
-from optune_core.config.schema import Generation, Replicated
 from optune_core.data.row_groups import read_rows
 from optune_core.data.schemas import PROMPTS, RESPONSES, write_table
+from optune_core.data.shards import RESPONSES_FILE
 from optune_core.errors import ConservationError
-from optune_core.generation import Request, Response, open_engine, sampling_seed
+from optune_core.generation import Request, Response, sampling_seed
+from optune_core.generation.section import Sampling
 from optune_core.process.background import Background
 from optune_core.process.devices import Replicas
 from optune_core.process.failpoints import reach
 from optune_core.process.progress import Progress
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 2
-FILE = "responses.parquet"
+VERSION = 3
 
 
 class Job(BaseModel):
     """A table of prompts to answer."""
 
-    prompts: dict[str, str]
-    """Reference to the artifact that holds it."""
+    prompts: Ref
+    """the artifact that holds it."""
     file: str
     rows: int
     samples: int
 
 
 class Spec(BaseModel):
-    generation: Generation
+    sampling: Sampling
     max_prompt_tokens: int
     seed: int
     iteration: int
-    policy: dict[str, str]
+    policy: Ref
     jobs: list[Job]
     shards: list[int] | None = None
     """Which of the jobs' shards to make, counted from 0 over all jobs; None: all."""
@@ -54,8 +55,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 def replicas(spec: Spec) -> Replicas:
     """Engines side by side."""
-    engine = spec.generation.engine
-    return Replicas("generation.engine", engine.replicas, engine.devices)
+    return spec.sampling.engine.side_by_side("generation.engine")
 
 
 def share(spec: Spec, numbers: list[int]) -> Spec:
@@ -73,7 +73,7 @@ class _Shard:
     responses: dict[int, Response] = field(default_factory=dict)
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         expected: int = self.prompts.num_rows * self.samples
         return len(self.responses) == expected
 
@@ -87,26 +87,28 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     total = sum(rows[1] * job.samples for _, job, rows in missing)
     progress("start engine", 0, 0)
     started = time.monotonic()
-    policy = store.fetch(Ref.from_json(spec.policy), "model/*") / "model"
-    engine = open_engine(spec.generation, policy, max_tokens=spec.max_prompt_tokens + spec.generation.max_tokens)
+    policy = store.fetch(spec.policy, "model/*") / "model"
+    sampler = spec.sampling.engine.start(
+        spec.sampling, policy, max_tokens=spec.max_prompt_tokens + spec.sampling.max_tokens
+    )
     entered: dict[int, _Shard] = {}
 
     def requests() -> Iterator[Request]:
         for number, (work, job, rows) in enumerate(missing):
-            prompts = read_rows(store.fetch(Ref.from_json(job.prompts)) / job.file, PROMPTS, *rows)
+            prompts = read_rows(store.fetch(job.prompts) / job.file, PROMPTS, *rows)
             entered[number] = _Shard(work, prompts, job.samples)
             yield from _requests(number, prompts, job.samples, spec)
 
     now = time.monotonic()
     engine_start, done = now - started, 0
     with Background() as background:
-        for response in engine.generate(requests()):
+        for response in sampler.generate(requests()):
             reach("responses.response")
             shard = entered[response.shard]
             shard.responses[response.index] = response
             done += 1
             progress("generate", done, total)
-            if shard.whole:
+            if shard.complete:
                 del entered[response.shard]
                 before, now = now, time.monotonic()
                 # Shards may overlap: a shard's seconds are those since the one before it, so that their sum is right.
@@ -120,21 +122,17 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 def _commit(store: ArtifactStore, shard: _Shard, timing: dict[str, float]) -> None:
     table = _table(shard)
     with store.scratch() as scratch:
-        write_table(table, RESPONSES, scratch / FILE)
+        write_table(table, RESPONSES, scratch / RESPONSES_FILE)
         store.commit(shard.work, scratch, metrics=_metrics(table), timing=timing)
 
 
 def _shards(spec: Spec) -> list[tuple[Work, Job, tuple[int, int]]]:
-    size = spec.generation.shard_size
+    size = spec.sampling.shard_size
     shards = []
     for job in spec.jobs:
         for first in range(0, job.rows, size):
             rows = (first, min(size, job.rows - first))
-            params = spec.generation.model_dump(
-                mode="json", exclude={"samples", "truncated", "shard_size", "engine", "ahead"}
-            )
-            params |= {
-                "engine": spec.generation.engine.model_dump(mode="json", exclude=set(Replicated.HOW)),
+            params = spec.sampling.identity() | {
                 "samples": job.samples,
                 "max_prompt_tokens": spec.max_prompt_tokens,
                 "seed": spec.seed,
@@ -142,7 +140,7 @@ def _shards(spec: Spec) -> list[tuple[Work, Job, tuple[int, int]]]:
                 "file": job.file,
                 "rows": list(rows),
             }
-            parents = {"policy": Ref.from_json(spec.policy), "prompts": Ref.from_json(job.prompts)}
+            parents = {"policy": spec.policy, "prompts": job.prompts}
             shards.append((Work("responses", VERSION, params, parents), job, rows))
     return shards if spec.shards is None else [shards[number] for number in spec.shards]
 
@@ -178,3 +176,6 @@ def _metrics(table: pa.Table) -> dict[str, Any]:
         "truncated": truncated,
         "distinct": len({tuple(ids) for ids in table["response_token_ids"].to_pylist()}),
     }
+
+
+STAGE = Stage("responses", Spec, works, run, replicas=replicas, share=share)

@@ -9,12 +9,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from optune_core.config.schema import TrainedReward
 from optune_core.data.preferences import accuracy
 from optune_core.data.schemas import PREFERENCES, read_table
+from optune_core.data.shards import PREFERENCES_FILE
 from optune_core.errors import DataError, ModelError
 from optune_core.process.hidden_imports import show_all
 from optune_core.process.progress import Progress
+from optune_core.rewards.trained import TrainedReward
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 2
@@ -24,16 +26,16 @@ _SIDES = ("chosen", "rejected")
 class Spec(BaseModel):
     reward: TrainedReward
     seed: int
-    backbone: dict[str, str]
-    """Reference to the model that the reward model starts from."""
-    preferences: dict[str, str]
+    backbone: Ref
+    """the model that the reward model starts from."""
+    preferences: Ref
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work."""
     names = {"epochs", "learning_rate", "train_batch_size", "frozen_layers", "max_tokens"}
     params = spec.reward.model_dump(mode="json", include=names) | {"seed": spec.seed}
-    parents = {"backbone": Ref.from_json(spec.backbone), "preferences": Ref.from_json(spec.preferences)}
+    parents = {"backbone": spec.backbone, "preferences": spec.preferences}
     return [Work("reward-model", VERSION, params, parents)]
 
 
@@ -54,13 +56,13 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     from trl import RewardConfig, RewardTrainer
 
     from optune_core.data.model_folder import conversation_token_ids, load_tokenizer, most_tokens
-    from optune_core.rewards.classifier import ClassifierScorer
+    from optune_core.rewards.classifier_scorer import ClassifierScorer
     from optune_core.training.callbacks import ReportProgress
 
     (work,) = works(store, spec)
     started = time.monotonic()
     config = spec.reward
-    folder = store.fetch(Ref.from_json(spec.backbone)) / "model"
+    folder = store.fetch(spec.backbone) / "model"
     tokenizer: Any = load_tokenizer(folder, config.model)
     set_seed(spec.seed)  # the head is drawn at random
     model: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
@@ -73,7 +75,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     def fits(row: dict[str, Any]) -> bool:
         return all(len(row[f"{side}_ids"]) <= most for side in _SIDES)
 
-    rows = read_table(store.fetch(Ref.from_json(spec.preferences)) / "preferences.parquet", PREFERENCES).to_pylist()
+    rows = read_table(store.fetch(spec.preferences) / PREFERENCES_FILE, PREFERENCES).to_pylist()
     fitting = Dataset.from_list(rows).map(tokenized).filter(fits)
     training, held_out = (fitting.filter(lambda row, of=of: row["held_out"] == of) for of in (False, True))
     for name, part in (("train on", training), ("report the accuracy on", held_out)):
@@ -124,7 +126,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
 
 def _scores(scorer: Any, rows: Iterable[dict[str, Any]], side: str) -> list[float]:
-    from optune_core.rewards.scorer import Conversation
+    from optune_core.rewards import Conversation
 
     scores: list[float] = scorer.score(
         [Conversation("", row["messages"], row[side]) for row in rows], lambda done: None
@@ -148,3 +150,6 @@ def _freeze(model: Any, layers: int) -> None:
         raise ModelError(f"reward.frozen_layers={layers}: the backbone has {depth} layers that can be frozen")
     for module in (model.get_input_embeddings(), *stack[:layers]):
         module.requires_grad_(False)
+
+
+STAGE = Stage("reward-model", Spec, works, run)

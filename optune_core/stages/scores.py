@@ -12,16 +12,16 @@ from pydantic import BaseModel
 
 from optune_core.data.row_groups import count_rows
 from optune_core.data.schemas import RESPONSES, SCORES, only, read_table, write_table
+from optune_core.data.shards import RESPONSES_FILE, SCORES_FILE
 from optune_core.process.background import Background
 from optune_core.process.devices import Replicas
 from optune_core.process.failpoints import reach
 from optune_core.process.progress import Progress
-from optune_core.rewards import RewardRef, open_scorer
-from optune_core.rewards.scorer import Conversation
+from optune_core.rewards import Conversation, ReadyReward
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
-VERSION = 2
-FILE, RESPONSES_FILE = "scores.parquet", "responses.parquet"
+VERSION = 3
 SCORED = only(RESPONSES, "prompt_id", "prompt", "messages", "sample", "response", "finish_reason")
 """What a reward is given for."""
 
@@ -29,17 +29,15 @@ SCORED = only(RESPONSES, "prompt_id", "prompt", "messages", "sample", "response"
 class Job(BaseModel):
     """Shards of responses that one reward is asked about."""
 
-    reward: RewardRef
+    reward: ReadyReward
     drop_truncated: bool
-    responses: list[dict[str, str]]
-    """References to the shards."""
+    responses: list[Ref]
+    """Shards."""
 
 
 class Spec(BaseModel):
     jobs: list[Job]
-    """Their rewards are all models or all functions."""
-    replicas: int | None = None
-    """Reward models side by side; None: as many as there are devices."""
+    """Their rewards are of one family: all models, or all functions."""
     shards: list[int] | None = None
     """Which of the jobs' shards to score, counted from 0 over all jobs; None: all."""
 
@@ -51,9 +49,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 def replicas(spec: Spec) -> Replicas | None:
     """Reward models side by side; functions are called in one process, which sees all devices."""
-    if spec.jobs[0].reward.type == "function":
-        return None
-    return Replicas("reward", spec.replicas, devices=1)
+    return spec.jobs[0].reward.side_by_side()
 
 
 def share(spec: Spec, numbers: list[int]) -> Spec:
@@ -72,8 +68,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     with Background() as background:
         for reward, shards in groupby(missing, key=lambda shard: shard[1].reward):
             progress("load reward model", before, total)
-            model = store.fetch(Ref.from_json(reward.model), "model/*") if reward.model else None
-            scorer = open_scorer(reward, model)
+            scorer = reward.open(store)
             for work, job, shard in shards:
                 started = time.monotonic()
                 offset = before
@@ -92,17 +87,16 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 def _shards(spec: Spec) -> list[tuple[Work, Job, Ref]]:
     shards = []
     for job in spec.jobs:
-        params = job.reward.model_dump(mode="json", exclude={"model"}) | {"drop_truncated": job.drop_truncated}
-        model = {"reward": Ref.from_json(job.reward.model)} if job.reward.model else {}
-        for reference in job.responses:
-            shard = Ref.from_json(reference)
+        params = job.reward.scoring | {"drop_truncated": job.drop_truncated}
+        model = {"reward": job.reward.model} if job.reward.model else {}
+        for shard in job.responses:
             shards.append((Work("scores", VERSION, params, model | {"responses": shard}), job, shard))
     return shards if spec.shards is None else [shards[number] for number in spec.shards]
 
 
 def _commit(store: ArtifactStore, work: Work, table: pa.Table, timing: dict[str, float]) -> None:
     with store.scratch() as scratch:
-        write_table(table, SCORES, scratch / FILE)
+        write_table(table, SCORES, scratch / SCORES_FILE)
         store.commit(work, scratch, metrics=_metrics(table), timing=timing)
 
 
@@ -143,3 +137,6 @@ def _metrics(table: pa.Table) -> dict[str, Any]:
         "rm/mean": sum(rewards) / len(rewards) if rewards else None,
         "outcomes": {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))},
     }
+
+
+STAGE = Stage("scores", Spec, works, run, replicas=replicas, share=share)

@@ -4,37 +4,41 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
-from optune_core.config.schema import Selection
 from optune_core.data.row_groups import read_groups, write_groups
 from optune_core.data.schemas import PROMPTS, REPLAY, only
+from optune_core.data.shards import REPLAY_FILE, SELECTION_FILE, TRAIN_PROMPTS_FILE
 from optune_core.process.progress import Progress
 from optune_core.replay import empty_replay
-from optune_core.selection import columns_of, select_rows
+from optune_core.selection import Selector, select_rows
+from optune_core.selection.everything import All
+from optune_core.selection.registry import SELECTORS
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 2
-FILE = "selection.parquet"
 
 
 class Spec(BaseModel):
-    selection: Selection
+    selector: Annotated[Selector, SELECTORS]
     seed: int
     iteration: int
-    previous: dict[str, str]
-    """Reference to D_{t-1}, or to the prompt set where there is none yet."""
+    previous: Ref
+    """D_{t-1}, or to the prompt set where there is none yet."""
     all_at_first: bool = True
-    """Iteration 0 takes every prompt whatever the configuration says. Not where what it takes is no replay set's."""
+    """Iteration 0 takes every prompt, whatever the selector. False where the prompts are not regenerated, as for the
+    online samples of a loss."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work. All runs share that of iteration 0 (see `Spec.all_at_first`)."""
-    params = {"iteration": spec.iteration, "seed": spec.seed, **_selection(spec).model_dump(mode="json")}
-    return [Work("selection", VERSION, params, {"previous": Ref.from_json(spec.previous)})]
+    params = {"iteration": spec.iteration, "seed": spec.seed, **_selector(spec).identity()}
+    return [Work("selection", VERSION, params, {"previous": spec.previous})]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
@@ -44,10 +48,10 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """
     (work,) = works(store, spec)
     started = time.monotonic()
-    previous = Ref.from_json(spec.previous)
-    config = _selection(spec)
-    ranked = pa.concat_tables(read_replay(store, previous, only(REPLAY, *columns_of(config.selector))))
-    rows = select_rows(ranked, selector=config.selector, rho=config.rho, seed=spec.seed, iteration=spec.iteration)
+    previous = spec.previous
+    selector = _selector(spec)
+    ranked = pa.concat_tables(read_replay(store, previous, only(REPLAY, "prompt_id", *selector.columns)))
+    rows = select_rows(ranked, selector, seed=spec.seed, iteration=spec.iteration)
     selected = np.zeros(ranked.num_rows, bool)
     selected[rows] = True
 
@@ -58,7 +62,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             first += group.num_rows
 
     with store.scratch() as scratch:
-        write_groups(cut(), PROMPTS, scratch / FILE)
+        write_groups(cut(), PROMPTS, scratch / SELECTION_FILE)
         store.commit(
             work,
             scratch,
@@ -77,13 +81,15 @@ def read_replay(store: ArtifactStore, ref: Ref, schema: pa.Schema) -> Iterator[p
     if ref.stage == "prompts":
         # The ids always: a table without columns has no rows to count.
         stored = only(PROMPTS, *[name for name in PROMPTS.names if name in ("prompt_id", *schema.names)])
-        for prompts in read_groups([folder / "train.parquet"], stored):
+        for prompts in read_groups([folder / TRAIN_PROMPTS_FILE], stored):
             yield empty_replay(prompts, schema)
     else:
-        yield from read_groups([folder / "replay.parquet"], schema)
+        yield from read_groups([folder / REPLAY_FILE], schema)
 
 
-def _selection(spec: Spec) -> Selection:
-    if spec.all_at_first and spec.iteration == 0 and spec.selection.selector != "none":
-        return Selection(selector="all")
-    return spec.selection
+def _selector(spec: Spec) -> Selector:
+    first = spec.all_at_first and spec.iteration == 0 and spec.selector.regenerates
+    return All() if first else spec.selector
+
+
+STAGE = Stage("selection", Spec, works, run, in_process=True)

@@ -25,7 +25,7 @@ _speaking = threading.Lock()
 
 
 def main() -> int:
-    stage, spec_file, store_url = sys.argv[1:]
+    stage_name, spec_file, store_url = sys.argv[1:]
     die_with_parent()
     lines = _take_over_stdout()
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
@@ -33,19 +33,21 @@ def main() -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
     from optune_core.errors import OptuneError, Preempted, TransientError
-    from optune_core.process.hidden_imports import hide_unused
-    from optune_core.stages import stage_module
+    from optune_core.process.hidden_imports import hide_torch, hide_unused
+    from optune_core.stages.registry import find_stage
     from optune_core.storage import ArtifactStore, open_objects
 
     try:
         preemption.install()
-        hide_unused(stage)
-        module = stage_module(stage)
-        spec = module.Spec.model_validate_json(Path(spec_file).read_text(encoding="utf-8"))
+        hide_unused()
+        stage = find_stage(stage_name)
+        if stage.needs == "tokenizer":
+            hide_torch()
+        spec = stage.spec.model_validate_json(Path(spec_file).read_text(encoding="utf-8"))
         store = ArtifactStore(
             open_objects(store_url), on_commit=lambda manifest: _say(lines, {"committed": manifest.ref.stage})
         )
-        module.run(store, spec, _reporter(lines))
+        stage.run(store, spec, _reporter(lines))
     except (OptuneError, TransientError) as error:
         _say(lines, {"error": {"type": type(error).__name__, "message": str(error)}})
         return preemption.EXIT_STATUS if isinstance(error, Preempted) else 1

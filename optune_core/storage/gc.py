@@ -136,9 +136,8 @@ def _needed(
         if not inputs and lease is not None and lease.is_open:  # in preparation
             return set(manifests), set(manifests)
         records = ledger.iterations()
-        evaluations = [ledger.evaluation(t) for t in range(len(records) + 1)]
-        compared = [ledger.comparisons(), ledger.win_rates(), ledger.benchmarks()]
-        recorded |= inputs | _artifacts([records, evaluations, *compared])
+        held_out = [ledger.held_out(t) for t in range(len(records) + 1)]
+        recorded |= inputs | _artifacts([records, held_out, ledger.evaluations()])
         if records:
             last_policies |= _artifacts(records[-1]["artifacts"].get("policy"))
         if run in unfinished:

@@ -8,19 +8,11 @@ from collections.abc import Mapping
 from itertools import count
 from typing import Any
 
-from optune_core.config.schema import Replicated, Training
 from optune_core.errors import ConfigDrift, StoreError
 from optune_core.parts.names import validate_name
+from optune_core.parts.section import Section, free_fields
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import Objects
-
-_MAY_CHANGE = (
-    "iterations:",
-    "health.",
-    *(f"training.{name}:" for name in Training.HOW),
-    *(f"{section}.{name}:" for section in ("generation.engine", "reward") for name in Replicated.HOW),
-)
-"""Fields, as `differences` begins its lines, that change no result of a run."""
 
 
 class Ledger:
@@ -34,10 +26,10 @@ class Ledger:
         self.objects = objects
         self.run = run
 
-    def check(self, config: Mapping[str, Any], inputs: Mapping[str, Any] | None = None) -> None:
+    def check(self, config: Section, inputs: Mapping[str, Any] | None = None) -> None:
         """Compare with what the run was created with, if it exists.
 
-        `iterations` may differ, it is a target; and so may `health`, which stops a run but changes no result.
+        Fields that change no result (`free_fields`) may differ.
 
         Args:
             config: the resolved configuration.
@@ -49,26 +41,27 @@ class Ledger:
         if (body := self.objects.read(f"{self._base}/run.json")) is not None:
             self._refuse_drift(json.loads(body), config, inputs)
 
-    def open(self, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+    def open(self, config: Section, inputs: Mapping[str, Any]) -> None:
         """Create the run, or find it created with the same configuration and inputs.
 
         Raises:
             ConfigDrift: as `check`.
         """
-        body = canonical_json({"run": self.run, "config": dict(config), "inputs": dict(inputs)})
+        body = canonical_json({"run": self.run, "config": config.model_dump(mode="json"), "inputs": dict(inputs)})
         self._refuse_drift(json.loads(self.objects.create(f"{self._base}/run.json", body)), config, inputs)
 
-    def _refuse_drift(
-        self, standing: Mapping[str, Any], config: Mapping[str, Any], inputs: Mapping[str, Any] | None
-    ) -> None:
-        drift = [line for line in differences(standing["config"], config) if not line.startswith(_MAY_CHANGE)]
+    def _refuse_drift(self, recorded: Mapping[str, Any], config: Section, inputs: Mapping[str, Any] | None) -> None:
+        free = tuple(f"{name}{end}" for name in free_fields(config) for end in ":.")
+        lines = differences(recorded["config"], config.model_dump(mode="json"))
+        drift = [line for line in lines if not line.startswith(free)]
         if inputs is not None:
-            drift += differences(standing["inputs"], inputs, "inputs")
+            drift += differences(recorded["inputs"], inputs, "inputs")
         if drift:
-            lines = "\n".join(f"  - {line}" for line in drift)
+            lines = [f"  - {line}" for line in drift]
             raise ConfigDrift(
                 f"run {self.run!r} in {self.objects.url!r} was created with another configuration or other inputs:\n"
-                f"{lines}\nPut them back, or start a new run with --new-run or --run NAME: unchanged stages are reused."
+                + "\n".join(lines)
+                + "\nPut them back, or start a new run with --new-run or --run NAME: unchanged stages are reused."
             )
 
     def config(self) -> dict[str, Any] | None:
@@ -107,49 +100,30 @@ class Ledger:
             records.append(record)
         return records
 
-    def commit_evaluation(self, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Commit the held-out evaluation of π_iteration once. Returns the record that stands."""
-        return self._commit("evaluations", iteration, record)
+    def commit_held_out(self, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit the held-out rewards of π_iteration once. Returns the committed record, ours or an earlier one."""
+        return self._commit("held_out", iteration, record)
 
-    def evaluation(self, iteration: int) -> dict[str, Any] | None:
-        """The committed evaluation of π_iteration, or None."""
-        return self._read("evaluations", iteration)
+    def held_out(self, iteration: int) -> dict[str, Any] | None:
+        """Return the committed held-out rewards of π_iteration, or None."""
+        return self._read("held_out", iteration)
 
-    def commit_comparison(self, name: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Commit the win score of π_iteration in the evaluation of this name once. Returns the record that stands."""
-        return self._commit(f"comparisons/{validate_name(name)}", iteration, record)
+    def commit_evaluation(self, name: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Commit what the evaluation of this name says of π_iteration once. Returns the committed record."""
+        return self._commit(f"evaluations/{validate_name(name)}", iteration, record)
 
-    def comparison(self, name: str, iteration: int) -> dict[str, Any] | None:
-        """The committed win score of π_iteration in the evaluation of this name, or None."""
-        return self._read(f"comparisons/{validate_name(name)}", iteration)
+    def evaluation(self, name: str, iteration: int) -> dict[str, Any] | None:
+        """Return what the evaluation of this name says of π_iteration, or None."""
+        return self._read(f"evaluations/{validate_name(name)}", iteration)
 
-    def comparisons(self) -> list[dict[str, Any]]:
-        """All committed win scores, by name and iteration, found by a listing."""
-        return self._named("comparisons")
+    def evaluations(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Return the committed records of evaluations, by name and iteration, found by a listing.
 
-    def commit_benchmark(self, name: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Commit the results of π_iteration in the benchmark of this name once. Returns the record that stands."""
-        return self._commit(f"benchmarks/{validate_name(name)}", iteration, record)
-
-    def benchmark(self, name: str, iteration: int) -> dict[str, Any] | None:
-        """The committed results of π_iteration in the benchmark of this name, or None."""
-        return self._read(f"benchmarks/{validate_name(name)}", iteration)
-
-    def benchmarks(self) -> list[dict[str, Any]]:
-        """All committed benchmark results, by name and iteration, found by a listing."""
-        return self._named("benchmarks")
-
-    def commit_win_rate(self, name: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Commit AlpacaEval's win rate of π_iteration once. Returns the record that stands."""
-        return self._commit(f"win_rates/{validate_name(name)}", iteration, record)
-
-    def win_rate(self, name: str, iteration: int) -> dict[str, Any] | None:
-        """AlpacaEval's committed win rate of π_iteration in the evaluation of this name, or None."""
-        return self._read(f"win_rates/{validate_name(name)}", iteration)
-
-    def win_rates(self) -> list[dict[str, Any]]:
-        """All committed win rates, as `comparisons`."""
-        return self._named("win_rates")
+        Args:
+            kind: only those of this kind; None: all.
+        """
+        records = self._named("evaluations")
+        return [record for record in records if kind is None or record["kind"] == kind]
 
     def _named(self, kind: str) -> list[dict[str, Any]]:
         records: list[dict[str, Any]] = []

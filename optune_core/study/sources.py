@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from optune_core.config.schema import FileSource
 from optune_core.data.prompts import Prompt, as_messages, last_assistant_text
 from optune_core.data.schemas import RESPONSES, only
-from optune_core.data.sources import read_source, require_columns, source_identity
+from optune_core.data.shards import read_shards
+from optune_core.data.sources import FileSource, read_source, require_columns, source_identity
 from optune_core.errors import DataError, StudyError
-from optune_core.stages.replay import read_shards
 from optune_core.storage import ArtifactStore, Ledger, Ref
 from optune_core.storage.canonical import digest
 from optune_core.storage.ledger import no_such_run
@@ -47,7 +46,7 @@ def of_run(store: ArtifactStore, run: str) -> Source:
     last = len(ledger.iterations())
     if last == 0:
         raise StudyError(f"run {run!r} has committed no iteration: there is no policy of its own to compare yet")
-    record = ledger.evaluation(last)
+    record = ledger.held_out(last)
     if record is None:
         raise StudyError(
             f"policy {last} of run {run!r} has answered no held-out prompts: continue the run to its end, or start "

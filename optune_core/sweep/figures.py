@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from optune_core.sweep.grid import fixed_selection
+from optune_core.losses.wdpo import WeightedDpo
+from optune_core.selection.optune import Optune
 from optune_core.sweep.results import WIN_SCORE, CellResult, Setting, known_metrics, settings
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def draw_figures(sweep: str, results: Sequence[CellResult], folder: Path) -> lis
 
 def _rank(setting: Setting) -> tuple[int, str, float]:
     """OPTune's ratios, those of other selectors, all prompts, offline: the order of legends and panels."""
-    selection = fixed_selection(setting.first.config)
-    first = {"optune": 0, "all": 2, "none": 3}.get(selection.selector, 1)
-    return first, selection.selector, selection.rho
+    selection = setting.first.config.selection.simplest()
+    first = (2 if selection.regenerates else 3) if not selection.ranks else int(not isinstance(selection, Optune))
+    return first, selection.type, selection.share
 
 
 def _figures(shown: Sequence[Setting]) -> dict[str, Callable[[str, Sequence[Setting], str], Figure]]:
@@ -123,7 +124,8 @@ def _by_loss(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
 def _by_beta2(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
     betas = _betas(shown)
     panels = _grouped(
-        (s for s in shown if s.first.config.training.loss == "wdpo"), lambda setting: setting.first.others
+        (setting for setting in shown if _beta2(setting) < math.inf),
+        lambda setting: setting.first.others,
     )
 
     def draw(axes: Axes, drawn: Sequence[Setting]) -> None:
@@ -186,18 +188,18 @@ def _line(axes: Axes, points: Sequence[tuple[float, Interval]], **look: Any) -> 
 
 def _look(setting: Setting, shown: Sequence[Setting]) -> dict[str, Any]:
     """Colours are ratios, lines and markers are selectors, the same in all panels."""
-    selection = fixed_selection(setting.first.config)
+    selection = setting.first.config.selection.simplest()
     label = setting.first.selection
-    if selection.selector in ("all", "none"):
-        colour = _FULL if selection.selector == "all" else _OFFLINE
+    if not selection.ranks:
+        colour = _FULL if selection.regenerates else _OFFLINE
         return {"color": colour, "linestyle": "-", "marker": "*" if colour == _FULL else "x", "label": label}
-    ranked = [fixed_selection(other.first.config) for other in shown]
-    ranked = [other for other in ranked if other.selector not in ("all", "none")]
-    ratios = sorted({other.rho for other in ranked})
-    selectors = sorted({other.selector for other in ranked}, key=lambda name: (name != "optune", name))
-    line = selectors.index(selection.selector) % 4
+    ranked = [other.first.config.selection.simplest() for other in shown]
+    ranked = [other for other in ranked if other.ranks]
+    ratios = sorted({other.share for other in ranked})
+    selectors = [name for _, name in sorted({(not isinstance(other, Optune), other.type) for other in ranked})]
+    line = selectors.index(selection.type) % 4
     return {
-        "color": _COLOURS[ratios.index(selection.rho) % 6],
+        "color": _COLOURS[ratios.index(selection.share) % 6],
         "linestyle": _LINES[line],
         "marker": _MARKERS[line],
         "label": label,
@@ -250,13 +252,13 @@ def _loss(setting: Setting) -> str:
 
 def _beta2(setting: Setting) -> float:
     """For order; losses without β₂ come last."""
-    beta2 = setting.first.config.training.beta2
-    return math.inf if beta2 is None else beta2
+    loss = setting.first.config.training.loss
+    return loss.beta2 if isinstance(loss, WeightedDpo) else math.inf
 
 
 def _betas(shown: Sequence[Setting]) -> list[float]:
     """The values of β₂, ascending."""
-    return sorted({_beta2(setting) for setting in shown if setting.first.config.training.loss == "wdpo"})
+    return sorted({beta2 for setting in shown if (beta2 := _beta2(setting)) < math.inf})
 
 
 def _grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:

@@ -20,9 +20,10 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from optune_core.config.loading import parse_config, read_yaml, validate
-from optune_core.config.schema import OptuneConfig, Section, Selection
+from optune_core.config.run import OptuneConfig
 from optune_core.errors import ConfigError
 from optune_core.parts.names import Name, is_name
+from optune_core.parts.section import Section
 
 Scalar = bool | int | float | str | None
 Values = dict[str, Scalar | list[Scalar]]
@@ -97,24 +98,19 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
 
 
 def cell_name(sweep: str, values: Mapping[str, Scalar]) -> str:
-    """`demo-rho_0.3-selector_optune-seed_0`: the sweep, then each key's last part and value, by key, the seed last."""
-    lasts = Counter(key.rpartition(".")[2] for key in values)
+    """Return a cell's name, such as `demo-rho_0.3-selection_optune-seed_0`: the sweep, then each key's last part and
+    value, by key, the seed last. The last part of a `type` is the section that it chooses."""
+    lasts = Counter(_last(key) for key in values)
 
     def label(key: str) -> str:
-        last = key.rpartition(".")[2]
-        return last if lasts[last] == 1 else key
+        return _last(key) if lasts[_last(key)] == 1 else key
 
     ordered = sorted(values, key=lambda key: (key == "seed", key))
     return "-".join([sweep, *(f"{label(key)}_{_slug(values[key])}" for key in ordered)])
 
 
-def fixed_selection(config: OptuneConfig) -> Selection:
-    """The same for selections that answer the same prompts: at ρ = 1 every ranking takes all, and without a ranking ρ
-    is read by HyPO alone."""
-    selection = config.selection
-    if selection.selector == "none":
-        return selection if config.training.loss == "hypo" else Selection(selector="none")
-    return Selection(selector="all") if selection.selector == "all" or selection.rho == 1.0 else selection
+def _last(key: str) -> str:
+    return key.removesuffix(".type").rpartition(".")[2]
 
 
 def _grid(config: SweepConfig) -> Iterator[dict[str, Scalar]]:
@@ -192,7 +188,7 @@ def _cell_problems(cells: Sequence[Cell]) -> Iterator[str]:
     names: dict[str, Cell] = {}
     computed: dict[str, Cell] = {}
     for cell in cells:
-        fixed = cell.config.model_copy(update={"name": "any", "selection": fixed_selection(cell.config)})
+        fixed = cell.config.model_copy(update={"name": "any", "selection": cell.config.selection.simplest()})
         what = fixed.model_dump_json()
         if cell.run in names:
             yield f"cell {cell.run} is given twice ({_said(names[cell.run].values)}; {_said(cell.values)}): remove one"

@@ -14,7 +14,7 @@ from optune_core.storage.canonical import canonical_json
 from optune_core.sweep.grid import Cell
 
 _RESPONSES = ("seed", "policy", "prompts", "generation")
-_REPLAY = (*_RESPONSES, "reward", "evaluation")
+_REPLAY = (*_RESPONSES, "reward", "held_out")
 _POLICY = (*_REPLAY, "training")
 """What iteration 0 reads for its responses, its replay set and its policy. Cells that agree in these sections share
 that; what cells differ in beyond, the selection, is read from iteration 1 on."""

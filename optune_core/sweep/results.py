@@ -12,11 +12,11 @@ from optune_core.reports.standing import last_start
 from optune_core.reports.summary import held_out_change
 from optune_core.storage import ArtifactStore, Ledger
 from optune_core.storage.lease import read_lease
-from optune_core.sweep.grid import Cell, fixed_selection
+from optune_core.sweep.grid import Cell
 
 REWARDS = ("proxy", "gold")
 WIN_SCORE = "win score"
-_OF_A_CELL = ("selection.rho", "selection.selector", "training.loss", "training.beta2", "seed")
+_OF_A_CELL = ("selection.rho", "selection.type", "training.loss.type", "training.loss.beta2", "seed")
 
 
 @dataclass(frozen=True)
@@ -152,25 +152,20 @@ def known_metrics(results: Sequence[CellResult]) -> list[str]:
 
 
 def selection_label(config: OptuneConfig) -> str:
-    """`all, ρ = 1`, `optune, ρ = 0.5`, `offline`, `offline, samples of ρ = 0.5` (HyPO)."""
-    selection = fixed_selection(config)
-    if selection.selector == "none":
-        return "offline" if config.training.loss != "hypo" else f"offline, samples of ρ = {selection.rho:g}"
-    return "all, ρ = 1" if selection.selector == "all" else f"{selection.selector}, ρ = {selection.rho:g}"
+    """Return the label of the selection, and of the samples that the loss draws beside it."""
+    label, share = config.selection.simplest().label, config.training.loss.online_share
+    return label if share is None else f"{label}, samples of ρ = {share:g}"
 
 
 def loss_label(config: OptuneConfig) -> str:
-    """`DPO`, `wDPO, β₂ = 1`, or the name of another loss."""
-    training = config.training
-    if training.loss != "wdpo":
-        return training.loss
-    return "DPO" if training.beta2 == 0 else f"wDPO, β₂ = {training.beta2:g}"
+    """Return the label of the loss."""
+    return config.training.loss.label
 
 
 def _read(store: ArtifactStore, cell: Cell) -> CellResult:
     ledger = Ledger(store.objects, cell.run)
     records = ledger.iterations()[: cell.config.iterations]
-    compared = ledger.comparisons()
+    compared = ledger.evaluations("win_score")
     named = [record for record in compared if record["name"] == compared[0]["name"]]
     wins = {record["iteration"]: _win(record) for record in named}
     seconds: dict[str, float] = {}
@@ -208,7 +203,7 @@ def _change(change: dict[str, Any]) -> Measured:
 
 
 def _is_full(result: CellResult) -> bool:
-    return fixed_selection(result.config).selector == "all"
+    return result.config.selection.share == 1.0
 
 
 def _but_selection(result: CellResult) -> str:

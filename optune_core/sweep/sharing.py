@@ -73,6 +73,6 @@ def _artifacts(store: ArtifactStore, ledger: Ledger, manifests: dict[Artifact, M
 
 def _recorded(ledger: Ledger) -> Iterator[Ref]:
     records: list[Any] = [ledger.inputs(), *ledger.iterations()]
-    records += [ledger.evaluation(t) for t in range(len(records))]
+    records += [ledger.held_out(t) for t in range(len(records))]
     for record in records:
         yield from references(record)

@@ -16,26 +16,24 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from optune_core.config.schema import Training
 from optune_core.data.schemas import REFERENCE, REPLAY, only, read_table, write_table
+from optune_core.data.shards import REPLAY_FILE, RESPONSES_FILE, read_shards
 from optune_core.errors import DataError, TransientError
-from optune_core.losses.equations import reward_weights
+from optune_core.losses.loss import Loss
 from optune_core.process import preemption
 from optune_core.process.malloc import keep_freed_memory
 from optune_core.process.progress import Progress
 from optune_core.replay import trainable
-from optune_core.stages.policy import Spec, works
-from optune_core.stages.replay import read_shards
-from optune_core.storage import ArtifactStore, Ref
+from optune_core.storage import ArtifactStore
 from optune_core.training import checkpoints as checkpoint_files
 from optune_core.training.batches import Step, plan_steps
 from optune_core.training.callbacks import ReportProgress, SaveByTheClock
 from optune_core.training.layout import Pairs
 from optune_core.training.logps import PLAIN, choose_kernel, compute_inside
-from optune_core.training.objectives import OBJECTIVES
 from optune_core.training.online import SAMPLED, as_rows
 from optune_core.training.recovery import Checkpoints
 from optune_core.training.reference import FILE, ReferencePass, shard_table
+from optune_core.training.spec import Spec, Training
 from optune_core.training.trainer import PairData, PolicyTrainer, trainer_arguments, with_adapter
 from optune_core.training.weights import load_master, save_policy, whole_on_every_process
 
@@ -52,21 +50,20 @@ COLUMNS = only(
 
 
 def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """What `stages.policy.run` promises."""
+    """Train π_{t+1} and commit it, as `stages.policy.run` promises."""
     keep_freed_memory()
-    (work,) = works(store, spec)
     config, state = spec.training, PartialState(cpu=not torch.cuda.is_available())
     started = time.monotonic()
-    replay = training_pairs(read_table(store.fetch(Ref.from_json(spec.replay)) / "replay.parquet", COLUMNS), config)
-    objective, preferences = OBJECTIVES[config.loss], replay.num_rows
-    samples = read_shards(store, spec.online, "responses.parquet", SAMPLED)
+    replay = training_pairs(read_table(store.fetch(spec.replay) / REPLAY_FILE, COLUMNS), config)
+    loss, preferences = config.loss, replay.num_rows
+    samples = read_shards(store, spec.online, RESPONSES_FILE, SAMPLED)
     replay = pa.concat_tables([replay, as_rows(samples, COLUMNS, spec.iteration)])
-    pairs = Pairs(replay, rejected=objective.needs_rejected)
-    policy = store.fetch(Ref.from_json(spec.policy))
+    pairs = Pairs(replay, rejected=loss.needs_rejected)
+    policy = store.fetch(spec.policy)
     model, kernel = _load(policy, config, state)
     steps = _steps(pairs, kernel, spec, state.num_processes)
     logps = None
-    if objective.needs_reference:
+    if loss.needs_reference:
         first_epoch = steps[: len(steps) // config.epochs]
         logps = ReferencePass(store, spec, replay, pairs, kernel, state)(model, first_epoch, progress)
     rewards = torch.tensor(
@@ -78,7 +75,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # which has a way of its own to load and hand out a model
         model = load_master(policy)
         compute_inside(model, kernel, cast_weights=False)
-    with store.scratch() as scratch, Checkpoints(store, work) as checkpoints:
+    with store.scratch() as scratch, Checkpoints(store, spec.work) as checkpoints:
         data = PairData(pairs, logps, rewards, preferences)
         trainer = _trainer(spec, model, steps, data, scratch / "trainer", checkpoints, progress)
         checkpoint = _newest(store, checkpoints, trainer)
@@ -101,7 +98,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
                 carried = dict(enumerate(zip(*logps[:, :preferences].tolist(), strict=True)))
                 write_table(shard_table(replay["prompt_id"].to_pylist(), carried), REFERENCE, output / FILE)
             store.commit(
-                work,
+                spec.work,
                 output,
                 metrics={
                     "pairs": preferences,
@@ -110,7 +107,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
                     "tokens": int(pairs.tokens(prompt_once=kernel != PLAIN).sum()) * config.epochs,
                     "kernel": kernel,
                     "tokens_at_once": spec.tokens_at_once,
-                    **_weights(rewards, config),
+                    **_mean_weight(rewards, loss),
                     "first": log[0] if log else {},
                     "last": log[-1] if log else {},
                 },
@@ -120,12 +117,10 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             checkpoints.discard_all()
 
 
-def _weights(rewards: torch.Tensor, config: Training) -> dict[str, float]:
-    """The mean weight of all pairs, where the loss has weights."""
-    if config.loss != "wdpo":
-        return {}
-    assert config.beta2 is not None, "the configuration of this loss has it"
-    return {"weights/mean": float(reward_weights(rewards[0], rewards[1], config.beta2).mean())}
+def _mean_weight(rewards: torch.Tensor, loss: Loss) -> dict[str, float]:
+    """Return the mean weight of all pairs, where the loss has weights."""
+    weights = loss.pair_weights((rewards[0] - rewards[1]).double().numpy())
+    return {} if weights is None else {"weights/mean": float(weights.mean())}
 
 
 def training_pairs(replay: pa.Table, config: Training) -> pa.Table:

@@ -16,11 +16,11 @@ from optune_core.errors import ConservationError
 from optune_core.process import preemption
 from optune_core.process.failpoints import reach
 from optune_core.process.progress import Progress
-from optune_core.stages.policy import Spec, parents
-from optune_core.storage import ArtifactStore, Ref, Work
+from optune_core.storage import ArtifactStore, Work
 from optune_core.training.batches import Pack, Step
 from optune_core.training.layout import Pairs
 from optune_core.training.logps import compute_inside, row_logps
+from optune_core.training.spec import Spec
 from optune_core.training.weights import load_master, whole_on_every_process
 
 VERSION = 5
@@ -68,7 +68,7 @@ class ReferencePass:
             "shard_pairs": SHARD_PAIRS,
             "shard": shard,
         }
-        return Work("reference", VERSION, params, parents(spec))
+        return Work("reference", VERSION, params, spec.parents)
 
     def __call__(self, policy: Any, steps: Sequence[Step], progress: Progress) -> Tensor:
         """Every process makes its share of the shards, and reads all of them.
@@ -112,7 +112,7 @@ class ReferencePass:
         spec = self._spec
         if spec.training.reference != "initial" or spec.iteration == 0:
             return {}
-        table = read_table(self._store.fetch(Ref.from_json(spec.policy)) / FILE, REFERENCE)
+        table = read_table(self._store.fetch(spec.policy) / FILE, REFERENCE)
         before = dict(zip(table["prompt_id"].to_pylist(), _columns(table), strict=True))
         ages = self._replay["generated_at"].to_pylist()
         return {
@@ -144,7 +144,7 @@ class ReferencePass:
         if self._is_policy:
             return policy.eval()
         with whole_on_every_process():
-            model = load_master(self._store.fetch(Ref.from_json(spec.initial)))
+            model = load_master(self._store.fetch(spec.initial))
         model = model.to(self._state.device).eval()
         compute_inside(model, self._kernel, cast_weights=not spec.training.gradient_checkpointing)
         return model

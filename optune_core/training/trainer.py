@@ -18,14 +18,15 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from optune_core.config.schema import Training
 from optune_core.errors import ConfigError, NonFiniteLoss
+from optune_core.losses.loss import RowLosses
 from optune_core.process.failpoints import reach
 from optune_core.training import checkpoints
 from optune_core.training.batches import Step
 from optune_core.training.layout import Pairs
 from optune_core.training.logps import row_logps
-from optune_core.training.objectives import OBJECTIVES, PackData
+from optune_core.training.packs import PackData
+from optune_core.training.spec import Training
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
     """Training of a policy on packed pairs.
 
     Optimizer, schedule, distribution and the log are transformers'. What is ours: a step is planned beforehand (see
-    `batches`), its loss is the mean over all of its pairs, or of their tokens (see `objectives`), however they are
+    `batches`), its loss is the mean over all of its pairs, or of their tokens (see `losses.loss`), however they are
     packed and over however many processes, and a checkpoint holds no pickle (see `checkpoints`). The metrics have the
     names that TRL gives them.
 
@@ -109,8 +110,9 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
         epochs: int,
         callbacks: list[Any],
     ) -> None:
-        self._config, self._objective = config, OBJECTIVES[config.loss]
-        self._remedy = f"lower training.learning_rate{' or training.beta1' * self._objective.needs_reference}"
+        self._loss = config.loss
+        tempers = ["training.learning_rate", *(f"training.loss.{name}" for name in self._loss.tempers)]
+        self._remedy = f"lower {' or '.join(tempers)}"
         self._steps_an_epoch = len(steps) // epochs
         self._of_pairs: dict[str, list[float]] = defaultdict(list)
         super().__init__(
@@ -147,14 +149,15 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
     def training_step(self, model: Any, inputs: StepData, num_items_in_batch: None = None) -> Tensor:
         """Forward and backward passes of a step, pack by pack; returns its loss, this process's part."""
         model.train()
-        divisor = inputs.tokens if self._objective.per_token else inputs.rows
+        divisor = inputs.tokens if self._loss.per_token else inputs.rows
         losses, of_pairs = [], []
         for number, pack in enumerate(inputs.packs, start=1):
             # Gradients are exchanged between processes once a step, with the last pack.
             exchange = number == len(inputs.packs)
             with contextlib.nullcontext() if exchange else self.accelerator.no_sync(model):
                 reach("policy.forward")
-                values, metrics = self._losses(model, pack)
+                computed = self._losses(model, pack)
+                values, metrics = computed.losses, computed.metrics
                 # Processes average their gradients: undo that, the divisor already counts what all of them have.
                 loss = values.sum() * (pack.counted * self.accelerator.num_processes / divisor)
                 self.accelerator.backward(loss)
@@ -164,10 +167,10 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
         self._keep(gather_object(of_pairs), list(metrics))
         return torch.stack(losses).sum()
 
-    def _losses(self, model: Any, pack: PackData) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of each pair, before the mean."""
+    def _losses(self, model: Any, pack: PackData) -> RowLosses:
+        """Return the loss of each row, before the mean."""
         pack = pack.to(self.args.device)
-        return self._objective.losses(self._config, pack, *row_logps(model, pack.row))
+        return self._loss.losses(pack.batch(*row_logps(model, pack.row)))
 
     def _keep(self, of_pairs: list[list[float]], names: list[str]) -> None:
         """Remember the values of a step's pairs until they are logged."""

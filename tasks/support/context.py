@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from optune_core.config import OptuneConfig
-from optune_core.rewards import RewardRef
+from optune_core.rewards import ReadyReward
+from optune_core.storage import Ref
 
 
 class RunContext(BaseModel):
@@ -16,11 +17,12 @@ class RunContext(BaseModel):
     config: OptuneConfig
     train_deployment: str | None = None
     """Deployment of flow `train` on the GPU pool; None trains in a child process here."""
-    policy: dict[str, str]
-    """Reference to π_0."""
-    prompts: dict[str, str]
+    policy: Ref
+    """π_0."""
+    prompts: Ref
+    """The prompt set."""
     held_out_prompts: int
-    reward: RewardRef | None = None
+    reward: ReadyReward | None = None
     """The proxy that is optimised; None while it is yet to be trained."""
-    gold: RewardRef | None = None
+    gold: ReadyReward | None = None
     """Reported only."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from optune_core.config import load_alpaca
 from optune_core.errors import ConfigDrift, ConfigError, DataError, JudgeError, OptuneError
 from optune_core.evaluation.alpaca_eval import annotator_files
 from optune_core.evaluation.alpaca_eval.annotator_files import describe_annotator, find_annotator, require_library
 from optune_core.evaluation.alpaca_eval.config import AlpacaConfig, Instructions
 from optune_core.evaluation.alpaca_eval.data import check_calibration, generators, read_references
+from optune_core.evaluation.loading import load_alpaca
 from optune_core.evaluation.subject import check_win_rate, recorded_alpaca
 from optune_core.evaluation.win_score.judge import api_key
 from optune_core.storage import ArtifactStore, Ledger, Work, open_objects

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from optune_core.config import load_evaluation
 from optune_core.data.schemas import COMPARISONS, write_table
 from optune_core.errors import ConfigDrift, ConfigError, OptuneError
+from optune_core.evaluation.loading import load_evaluation
 from optune_core.evaluation.subject import (
     asked_iterations,
     check_comparison,

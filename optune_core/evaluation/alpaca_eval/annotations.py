@@ -12,6 +12,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from optune_core.data.schemas import ANNOTATIONS, ANSWERS, write_table
+from optune_core.data.shards import RESPONSES_FILE, read_shards, shard_parents
 from optune_core.data.sources import source_identity
 from optune_core.errors import ConservationError
 from optune_core.evaluation.alpaca_eval.annotator import LibraryAnnotator, Usage
@@ -20,11 +21,11 @@ from optune_core.evaluation.alpaca_eval.config import Annotator, Instructions
 from optune_core.evaluation.alpaca_eval.data import read_references
 from optune_core.process.failpoints import reach
 from optune_core.process.progress import Progress
-from optune_core.stages.replay import read_shards
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 1
-FILE, RESPONSES_FILE = "annotations.parquet", "responses.parquet"
+FILE = "annotations.parquet"
 
 Row = dict[str, Any]
 
@@ -38,8 +39,8 @@ class Spec(BaseModel):
     answered: int
     """Prompts that the policy has answered."""
     shard_size: int
-    policy: list[dict[str, str]]
-    """References to the shards of the policy's responses; of several samples the first is annotated."""
+    policy: list[Ref]
+    """Shards of the policy's responses; of several samples the first is annotated."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
@@ -52,7 +53,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
         "references": spec.prompts.model_dump(mode="json", include={"column", "output"})
         | {"source": source_identity(spec.prompts.source)},
     }
-    parents = {f"policy/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(spec.policy)}
+    parents = shard_parents("policy", spec.policy)
     return [
         Work("alpaca-annotations", VERSION, params | {"rows": [rows.start, len(rows)]}, parents)
         for rows in _shards(spec)
@@ -137,3 +138,6 @@ def _paired(store: ArtifactStore, spec: Spec) -> list[Row]:
         for row in answers
     ]
     return sorted(pairs, key=lambda pair: pair["index"])
+
+
+STAGE = Stage("alpaca-annotations", Spec, works, run)

@@ -6,9 +6,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from optune_core.config.schema import Section
-from optune_core.evaluation.win_score.config import DrawnPrompts, EnvironmentVariable, Sampling
-from optune_core.parts.names import Name
+from optune_core.evaluation.win_score.config import DrawnPrompts
+from optune_core.generation.section import Sampling
+from optune_core.parts.names import EnvironmentVariable, Name
+from optune_core.parts.section import Section
 
 
 class Instructions(DrawnPrompts):
@@ -43,8 +44,7 @@ class Annotator(Section):
     retries: int = Field(default=8, ge=0)
     """How often a request that met 429, a 5xx or a time-out is sent again, with growing pauses."""
 
-    HOW: ClassVar = ("concurrency", "timeout_seconds", "retries")
-    """Fields that say how to ask, not what."""
+    HOW: ClassVar[tuple[str, ...]] = ("concurrency", "timeout_seconds", "retries")
 
 
 class AlpacaConfig(Section):

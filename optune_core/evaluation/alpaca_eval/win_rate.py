@@ -8,12 +8,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from optune_core.data.schemas import ANNOTATIONS
+from optune_core.data.shards import read_shards, shard_parents
 from optune_core.errors import JudgeError
 from optune_core.evaluation.alpaca_eval.annotator_files import require_library
 from optune_core.evaluation.alpaca_eval.data import calibration_digest, check_calibration
 from optune_core.evaluation.alpaca_eval.length_control import length_controlled
 from optune_core.process.progress import Progress
-from optune_core.stages.replay import read_shards
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 1
@@ -21,8 +22,8 @@ FILE, ANNOTATIONS_FILE = "win_rate.json", "annotations.parquet"
 
 
 class Spec(BaseModel):
-    annotations: list[dict[str, str]]
-    """References to the shards."""
+    annotations: list[Ref]
+    """Shards."""
     calibration: str
     """Path or URL."""
     instructions: int
@@ -31,7 +32,7 @@ class Spec(BaseModel):
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work. Raises OptuneError without the library, DataError without the calibration."""
-    parents = {f"annotations/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(spec.annotations)}
+    parents = shard_parents("annotations", spec.annotations)
     params = {"calibration": calibration_digest(spec.calibration), "alpaca_eval": require_library()}
     return [Work("alpaca-win-rate", VERSION, params, parents)]
 
@@ -39,7 +40,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Raises JudgeError if no annotation can be read, or none can be fitted."""
     (work,) = works(store, spec)
-    shards = [store.manifest(Ref.from_json(shard)).metrics for shard in spec.annotations]
+    shards = [store.manifest(shard).metrics for shard in spec.annotations]
     rows = read_shards(store, spec.annotations, ANNOTATIONS_FILE, ANNOTATIONS).to_pylist()
     malformed = sum(row["preference"] is None for row in rows)
     if malformed == len(rows):
@@ -59,3 +60,6 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         metrics["cost"] = None if None in costs else sum(costs)
         (scratch / FILE).write_text(json.dumps(metrics, sort_keys=True, indent=2) + "\n")
         store.commit(work, scratch, metrics=metrics)
+
+
+STAGE = Stage("alpaca-win-rate", Spec, works, run)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
-from optune_core.config.schema import Engine, Section, VllmEngine
+from optune_core.generation.engine import Engine
+from optune_core.generation.registry import ENGINES
+from optune_core.generation.vllm import VllmEngine
 from optune_core.parts.names import Name
+from optune_core.parts.section import Section
 
 
 class BenchmarkTask(Section):
@@ -32,7 +37,7 @@ class BenchmarkConfig(Section):
     """Folder of task definitions in the harness's YAML, on top of its own. Data files with a relative path are looked
     for here. Python that they name is run: take them from nobody whom you would not run a script of. The content of
     the folder is part of each result's key; what lies outside of it is not."""
-    engine: Engine = Field(default_factory=VllmEngine)
+    engine: Annotated[Engine, ENGINES] = Field(default_factory=VllmEngine)
     """`vllm` or `transformers`, as the harness's models `vllm` and `hf`. Several replicas share the tasks. With
     `repeatable` no task finds the prefix cache of another."""
     max_length: int | None = Field(default=None, ge=8)

@@ -13,9 +13,10 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from optune_core.config.schema import VllmEngine
 from optune_core.errors import ConfigError, DataError, OptuneError
 from optune_core.evaluation.harness.config import BenchmarkConfig, BenchmarkTask
+from optune_core.generation.transformers import TransformersEngine
+from optune_core.generation.vllm import VllmEngine
 from optune_core.process.hidden_imports import show_all
 from optune_core.storage.canonical import digest, file_digest
 
@@ -167,6 +168,8 @@ def open_model(config: BenchmarkConfig, folder: Path) -> Any:
         generate = model.model.generate  # draws a bar, and divides by its time, which is 0 under TQDM_DISABLE
         model.model.generate = lambda *given, **named: generate(*given, **(named | {"use_tqdm": False}))
         return model
+    if not isinstance(engine, TransformersEngine):
+        raise ConfigError([f"engine.type={engine.type!r}: the harness has models for vllm and transformers only"])
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

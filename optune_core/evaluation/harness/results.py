@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from optune_core.config import BenchmarkConfig
-from optune_core.config.schema import Replicated
 from optune_core.errors import OptuneError
+from optune_core.evaluation.harness.config import BenchmarkConfig
 from optune_core.evaluation.harness.library import harness_version, include_identity
 from optune_core.evaluation.subject import refuse_drift
 from optune_core.storage import Ledger
@@ -24,7 +23,7 @@ def check_benchmark(ledger: Ledger, config: BenchmarkConfig) -> None:
         OptuneError, DataError: the harness or the folder `include` is not there.
     """
     recorded = recorded_config(config)
-    for standing in ledger.benchmarks():
+    for standing in ledger.evaluations("harness"):
         if standing["name"] == config.name:
             made = f"benchmark {config.name!r} of run {ledger.run!r} has results of policy {standing['iteration']}"
             refuse_drift(f"{made} that were made", standing, recorded)
@@ -32,7 +31,7 @@ def check_benchmark(ledger: Ledger, config: BenchmarkConfig) -> None:
 
 def recorded_config(config: BenchmarkConfig) -> dict[str, Any]:
     """The configuration as a record holds it: without what changes no result, with the tasks' definitions."""
-    recorded = config.model_dump(mode="json", exclude={"engine": set(Replicated.HOW), "include": True})
+    recorded = {name: value for name, value in config.identity().items() if name != "include"}
     return recorded | {"harness": harness_version(), "include": include_identity(config.include)}
 
 

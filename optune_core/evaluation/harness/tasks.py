@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from optune_core.config.schema import Replicated
 from optune_core.evaluation.harness.config import BenchmarkConfig, BenchmarkTask
 from optune_core.evaluation.harness.library import harness_version, include_identity, load_tasks, open_model, run_task
 from optune_core.process.devices import Replicas
 from optune_core.process.failpoints import reach
 from optune_core.process.progress import Progress
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 1
@@ -23,7 +23,7 @@ RESULTS, SAMPLES = "results.json", "samples.jsonl"
 
 class Spec(BaseModel):
     benchmark: BenchmarkConfig
-    policy: dict[str, str]
+    policy: Ref
     tasks: list[int] | None = None
     """Which of the benchmark's tasks to make, counted from 0; None: all."""
 
@@ -35,8 +35,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 def replicas(spec: Spec) -> Replicas:
     """Engines side by side, each with tasks of its own."""
-    engine = spec.benchmark.engine
-    return Replicas("engine", engine.replicas, engine.devices)
+    return spec.benchmark.engine.side_by_side("engine")
 
 
 def share(spec: Spec, numbers: list[int]) -> Spec:
@@ -55,7 +54,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     loaded = load_tasks(spec.benchmark, [task for _, task in missing])
     progress("start engine", 0, 0)
     began = time.monotonic()
-    model = open_model(spec.benchmark, store.fetch(Ref.from_json(spec.policy), "model/*") / "model")
+    model = open_model(spec.benchmark, store.fetch(spec.policy, "model/*") / "model")
     engine_start = time.monotonic() - began
     for number, ((work, task), definition) in enumerate(zip(missing, loaded, strict=True)):
         reach("benchmark.task")
@@ -77,11 +76,11 @@ def _works(spec: Spec) -> list[tuple[Work, BenchmarkTask]]:
     config = spec.benchmark
     common = config.model_dump(mode="json", include={"max_length", "limit", "chat_template", "seed"})
     common |= {
-        "engine": config.engine.model_dump(mode="json", exclude=set(Replicated.HOW)),
+        "engine": config.engine.identity(),
         "harness": harness_version(),
         "include": include_identity(config.include),
     }
-    parents = {"policy": Ref.from_json(spec.policy)}
+    parents = {"policy": spec.policy}
     found = [
         (Work("benchmark", VERSION, common | {"task": task.task, "num_fewshot": task.num_fewshot}, parents), task)
         for task in config.tasks
@@ -99,3 +98,6 @@ def _plain(value: Any) -> Any:
     if callable(value):
         return getattr(value, "__qualname__", type(value).__name__)
     return value.item() if hasattr(value, "item") else str(value)
+
+
+STAGE = Stage("benchmark", Spec, works, run, replicas=replicas, share=share)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import BaseModel
 
 from optune_core.data.schemas import ANSWERS, COMPARISONS, write_table
+from optune_core.data.shards import RESPONSES_FILE, read_shards, shard_parents
 from optune_core.errors import ConservationError
 from optune_core.evaluation.win_score.config import OpenAIJudge
 from optune_core.evaluation.win_score.judge import JudgeSpec, Pair, Rating, describe_judge, open_judge
@@ -19,12 +20,12 @@ from optune_core.evaluation.win_score.rating import rating_prompt
 from optune_core.process.background import Background
 from optune_core.process.failpoints import reach
 from optune_core.process.progress import Progress
-from optune_core.stages.replay import read_shards
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.canonical import digest
 
-VERSION = 1
-FILE, RESPONSES_FILE = "comparisons.parquet", "responses.parquet"
+VERSION = 2
+FILE = "comparisons.parquet"
 
 Row = dict[str, Any]
 
@@ -34,9 +35,9 @@ class Spec(BaseModel):
     prompts: int
     """That all have answered."""
     shard_size: int
-    policies: list[list[dict[str, str]]]
-    """References to the shards of each policy's responses; of several samples the first is judged."""
-    baseline: list[dict[str, str]]
+    policies: list[list[Ref]]
+    """Shards of each policy's responses; of several samples the first is judged."""
+    baseline: list[Ref]
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
@@ -54,7 +55,7 @@ class _Shard:
     ratings: dict[int, Rating] = field(default_factory=dict)
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         return len(self.ratings) == 2 * len(self.rows)
 
 
@@ -67,11 +68,8 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """
     missing = [_Shard(work, rows) for work, rows in _shards(spec) if store.find(work) is None]
     pairs = _paired(store, spec)
-    model = None
     progress("start judge", 0, 0)
-    if not isinstance(spec.judge, OpenAIJudge) and spec.judge.reward.model is not None:
-        model = store.fetch(Ref.from_json(spec.judge.reward.model), "model/*")
-    judge = open_judge(spec.judge, model)
+    judge = open_judge(spec.judge, store)
     shard_of = {row: shard for shard in missing for row in shard.rows}
     done, before = 0, time.monotonic()
     with Background() as background:
@@ -81,7 +79,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             shard.ratings[rating.index] = rating
             done += 1
             progress("judge", done, 2 * len(shard_of))
-            if shard.whole:
+            if shard.complete:
                 # Shards overlap: a shard's seconds are those since the one before it, so that their sum is right.
                 began, before = before, time.monotonic()
                 rows = [_compared(pairs[row], row, shard.ratings, spec) for row in shard.rows]
@@ -102,16 +100,16 @@ def _shards(spec: Spec) -> list[tuple[Work, range]]:
     judge = spec.judge
     shared: dict[str, Ref] = {}
     if isinstance(judge, OpenAIJudge):
-        params: Row = judge.model_dump(mode="json", exclude={*OpenAIJudge.HOW, *OpenAIJudge.PRICES})
+        params = {name: value for name, value in judge.identity().items() if name not in OpenAIJudge.PRICES}
         params |= {"rating_prompt": digest(dict(rating_prompt()))}
     else:
-        params = judge.model_dump(mode="json", exclude={"reward": {"model"}})
+        params = {"reward": judge.reward.scoring, "tie_margin": judge.tie_margin}
         if judge.reward.model is not None:
-            shared["judge"] = Ref.from_json(judge.reward.model)
+            shared["judge"] = judge.reward.model
     every = range(spec.prompts)
     found = []
     for number, policy in enumerate(spec.policies):
-        parents = shared | _parents("policy", policy) | _parents("baseline", spec.baseline)
+        parents = shared | shard_parents("policy", policy) | shard_parents("baseline", spec.baseline)
         for first in every[:: spec.shard_size]:
             rows = every[first : first + spec.shard_size]
             work = Work("comparisons", VERSION, {"judge": params, "rows": [rows.start, len(rows)]}, parents)
@@ -120,14 +118,10 @@ def _shards(spec: Spec) -> list[tuple[Work, range]]:
     return found
 
 
-def _parents(side: str, shards: list[dict[str, str]]) -> dict[str, Ref]:
-    return {f"{side}/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(shards)}
-
-
 def _paired(store: ArtifactStore, spec: Spec) -> list[tuple[Row, str]]:
     """Each policy's answers in their order (rows of schema ANSWERS), each with the baseline's response."""
 
-    def first_answers(shards: list[dict[str, str]]) -> list[Row]:
+    def first_answers(shards: list[Ref]) -> list[Row]:
         rows = read_shards(store, shards, RESPONSES_FILE, ANSWERS).to_pylist()
         return [row for row in rows if row["sample"] == 0]
 
@@ -177,3 +171,6 @@ def _compared(pair: tuple[Row, str], row: int, ratings: dict[int, Rating], spec:
     for count in ("requests", "prompt_tokens", "completion_tokens"):
         compared[count] = getattr(first.usage, count) + getattr(second.usage, count)
     return compared
+
+
+STAGE = Stage("comparisons", Spec, works, run)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from optune_core.config.schema import (
-    ClassifierReward,
-    Engine,
-    FunctionReward,
-    Generation,
-    Model,
-    Prompts,
-    Section,
-    Source,
-    VllmEngine,
-)
-from optune_core.parts.names import Name
+from optune_core.data.model_folder import Model
+from optune_core.data.prompts import Prompts
+from optune_core.data.sources import Source
+from optune_core.generation.section import Sampling
+from optune_core.parts.names import EnvironmentVariable, Name
+from optune_core.parts.section import Section
+from optune_core.rewards.registry import REWARDS
+from optune_core.rewards.reward import Reward
 
 # ---------------------------------------------------------------- prompts
 
@@ -85,15 +80,6 @@ class ResponsesBaseline(Section):
 # ---------------------------------------------------------------- judges
 
 
-def _check_variable(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-        raise ValueError("is not the name of an environment variable: give the name, never the key itself")
-    return value
-
-
-EnvironmentVariable = Annotated[str, AfterValidator(_check_variable)]
-
-
 class OpenAIJudge(Section):
     """A chat model behind an OpenAI-compatible endpoint, asked with the paper's prompt at temperature 0."""
 
@@ -118,8 +104,7 @@ class OpenAIJudge(Section):
     """What the endpoint charges, in whatever currency. Default: unknown, and so is the cost."""
     price_per_million_completion_tokens: float | None = Field(default=None, ge=0.0)
 
-    HOW: ClassVar = ("concurrency", "timeout_seconds", "retries")
-    """Fields that say how to ask, not what."""
+    HOW: ClassVar[tuple[str, ...]] = ("concurrency", "timeout_seconds", "retries")
     PRICES: ClassVar = ("price_per_million_prompt_tokens", "price_per_million_completion_tokens")
     """Fields that change no judgement, only what it cost."""
 
@@ -140,28 +125,20 @@ class StandIn(Section):
     """A reward in a judge's place, for machines that reach no judge. Its verdicts are labelled as a stand-in's."""
 
     type: Literal["reward"]
-    reward: Annotated[ClassifierReward | FunctionReward, Field(discriminator="type")]
+    reward: Annotated[Reward, REWARDS]
     tie_margin: float = Field(default=0.0, ge=0.0)
-    """Rewards no further apart than this are a tie."""
+    """Rewards that differ by no more than this are a tie."""
+
+    @model_validator(mode="after")
+    def _reward_is_ready(self) -> StandIn:
+        if self.reward.trained_first:
+            raise ValueError(
+                f"reward.type={self.reward.type!r} is trained by a run: name the trained model as classifier"
+            )
+        return self
 
 
 # ---------------------------------------------------------------- the whole
-
-
-class Sampling(Section):
-    """How responses are sampled, one a prompt."""
-
-    temperature: float = Field(default=1.0, gt=0.0)
-    top_p: float = Field(default=0.9, gt=0.0, le=1.0)
-    max_tokens: int = Field(default=512, ge=1)
-    """Longest response in tokens."""
-    engine: Engine = Field(default_factory=VllmEngine)
-    shard_size: int = Field(default=256, ge=1)
-    """Prompts a shard: the unit that is committed, and done again after a kill."""
-
-    def as_generation(self) -> Generation:
-        """What the stage `responses` samples with; how many a prompt, its jobs say."""
-        return Generation(**self.model_dump())
 
 
 class EvaluationConfig(Section):

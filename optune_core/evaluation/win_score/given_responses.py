@@ -11,6 +11,7 @@ from optune_core.data.sources import describe, read_source, require_columns, sou
 from optune_core.errors import DataError
 from optune_core.evaluation.win_score.config import ResponsesBaseline
 from optune_core.process.progress import Progress
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.canonical import digest
 
@@ -20,8 +21,8 @@ FILE = "responses.parquet"
 
 class Spec(BaseModel):
     baseline: ResponsesBaseline
-    prompts: dict[str, str]
-    """Reference to the artifact that holds the prompts."""
+    prompts: Ref
+    """the artifact that holds the prompts."""
     file: str
 
 
@@ -29,7 +30,7 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work. Raises DataError if the source cannot be read."""
     params = spec.baseline.model_dump(mode="json", exclude={"source"}) | {"file": spec.file}
     params |= {"source": source_identity(spec.baseline.source)}
-    return [Work("given-responses", VERSION, params, {"prompts": Ref.from_json(spec.prompts)})]
+    return [Work("given-responses", VERSION, params, {"prompts": spec.prompts})]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
@@ -37,7 +38,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     (work,) = works(store, spec)
     given = _responses(spec.baseline)
     wanted = only(PROMPTS, "prompt_id", "prompt", "messages")
-    prompts = read_table(store.fetch(Ref.from_json(spec.prompts)) / spec.file, wanted).to_pylist()
+    prompts = read_table(store.fetch(spec.prompts) / spec.file, wanted).to_pylist()
     missing = [prompt["prompt"] for prompt in prompts if prompt["prompt_id"] not in given]
     if missing:
         raise DataError(
@@ -67,3 +68,6 @@ def _responses(baseline: ResponsesBaseline) -> dict[str, str]:
                 "keep one of them"
             )
     return given
+
+
+STAGE = Stage("given-responses", Spec, works, run, in_process=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, Field
@@ -13,7 +12,8 @@ from pydantic import BaseModel, Field
 from optune_core.errors import JudgeError
 from optune_core.evaluation.alpaca_eval.config import Annotator
 from optune_core.evaluation.win_score.config import OpenAIJudge
-from optune_core.rewards import RewardRef
+from optune_core.rewards import ReadyReward
+from optune_core.storage import ArtifactStore
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,19 @@ class RewardJudge(BaseModel):
     """A reward in a judge's place: what it likes wins. A stand-in, and labelled so wherever its verdicts show."""
 
     type: Literal["reward"] = "reward"
-    reward: RewardRef
-    name: str
-    """The reward as its user named it; for people."""
+    reward: ReadyReward
     tie_margin: float
 
 
 JudgeSpec = Annotated[OpenAIJudge | RewardJudge, Field(discriminator="type")]
 
 
-def open_judge(judge: OpenAIJudge | RewardJudge, model: Path | None) -> Judge:
+def open_judge(judge: OpenAIJudge | RewardJudge, store: ArtifactStore) -> Judge:
     """Make a judge ready.
 
     Args:
         judge: what to open.
-        model: folder of the artifact of a reward model; None for every other judge.
+        store: holds the model of a reward, if it uses one.
 
     Raises:
         JudgeError: the variable that holds its key is not set.
@@ -85,7 +83,7 @@ def open_judge(judge: OpenAIJudge | RewardJudge, model: Path | None) -> Judge:
         return ChatJudge(judge)
     from optune_core.evaluation.win_score.stand_in import StandInJudge
 
-    return StandInJudge(judge.reward, model)
+    return StandInJudge(judge.reward.open(store))
 
 
 def api_key(judge: OpenAIJudge | Annotator, section: str = "judge") -> str | None:
@@ -112,4 +110,4 @@ def describe_judge(judge: OpenAIJudge | RewardJudge) -> str:
     """The judge as a reader of its verdicts must know it."""
     if isinstance(judge, OpenAIJudge):
         return f"{judge.model} at {judge.base_url}"
-    return f"stand-in: reward {judge.reward.type} {judge.name}"
+    return f"stand-in: reward {judge.reward.reward.label}"

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from optune_core.data.schemas import COMPARISONS
-from optune_core.stages.replay import read_shards
+from optune_core.data.shards import read_shards
 from optune_core.storage import ArtifactStore
 
 Row = dict[str, Any]

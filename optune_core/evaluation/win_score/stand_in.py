@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from pathlib import Path
 
 from optune_core.evaluation.win_score.judge import Pair, Rating
-from optune_core.rewards import RewardRef, open_scorer
-from optune_core.rewards.scorer import Conversation
+from optune_core.rewards import Conversation, Scorer
 
 _PAIRS = 256
 """Scored together."""
@@ -18,8 +16,8 @@ _PAIRS = 256
 class StandInJudge:
     """Rates by a reward model or a reward function."""
 
-    def __init__(self, reward: RewardRef, model: Path | None) -> None:
-        self._scorer = open_scorer(reward, model)
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
         self._rewards: dict[tuple[str, str], float] = {}
 
     def rate(self, pairs: Iterable[Pair]) -> Iterator[Rating]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from optune_core.data.schemas import PROMPTS, read_table, write_table
 from optune_core.process.progress import Progress
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 1
@@ -16,16 +17,16 @@ FILE = "prompts.parquet"
 
 
 class Spec(BaseModel):
-    prompts: dict[str, str]
-    """Reference to the artifact that holds them."""
+    prompts: Ref
+    """the artifact that holds them."""
     file: str
-    policy: dict[str, str]
-    """Reference to the model that is to read them."""
+    policy: Ref
+    """the model that is to read them."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work."""
-    parents = {"prompts": Ref.from_json(spec.prompts), "policy": Ref.from_json(spec.policy)}
+    parents = {"prompts": spec.prompts, "policy": spec.policy}
     return [Work("templated-prompts", VERSION, {"file": spec.file}, parents)]
 
 
@@ -34,8 +35,8 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     from optune_core.data.model_folder import load_tokenizer, prompt_token_ids
 
     (work,) = works(store, spec)
-    prompts = read_table(store.fetch(Ref.from_json(spec.prompts)) / spec.file, PROMPTS)
-    tokenizer: Any = load_tokenizer(store.fetch(Ref.from_json(spec.policy)) / "model", "baseline")
+    prompts = read_table(store.fetch(spec.prompts) / spec.file, PROMPTS)
+    tokenizer: Any = load_tokenizer(store.fetch(spec.policy) / "model", "baseline")
     token_ids = []
     for messages in prompts["messages"].to_pylist():
         token_ids.append(prompt_token_ids(tokenizer, messages))
@@ -46,3 +47,6 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         write_table(table, PROMPTS, scratch / FILE)
         longest = max(map(len, token_ids), default=0)
         store.commit(work, scratch, metrics={"prompts": table.num_rows, "longest": longest})
+
+
+STAGE = Stage("templated-prompts", Spec, works, run, needs="tokenizer")

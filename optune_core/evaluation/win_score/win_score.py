@@ -7,9 +7,10 @@ import json
 from pydantic import BaseModel
 
 from optune_core.data.schemas import COMPARISONS
+from optune_core.data.shards import read_shards, shard_parents
 from optune_core.evaluation.win_score.summary import summarise_comparisons
 from optune_core.process.progress import Progress
-from optune_core.stages.replay import read_shards
+from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 1
@@ -17,8 +18,8 @@ FILE = "win_score.json"
 
 
 class Spec(BaseModel):
-    comparisons: list[dict[str, str]]
-    """References to the shards."""
+    comparisons: list[Ref]
+    """Shards."""
     prices: tuple[float, float] | None
     """Of a million prompt tokens and of a million completion tokens."""
     judge: str
@@ -27,8 +28,14 @@ class Spec(BaseModel):
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work."""
-    parents = {f"comparisons/{index:05d}": Ref.from_json(shard) for index, shard in enumerate(spec.comparisons)}
-    return [Work("win-score", VERSION, {"prices": spec.prices, "judge": spec.judge}, parents)]
+    return [
+        Work(
+            "win-score",
+            VERSION,
+            {"prices": spec.prices, "judge": spec.judge},
+            shard_parents("comparisons", spec.comparisons),
+        )
+    ]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
@@ -39,3 +46,6 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     with store.scratch() as scratch:
         (scratch / FILE).write_text(json.dumps(metrics, sort_keys=True, indent=2) + "\n")
         store.commit(work, scratch, metrics=metrics)
+
+
+STAGE = Stage("win-score", Spec, works, run, in_process=True)

@@ -1,0 +1,93 @@
+"""The configuration of a run. The words are the paper's: policy, reference, chosen, rejected, rho, beta1, beta2.
+
+Each section is defined beside the code that reads it. Where the paper gives a value it is quoted beside the field; the
+others are common practice and say so.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, model_validator
+
+from optune_core.data.model_folder import Model
+from optune_core.data.prompts import Prompts
+from optune_core.generation.section import Generation
+from optune_core.health import Health
+from optune_core.parts.names import Name
+from optune_core.parts.section import Section
+from optune_core.rewards.function import FunctionReward
+from optune_core.rewards.registry import REWARDS
+from optune_core.rewards.reward import Reward
+from optune_core.selection.optune import Optune
+from optune_core.selection.registry import SELECTORS
+from optune_core.selection.selector import Selector
+from optune_core.training.spec import Training
+
+
+class HeldOut(Section):
+    """The section `held_out`: rewards of every policy on the prompts that `prompts.held_out` keeps."""
+
+    samples: int = Field(default=1, ge=1)
+    """Responses per held-out prompt, drawn as in training."""
+    gold: FunctionReward | None = None
+    """A second reward for reporting only, never optimised."""
+
+
+class OptuneConfig(Section):
+    """Everything that determines a run's result. Where it runs (store, pools) is not part of it."""
+
+    name: Name
+    seed: int = Field(default=0, ge=0)
+    iterations: int = Field(default=3, ge=1)
+    """T (paper: 3). A target: it may be changed in a run."""
+    policy: Model
+    prompts: Prompts
+    selection: Annotated[Selector, SELECTORS] = Field(default_factory=Optune)
+    generation: Generation = Field(default_factory=Generation)
+    reward: Annotated[Reward, REWARDS]
+    training: Training
+    held_out: HeldOut = Field(default_factory=HeldOut)
+    health: Health = Field(default_factory=Health)
+
+    HOW: ClassVar[tuple[str, ...]] = ("iterations", "health")
+
+    @model_validator(mode="after")
+    def _engine_logps_are_asked_for(self) -> OptuneConfig:
+        if self.training.reference_logps == "engine" and not self.generation.logps:
+            raise ValueError(
+                "training.reference_logps='engine' takes the engine's log-probabilities, but generation.logps=false "
+                "does not ask the engine for them: set generation.logps=true"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _online_samples_are_beside_fixed_pairs(self) -> OptuneConfig:
+        loss = self.training.loss
+        if loss.online_share is None:
+            return self
+        if self.selection.regenerates:
+            raise ValueError(
+                f"training.loss.type={loss.type!r} trains on a fixed preference set, but selection.type="
+                f"{self.selection.type!r} regenerates pairs: set selection.type=none and prompts.pairs"
+            )
+        if self.generation.ahead:
+            raise ValueError(
+                f"training.loss.type={loss.type!r} needs samples of the policy that is trained, but "
+                "generation.ahead=true takes them from the one before: leave generation.ahead out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _offline_needs_pairs(self) -> OptuneConfig:
+        if not self.selection.regenerates and self.prompts.pairs is None:
+            raise ValueError(
+                f"selection.type={self.selection.type!r} regenerates nothing, so prompts.pairs must name the columns "
+                "of a fixed preference pair: add `pairs: {chosen: chosen, rejected: rejected}` to prompts"
+            )
+        if self.prompts.pairs is not None and self.selection.regenerates:
+            raise ValueError(
+                f"prompts.pairs is only read with selection.type='none', not {self.selection.type!r}: "
+                "leave one of them out"
+            )
+        return self

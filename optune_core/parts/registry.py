@@ -1,0 +1,94 @@
+"""Parts of a configuration that are chosen by `type`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Generic, TypeVar
+
+from pydantic import GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from optune_core.errors import ConfigError
+from optune_core.parts.names import is_path
+from optune_core.parts.own_code import load_named, source_digest
+from optune_core.parts.section import Section
+
+
+class Part(Section):
+    """A section whose `type` names its class: an entry of a registry, or `package.module:Name`."""
+
+    type: str
+
+    def identity(self) -> dict[str, Any]:
+        """Return what determines a result; for a class of a user's own package with the digest of its source."""
+        fields = super().identity()
+        if is_path(self.type):
+            fields["source"] = source_digest(self.type, "part of a configuration")
+        return fields
+
+
+P = TypeVar("P", bound=Part)
+
+
+@dataclass(frozen=True)
+class Registry(Generic[P]):
+    """The classes of one kind of part, imported when they are chosen.
+
+    A field takes a part of any class of it by `Annotated[Base, REGISTRY]`.
+    """
+
+    kind: str
+    """For messages, such as `loss`."""
+    base: type[P]
+    paths: Mapping[str, str]
+    """`type` → `module:Name` of the class."""
+
+    def find(self, name: str) -> type[P]:
+        """Return the class for a `type`.
+
+        Raises:
+            ConfigError: there is no such entry, or the user's class is none of this kind.
+        """
+        path = self.paths.get(name)
+        if path is not None:
+            module, _, attribute = path.partition(":")
+            found: Any = getattr(import_module(module), attribute)
+        elif is_path(name):
+            found = load_named(name, self.kind)
+        else:
+            raise ConfigError([f"type {name!r} is no {self.kind}: take {self._known}"])
+        if not (isinstance(found, type) and issubclass(found, self.base)):
+            raise ConfigError([f"type {name!r} is no {self.kind}: a class derived from {self.base.__name__} is needed"])
+        return found
+
+    @property
+    def _known(self) -> str:
+        return f"{', '.join(self.paths)}, or package.module:Name of your own"
+
+    def parse(self, value: Any) -> Any:
+        """Turn a mapping with `type` into an instance of its class; an instance stays as it is.
+
+        Raises:
+            ValidationError: fields are invalid, each with its place.
+        """
+        if not isinstance(value, Mapping):
+            return value
+        if not isinstance(name := value.get("type"), str):
+            missing = PydanticCustomError("type_missing", "required: {known}", {"known": self._known})
+            raise ValidationError.from_exception_data(self.kind, [{"type": missing, "loc": ("type",), "input": {}}])
+        try:
+            chosen = self.find(name)
+        except ConfigError as error:
+            raise ValueError("; ".join(error.problems)) from error
+        return chosen.model_validate(dict(value))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            self.parse,
+            handler(source),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda part, info: part.model_dump(mode=info.mode), info_arg=True
+            ),
+        )
