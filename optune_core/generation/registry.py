@@ -12,4 +12,5 @@ ENGINES = Registry(
         "vllm": "optune_core.generation.vllm:VllmEngine",
         "transformers": "optune_core.generation.transformers:TransformersEngine",
     },
+    default="vllm",
 )

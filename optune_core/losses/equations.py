@@ -24,6 +24,11 @@ def reward_weights(chosen_rewards: Tensor, rejected_rewards: Tensor, beta2: floa
     return torch.sigmoid(beta2 * (chosen_rewards - rejected_rewards))
 
 
+def effective_sample_size(weights: Tensor) -> Tensor:
+    """Return (ΣR)²/ΣR² in pairs, a scalar; weights: shape (batch,)."""
+    return weights.sum() ** 2 / (weights**2).sum()
+
+
 def dpo_losses(
     policy_chosen_logps: Tensor,
     policy_rejected_logps: Tensor,

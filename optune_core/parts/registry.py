@@ -44,6 +44,8 @@ class Registry(Generic[P]):
     base: type[P]
     paths: Mapping[str, str]
     """`type` → `module:Name` of the class."""
+    default: str | None = None
+    """The `type` of a mapping that names none; None: it has to name one."""
 
     def find(self, name: str) -> type[P]:
         """Return the class for a `type`.
@@ -75,14 +77,14 @@ class Registry(Generic[P]):
         """
         if not isinstance(value, Mapping):
             return value
-        if not isinstance(name := value.get("type"), str):
+        if not isinstance(name := value.get("type", self.default), str):
             missing = PydanticCustomError("type_missing", "required: {known}", {"known": self._known})
             raise ValidationError.from_exception_data(self.kind, [{"type": missing, "loc": ("type",), "input": {}}])
         try:
             chosen = self.find(name)
         except ConfigError as error:
             raise ValueError("; ".join(error.problems)) from error
-        return chosen.model_validate(dict(value))
+        return chosen.model_validate({"type": name, **value})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(

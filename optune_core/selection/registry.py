@@ -17,4 +17,5 @@ SELECTORS = Registry(
         "relative": "optune_core.selection.relative:Relative",
         "bandit": "optune_core.selection.bandit:Bandit",
     },
+    default="optune",
 )

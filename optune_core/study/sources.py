@@ -7,7 +7,7 @@ from typing import Any
 
 from optune_core.data.prompts import Prompt, as_messages, last_assistant_text
 from optune_core.data.schemas import RESPONSES, only
-from optune_core.data.shards import read_shards
+from optune_core.data.shards import RESPONSES_FILE, read_shards
 from optune_core.data.sources import FileSource, read_source, require_columns, source_identity
 from optune_core.errors import DataError, StudyError
 from optune_core.storage import ArtifactStore, Ledger, Ref
@@ -53,9 +53,10 @@ def of_run(store: ArtifactStore, run: str) -> Source:
             "one with prompts.held_out above 0"
         )
     columns = only(RESPONSES, "prompt_id", "prompt", "sample", "response")
-    rows = read_shards(store, record["responses"], "responses.parquet", columns).to_pylist()
+    shards = [Ref.from_json(shard) for shard in record["responses"]]
+    rows = read_shards(store, shards, RESPONSES_FILE, columns).to_pylist()
     answers = {row["prompt_id"]: Answer(row["prompt"], row["response"]) for row in rows if row["sample"] == 0}
-    return Source(run, {"type": "run", "iteration": last}, answers, [Ref.from_json(ref) for ref in record["responses"]])
+    return Source(run, {"type": "run", "iteration": last}, answers, shards)
 
 
 def of_file(name: str, path: str) -> Source:

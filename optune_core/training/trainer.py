@@ -19,6 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from optune_core.errors import ConfigError, NonFiniteLoss
+from optune_core.losses.equations import effective_sample_size
 from optune_core.losses.loss import RowLosses
 from optune_core.process.failpoints import reach
 from optune_core.training import checkpoints
@@ -187,7 +188,7 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs |= {name: sum(values) / len(values) for name, values in self._of_pairs.items() if values}
         if weights := self._of_pairs.get("weights/mean"):
-            logs["weights/effective_sample_size"] = sum(weights) ** 2 / sum(weight**2 for weight in weights)
+            logs["weights/effective_sample_size"] = float(effective_sample_size(torch.tensor(weights).double()))
         self._of_pairs.clear()
         super().log(logs, start_time)
         self.state.log_history[-1]["epoch"] = self.state.global_step / self._steps_an_epoch

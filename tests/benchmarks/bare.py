@@ -15,13 +15,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from optune_core.rewards.scorer import Conversation
 
 from optune_core.config import parse_config
-from optune_core.generation import open_engine, sampling_seed
+from optune_core.generation import sampling_seed
 from optune_core.pairs import best_against_worst
 from optune_core.replay import trainable
-from optune_core.rewards import RewardRef, open_scorer
-from optune_core.rewards.scorer import Conversation
 from optune_core.training.batches import plan_steps
 from optune_core.training.layout import Pairs
 from optune_core.training.logps import choose_kernel, compute_inside
@@ -38,11 +37,11 @@ def main() -> None:
 
     selection = pq.read_table(job["selection"])
     length = config.prompts.max_tokens + config.generation.max_tokens
-    engine = open_engine(config.generation, policy / "model", max_tokens=length)
+    engine = config.generation.engine.start(config.generation, policy / "model", max_tokens=length)
     ids, tokens = selection["prompt_id"].to_pylist(), selection["prompt_token_ids"].to_pylist()
     requests = requests_for(tokens, samples, lambda row, k: sampling_seed(config.seed, job["iteration"], ids[row], k))
     responses = sorted(engine.generate(requests), key=lambda response: response.index)
-    scorer = open_scorer(RewardRef(type="function", function=config.reward.function), None)
+    scorer = config.reward.open(None)
     prompts = [text for text in selection["prompt"].to_pylist() for _ in range(samples)]
     conversations = [Conversation(p, [], r.text) for p, r in zip(prompts, responses, strict=True)]
     rewards = scorer.score(conversations, lambda done: None)

@@ -77,16 +77,15 @@ def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], fold
     import pyarrow as pa
     import torch
 
-    from optune_core.config.schema import Training
     from optune_core.training.batches import plan_steps
     from optune_core.training.layout import Pairs
     from optune_core.training.logps import choose_kernel, compute_inside
     from optune_core.training.reference import reference_logps, shards_of
+    from optune_core.training.spec import Training
     from optune_core.training.trainer import PairData, PolicyTrainer, trainer_arguments
 
     config = Training(
-        beta1=BETA,
-        beta2=0.0,
+        loss={"type": "wdpo", "beta1": BETA, "beta2": 0.0},
         batch_size=job["batch_size"],
         micro_batch_tokens=job["micro_batch_tokens"],
         optimizer="adamw_torch_fused",

@@ -27,9 +27,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from optune_core.config.schema import Selection
 from optune_core.data.row_groups import ROW_GROUP, read_groups, write_groups
 from optune_core.data.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only
+from optune_core.selection.registry import SELECTORS
 from optune_core.stages import replay, selection
 from optune_core.statistics import replay_statistics, without_texts
 from optune_core.storage import ArtifactStore, Ref, Work, open_objects
@@ -268,8 +268,8 @@ def messages(prompts: pa.Array) -> pa.Array:
 
 
 def selection_spec(store: ArtifactStore, selector: Any = "optune") -> selection.Spec:
-    chosen = Selection(selector=selector, rho=RHO)
-    return selection.Spec(selection=chosen, seed=0, iteration=1, previous=stored(store, "replay", {}).to_json())
+    chosen = SELECTORS.parse({"type": selector, "rho": RHO})
+    return selection.Spec(selector=chosen, seed=0, iteration=1, previous=stored(store, "replay", {}).to_json())
 
 
 def replay_spec(store: ArtifactStore) -> replay.Spec:

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from optune_core.config.schema import Generation, VllmEngine
 from optune_core.generation import Request, Response, sampling_seed
-from optune_core.generation.vllm import VllmGeneration
+from optune_core.generation.section import Generation
+from optune_core.generation.vllm import VllmEngine, VllmSampler
 from tests.benchmarks.policies import MODEL, prompt_table, requests_for
 
 SAMPLES, MAX_TOKENS, BETA1 = 2, 96, 0.1
@@ -32,7 +32,7 @@ SAMPLES, MAX_TOKENS, BETA1 = 2, 96, 0.1
 def sample(model: Path, prompts: int, dtype: str) -> tuple[list[Request], list[Response], float]:
     """(requests, responses, share of the later samples' prompt tokens that came from the prefix cache)."""
     engine = VllmEngine(dtype=dtype, max_num_seqs=32, enforce_eager=True, gpu_memory_utilization=0.3)
-    opened = VllmGeneration(
+    opened = VllmSampler(
         Generation(samples=SAMPLES, max_tokens=MAX_TOKENS, logps=True, engine=engine), engine, model, 256 + MAX_TOKENS
     )
     cached: dict[str, int] = {}

@@ -15,7 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from optune_core.config.schema import Generation, VllmEngine
+from optune_core.generation.section import Generation
+from optune_core.generation.vllm import VllmEngine
 from optune_core.process.progress import silent
 from optune_core.stages import responses
 from optune_core.stages.launch import run_stage

@@ -16,16 +16,16 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-from optune_core.config.schema import Generation, VllmEngine
 from optune_core.generation import vllm_nucleus
-from optune_core.generation.vllm import VllmGeneration
+from optune_core.generation.section import Generation
+from optune_core.generation.vllm import VllmEngine, VllmSampler
 from tests.benchmarks.policies import MODEL, prompt_table, requests_for
 from tests.benchmarks.spread import spread, told
 
 PROMPTS, SAMPLES, MAX_TOKENS, TOP_P = 60, 4, 64, 0.9
 
 
-def once(engine: VllmGeneration, prompts: list[list[int]], seed: int) -> float:
+def once(engine: VllmSampler, prompts: list[list[int]], seed: int) -> float:
     """Tokens a second."""
     requests = requests_for(prompts, SAMPLES, lambda row, k: seed + row * SAMPLES + k)
     started = time.perf_counter()
@@ -36,7 +36,7 @@ def once(engine: VllmGeneration, prompts: list[list[int]], seed: int) -> float:
 def measure(model: Path, rounds: int) -> dict[str, Any]:
     config = VllmEngine(enforce_eager=True)
     settings = Generation(samples=SAMPLES, max_tokens=MAX_TOKENS, top_p=TOP_P, engine=config)
-    engine = VllmGeneration(settings, config, model, 256 + MAX_TOKENS)
+    engine = VllmSampler(settings, config, model, 256 + MAX_TOKENS)
     prompts = prompt_table(model, PROMPTS)["prompt_token_ids"].to_pylist()
     once(engine, prompts, seed=-1_000_000)  # warm-up
     rates: dict[str, list[float]] = {"ours": [], "vllm": []}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from optune_core.config import load_config
-from optune_core.config.schema import TransformersEngine
+from optune_core.generation.transformers import TransformersEngine
 from optune_core.plan import STAGES, fit_device, named_device, project, stage_seconds, workload_of
 from optune_core.plan.fit import measured_iterations
 from optune_core.statistics import speedup_bound

@@ -139,7 +139,7 @@ def config(tiny: Path) -> Path:
         prompts={"sample": 8, "held_out": 0},
         generation={"shard_size": 4, "max_tokens": 6},
         training={"checkpoint_every": "0s"},
-        whole={"evaluation": {}},
+        whole={"held_out": {}},
     )
 
 

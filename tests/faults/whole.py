@@ -16,7 +16,7 @@ SMALL: dict[str, Any] = {
     "prompts": {"sample": 8, "held_out": 2},
     "generation": {"shard_size": 4, "max_tokens": 6},
     "training": {"checkpoint_every": "0s"},
-    "evaluation": {"gold": None},
+    "held_out": {"gold": None},
 }
 
 

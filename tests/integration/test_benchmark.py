@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from flows.cli.commands import app
 from optune_core.config import BenchmarkConfig, load_benchmark, load_config
-from optune_core.config.schema import Model
+from optune_core.data.model_folder import Model
 from optune_core.errors import ConfigDrift, ConfigError, DataError, OptuneError
 from optune_core.evaluation.harness import tasks
 from optune_core.evaluation.harness.library import load_tasks

@@ -11,12 +11,14 @@ import pyarrow as pa
 import pytest
 import torch
 
-from optune_core.config.schema import Generation, TransformersEngine, VllmEngine
 from optune_core.data.schemas import PROMPTS, RESPONSES, read_table, write_table
 from optune_core.errors import TransientError
-from optune_core.generation import Request, Response, open_engine, sampling_seed
+from optune_core.generation import Request, Response, sampling_seed
 from optune_core.generation.nucleus import keep_nucleus
-from optune_core.generation.transformers import TransformersGeneration
+from optune_core.generation.section import Generation
+from optune_core.generation.transformers import TransformersEngine
+from optune_core.generation.transformers_sampler import TransformersSampler
+from optune_core.generation.vllm import VllmEngine
 from optune_core.process.progress import silent
 from optune_core.stages import responses
 from optune_core.stages.launch import run_stage
@@ -32,9 +34,9 @@ def model(tiny: Path) -> Path:
     return tiny / "policy"
 
 
-def engine(model: Path, batch_size: int = 4, **changes: float) -> TransformersGeneration:
+def engine(model: Path, batch_size: int = 4, **changes: float) -> TransformersSampler:
     settings = Generation(**{"max_tokens": 10, "temperature": 1.0, "top_p": 0.9} | changes)
-    return TransformersGeneration(settings, TransformersEngine(dtype="float32", batch_size=batch_size), model)
+    return TransformersSampler(settings, TransformersEngine(dtype="float32", batch_size=batch_size), model)
 
 
 def shard_of(shard: int, size: int = 7) -> list[Request]:
@@ -132,7 +134,7 @@ def test_log_probabilities_are_those_of_a_plain_forward_before_temperature_and_t
 @pytest.fixture(scope="module")
 def vllm(model: Path) -> Any:
     """One engine start for all tests: which mode it is in is looked up at each call."""
-    return open_engine(Generation(max_tokens=10, logps=True, engine=VLLM), model, max_tokens=64)
+    return VLLM.start(Generation(max_tokens=10, logps=True, engine=VLLM), model, max_tokens=64)
 
 
 def vllm_answers(vllm: Any, requests: list[Request], *, repeatable: bool) -> list[Response]:

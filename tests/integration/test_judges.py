@@ -324,7 +324,7 @@ def test_what_was_judged_before_an_error_stays(server: FakeJudge, store: Artifac
 
 def test_a_reward_model_as_stand_in(tiny: Path, store: ArtifactStore) -> None:
     """A real classifier of the tiny size, from the store."""
-    from optune_core.config.schema import Model
+    from optune_core.data.model_folder import Model
     from optune_core.stages import model
     from tests.tiny import build_model
 

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from optune_core.data.schemas import PROMPTS, REPLAY, RESPONSES, read_table
+from optune_core.selection.registry import SELECTORS
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
-from tests.tiny import write_config
+from tests.tiny import WDPO, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +102,7 @@ def reference_run(tiny: Path, prefect_server: None, tmp_path_factory: pytest.Tem
 
 
 def test_other_beta2_shares_iteration_0_up_to_training(reference_run: str, tiny: Path, prefect_server: None) -> None:
-    run(write_config(tiny, name="beta2", training={"beta2": 4.0}), reference_run)
+    run(write_config(tiny, name="beta2", training={"loss": WDPO | {"beta2": 4.0}}), reference_run)
     (ours, _), (theirs, _) = records(reference_run, "tiny"), records(reference_run, "beta2")
     for shared in ("selection", "responses", "scores", "replay", "started_from"):
         assert ours["artifacts"][shared] == theirs["artifacts"][shared]
@@ -135,7 +136,7 @@ def task_states(flow_run_name: str) -> dict[str, list[str]]:
 
 
 def test_best_of_n_shares_iteration_0_up_to_training(reference_run: str, tiny: Path, prefect_server: None) -> None:
-    config = write_config(tiny, name="best-of-n", training={"loss": "best_of_n", "beta1": None, "beta2": None})
+    config = write_config(tiny, name="best-of-n", training={"loss": {"type": "best_of_n"}})
     summary = run(config, reference_run)
     (ours, _), (theirs, second) = records(reference_run, "tiny"), records(reference_run, "best-of-n")
     assert ours["artifacts"]["replay"] == theirs["artifacts"]["replay"]
@@ -151,11 +152,11 @@ def test_selectors_beyond_the_paper_share_iteration_0(
 ) -> None:
     from optune_core.selection import select
 
-    run(write_config(tiny, name=selector, selection={"selector": selector}), reference_run)
+    run(write_config(tiny, name=selector, selection={"type": selector}), reference_run)
     (ours, _), (theirs, second) = records(reference_run, "tiny"), records(reference_run, selector)
     assert ours["artifacts"] == theirs["artifacts"]
     before = pa.Table.from_pylist(replay(reference_run, theirs), schema=REPLAY)
-    chosen = select(before, selector=selector, rho=0.5, seed=1, iteration=1).to_pylist()
+    chosen = select(before, SELECTORS.parse({"type": selector, "rho": 0.5}), seed=1, iteration=1).to_pylist()
     assert {r["prompt_id"] for r in replay(reference_run, second) if r["status"] != "reused"} == set(chosen)
 
 
@@ -191,8 +192,8 @@ def test_offline_dpo_is_a_configuration(tiny: Path, prefect_server: None, tmp_pa
             "sample": None,
             "held_out": 0,
         },
-        whole={"selection": {"selector": "none"}},
-        training={"beta2": 0.0, "reference": "initial"},
+        whole={"selection": {"type": "none"}},
+        training={"loss": WDPO | {"beta2": 0.0}, "reference": "initial"},
     )
     store = str(tmp_path / "store")
     run(config, store)
@@ -215,11 +216,9 @@ def test_hypo_is_a_configuration(tiny: Path, prefect_server: None, tmp_path: Pat
             "sample": None,
             "held_out": 0,
         },
-        whole={"selection": {"selector": "none", "rho": 0.5}},
+        whole={"selection": {"type": "none"}},
         training={
-            "loss": "hypo",
-            "beta2": None,
-            "kl_coefficient": 0.1,
+            "loss": {"type": "hypo", "beta1": 0.1, "kl_coefficient": 0.1, "rho": 0.5},
             "reference": "initial",
             "batch_size": 12,
             "epochs": 3,

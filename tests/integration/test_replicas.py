@@ -14,12 +14,14 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from optune_core.config.schema import Generation, TransformersEngine
 from optune_core.data.schemas import PROMPTS, write_table
 from optune_core.errors import TransientError
+from optune_core.generation.section import Generation
+from optune_core.generation.transformers import TransformersEngine
 from optune_core.process.children import no_child
 from optune_core.process.progress import silent
-from optune_core.rewards import RewardRef
+from optune_core.rewards import ReadyReward
+from optune_core.rewards.classifier import ClassifierReward
 from optune_core.stages import responses, scores
 from optune_core.stages.launch import run_stage
 from optune_core.storage import ArtifactStore, Ref, Work, open_objects
@@ -108,7 +110,9 @@ def test_several_make_what_one_makes_to_the_byte(tiny: Path, tmp_path: Path) -> 
     scored = []
     for inputs, replicas in ((one, None), (several, 2)):
         job = scores.Job(
-            reward=RewardRef(type="classifier", model=inputs.model(classifier, "reward").to_json(), dtype="float32"),
+            reward=ReadyReward.of(
+                ClassifierReward(model=str(classifier), dtype="float32"), inputs.model(classifier, "reward")
+            ),
             drop_truncated=False,
             responses=[ref.to_json() for ref in alone],
         )

@@ -91,7 +91,7 @@ def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFac
             "sample": None,
             "held_out": 0,
         },
-        whole={"selection": {"selector": "none"}, "evaluation": {"gold": None}},
+        whole={"selection": {"type": "none"}, "held_out": {"gold": None}},
         training={"reference": "initial"},
     )
     optune(str(offline), store=store)
@@ -165,7 +165,7 @@ def test_markup_in_prompts_is_inert(store: str, browser: Browser, tmp_path: Path
 def test_the_page_says_what_the_ledger_says(store: str, browser: Browser, tmp_path: Path) -> None:
     show(browser, report(store, tmp_path / "page.html", "told"), width=1180)
     objects = ArtifactStore(open_objects(store))
-    evaluation = Ledger(objects.objects, "told").evaluation(2)
+    evaluation = Ledger(objects.objects, "told").held_out(2)
     assert evaluation is not None
     rows: list[list[str]] = browser.value(
         "[...document.querySelectorAll('.held-out table')[0].rows].map(r => [...r.cells].map(c => c.innerText))"
@@ -190,7 +190,7 @@ def test_two_runs_are_compared_and_the_second_is_offline(store: str, browser: Br
     assert found.count("What was run") == 2
     assert "Side by side" in found
     text = browser.text()
-    assert "selection.selector" in text
+    assert "selection.type" in text
     assert "No held-out rewards: the run has no held-out prompts." in text
     assert "No prompt was regenerated a second time yet." in text
 
@@ -221,7 +221,7 @@ def test_unfinished_runs_have_a_page_too(store: str, browser: Browser, tmp_path:
     copy = tmp_path / "store"
     shutil.copytree(store, copy)
     (copy / "runs/told/iterations/0001.json").unlink()
-    (copy / "runs/told/evaluations/0002.json").unlink()
+    (copy / "runs/told/held_out/0002.json").unlink()
     show(browser, report(str(copy), tmp_path / "page.html", "told"), width=1180)
     assert "1 of 2 iterations" in browser.text()
     assert "Reward analysis" in headings(browser)

@@ -28,7 +28,7 @@ from tests.tiny import write_config
 pytestmark = pytest.mark.slow
 
 ROOT = str(Path(__file__).parents[2])
-GRID = {"selection.rho": [0.5, 0.25], "training.beta2": [1.0, 0.0]}
+GRID = {"selection.rho": [0.5, 0.25], "training.loss.beta2": [1.0, 0.0]}
 
 
 def write_sweep(tiny: Path, name: str, grid: dict[str, list[Any]] = GRID, *, held_out: int = 0) -> Path:
@@ -96,7 +96,7 @@ def test_a_killed_sweep_is_continued_and_all_cells_are_whole(swept: tuple[Path, 
         lease = read_lease(open_objects(store), cell.run)
         assert lease is not None and lease.state == "finished"
         assert len(records(store, cell.run)) == 2
-        assert Ledger(open_objects(store), cell.run).evaluation(2) is not None
+        assert Ledger(open_objects(store), cell.run).held_out(2) is not None
     assert "1 of 4 cells are complete" in log(store)
 
 
@@ -150,7 +150,7 @@ def test_a_sweep_on_an_object_store_is_judged_compared_and_reported(
     objects = open_objects(alone)
     lease = json.loads(objects.read(f"runs/{cell.run}/lease.json") or b"{}")
     assert lease["starts"] == 1, "the cell was found finished"
-    assert [record["iteration"] for record in Ledger(objects, cell.run).comparisons()][-2:] == [1, 2]
+    assert [record["iteration"] for record in Ledger(objects, cell.run).evaluations("win_score")][-2:] == [1, 2]
     page = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", cell.run, "--store", alone, "--out", str(page)], catch_exceptions=False)
     assert done.exit_code == 0 and "Win scores" in page.read_text()
@@ -205,7 +205,9 @@ def test_another_base_is_refused_and_a_grown_grid_is_not(
         flow(str(sweep), ["training.beta1=0.3"], store=store)
     runs = {cell.run for cell in load_sweep(sweep).cells}
     made = count(store, "policy")
-    grown = write_sweep(tiny, "swept", GRID | {"training.beta2": [0.0, 1.0, 3.0], "selection.rho": [0.5]}, held_out=6)
+    grown = write_sweep(
+        tiny, "swept", GRID | {"training.loss.beta2": [0.0, 1.0, 3.0], "selection.rho": [0.5]}, held_out=6
+    )
     assert start(grown, store, environment).wait(timeout=300) == 0, log(store)
     assert count(store, "policy") == made + 2
     (new,) = {cell.run for cell in load_sweep(grown).cells} - runs

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Responses, Row, RunFacts
+from tests.tiny import WDPO
 
 CONFIG: Row = {
     "name": "sound",
@@ -16,7 +17,7 @@ CONFIG: Row = {
     "iterations": 2,
     "policy": {"model": "tiny", "revision": None},
     "prompts": {"sample": 10, "held_out": 4},
-    "selection": {"selector": "optune", "rho": 0.5},
+    "selection": {"type": "optune", "rho": 0.5},
     "generation": {
         "samples": 2,
         "temperature": 1.0,
@@ -25,10 +26,9 @@ CONFIG: Row = {
         "engine": {"type": "transformers"},
     },
     "reward": {"type": "classifier", "model": "some/reward-model"},
-    "evaluation": {"gold": {"type": "function", "function": "a.b:c"}},
+    "held_out": {"gold": {"type": "function", "function": "a.b:c"}},
     "training": {
-        "beta1": 0.1,
-        "beta2": 1.0,
+        "loss": WDPO,
         "reference": "previous",
         "optimizer": "rmsprop",
         "learning_rate": 5e-7,

@@ -6,6 +6,8 @@ import pytest
 
 from optune_core.config import load_config
 from optune_core.errors import ConfigError
+from optune_core.losses.best_of_n import BestOfN
+from optune_core.losses.hypo import HyPO
 from optune_core.sweep.grid import load_sweep
 
 GOOD = """
@@ -13,7 +15,7 @@ name: tiny
 policy: {model: somewhere}
 prompts: {source: {type: file, path: prompts.jsonl}}
 reward: {type: function, function: my.module:score}
-training: {beta1: 0.1, beta2: 1.0}
+training: {loss: {type: wdpo, beta1: 0.1, beta2: 1.0}}
 """
 
 
@@ -40,8 +42,8 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
     problems = "\n".join(caught.value.problems)
     for expected in (
         "name = 'Bad Name'",
-        "training.betta2: unknown key (value 1.0)",
-        "training.beta2: required",
+        "training.loss.betta2: unknown key (value 1.0)",
+        "training.loss.beta2: required",
         "selection.rho = 1.5",
         "generation.samples = 1",
         "generation.engine.dtype = 'int8'",
@@ -94,8 +96,8 @@ def test_missing_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["selection.selector=none"], "prompts.pairs must name"),
-        (["prompts.pairs={}"], "only read with selection.selector='none'"),
+        (["selection.type=none"], "prompts.pairs must name"),
+        (["prompts.pairs={}"], "only read with selection.type='none'"),
         (["training.reference_logps=engine"], "set generation.logps=true"),
     ],
 )
@@ -116,22 +118,22 @@ def test_shipped_configurations_load(path: Path) -> None:
 
 
 def test_a_loss_asks_only_for_what_it_reads(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, GOOD.replace("{beta1: 0.1, beta2: 1.0}", "{loss: best_of_n}")))
-    assert (config.training.beta1, config.training.beta2) == (None, None)
-    with pytest.raises(ConfigError, match=r"training\.beta1: required, but not given"):
-        load_config(write(tmp_path, GOOD.replace("{beta1: 0.1, beta2: 1.0}", "{loss: wdpo, beta2: 1.0}")))
+    config = load_config(write(tmp_path, GOOD.replace("{type: wdpo, beta1: 0.1, beta2: 1.0}", "{type: best_of_n}")))
+    assert config.training.loss == BestOfN()
+    with pytest.raises(ConfigError, match=r"training\.loss\.beta1: required, but not given"):
+        load_config(write(tmp_path, GOOD.replace("beta1: 0.1, ", "")))
 
 
-PAIRS = ["prompts.pairs={}", "selection.selector=none"]
+PAIRS = ["prompts.pairs={}", "selection.type=none"]
 
 
 def test_hypo_is_fixed_pairs_and_fresh_samples(tmp_path: Path) -> None:
-    file = write(tmp_path, GOOD.replace("beta2: 1.0", "loss: hypo, kl_coefficient: 0.1"))
-    assert load_config(file, PAIRS).training.kl_coefficient == 0.1
+    file = write(tmp_path, GOOD.replace("wdpo", "hypo").replace("beta2: 1.0", "kl_coefficient: 0.1"))
+    assert load_config(file, PAIRS).training.loss == HyPO(beta1=0.1, kl_coefficient=0.1)
     for overrides, message in (
-        ([], "regenerates pairs: set selection.selector=none"),
+        ([], "regenerates pairs: set selection.type=none"),
         ([*PAIRS, "generation.ahead=true"], "leave generation.ahead out"),
-        ([*PAIRS, "training.kl_coefficient=null"], "training.kl_coefficient: required"),
+        ([*PAIRS, "training.loss={type: hypo, beta1: 0.1}"], "training.loss.kl_coefficient: required"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_config(file, overrides)

@@ -8,11 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from optune_core.config.schema import Selection
 from optune_core.data import row_groups
 from optune_core.data.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only, read_table, write_table
 from optune_core.history import HISTORY
 from optune_core.selection import select
+from optune_core.selection.registry import SELECTORS
 from optune_core.stages import replay, selection
 from optune_core.storage import ArtifactStore, Manifest, Ref, Work, open_objects
 from tests.unit import naive
@@ -68,7 +68,10 @@ def advance(
 ) -> tuple[Manifest, Manifest, list[Row]]:
     """(selection, D_t, scored responses) of one iteration."""
     asked = selection.Spec(
-        selection=Selection(selector=selector, rho=0.4), seed=3, iteration=iteration, previous=previous.to_json()
+        selector=SELECTORS.parse({"type": selector, "rho": 0.4}),
+        seed=3,
+        iteration=iteration,
+        previous=previous.to_json(),
     )
     selection.run(store, asked, lambda *_: None)
     selected = committed(store, selection.works(store, asked))
@@ -133,7 +136,9 @@ def test_the_selected_prompts_stand_in_the_order_of_the_replay_set(store: Artifa
         some, merged, _ = advance(store, previous, iteration, selector)
         stored = rows_of(store, some.ref, "selection.parquet", PROMPTS)
         table = read_table(store.fetch(previous) / "replay.parquet", REPLAY)
-        lowest = set(select(table, selector=selector, rho=0.4, seed=3, iteration=iteration).to_pylist())
+        lowest = set(
+            select(table, SELECTORS.parse({"type": selector, "rho": 0.4}), seed=3, iteration=iteration).to_pylist()
+        )
         assert len(lowest) == 41
         assert stored == [row for row in prompts() if row["prompt_id"] in lowest]
         previous = merged.ref

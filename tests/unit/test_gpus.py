@@ -8,14 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optune_core.config import load_config
-from optune_core.config.schema import Generation
+from optune_core.config import devices, load_config
+from optune_core.config.devices import check_devices
 from optune_core.errors import ConfigDrift, ConfigError
-from optune_core.process import devices
-from optune_core.process.devices import Replicas, check_devices, device_names
-from optune_core.rewards import RewardRef
+from optune_core.generation.section import Sampling
+from optune_core.process.devices import Replicas, device_names
+from optune_core.rewards import ReadyReward
+from optune_core.rewards.classifier import ClassifierReward
 from optune_core.stages import responses, scores
-from optune_core.storage import ArtifactStore, Ledger, open_objects
+from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 
 ZEPHYR = "configs/zephyr-7b.yaml"
 REF = {"stage": "model", "key": "0" * 64, "digest": "1" * 64}
@@ -97,7 +98,7 @@ def test_more_than_there_are_is_refused_before_work_is_spent(
 
 def generation_spec(**engine: Any) -> responses.Spec:
     return responses.Spec(
-        generation=Generation(engine={"type": "vllm", **engine}, shard_size=10),
+        sampling=Sampling(engine={"type": "vllm", **engine}, shard_size=10),
         max_prompt_tokens=8,
         seed=0,
         iteration=0,
@@ -111,10 +112,10 @@ JOB: dict[str, Any] = {"prompts": REF, "file": "b", "rows": 12, "samples": 1}
 
 def scoring_spec(replicas: int | None) -> scores.Spec:
     shards = [REF | {"digest": str(number) * 64} for number in range(5)]
-    reward = RewardRef(type="classifier", model=REF)
+    reward = ReadyReward.of(ClassifierReward(model="any", replicas=replicas), Ref(**REF))
     pairs = scores.Job(reward=reward, drop_truncated=True, responses=shards[:3])
     held_out = scores.Job(reward=reward, drop_truncated=False, responses=shards[3:])
-    return scores.Spec(jobs=[pairs, held_out], replicas=replicas)
+    return scores.Spec(jobs=[pairs, held_out])
 
 
 def test_keys_say_what_not_how_many_made_it(tmp_path: Any) -> None:
@@ -138,7 +139,7 @@ def test_a_share_is_the_works_with_its_numbers(numbers: list[int]) -> None:
 
 def test_replicas_may_change_in_a_run(tmp_path: Any) -> None:
     ledger = Ledger(open_objects(str(tmp_path)), "run")
-    ledger.open(load_config(ZEPHYR, []).model_dump(mode="json"), {})
-    ledger.check(load_config(ZEPHYR, ["generation.engine.replicas=4", "reward.replicas=2"]).model_dump(mode="json"))
+    ledger.open(load_config(ZEPHYR, []), {})
+    ledger.check(load_config(ZEPHYR, ["generation.engine.replicas=4", "reward.replicas=2"]))
     with pytest.raises(ConfigDrift, match=r"generation\.engine\.max_num_seqs: 512 → 4"):
-        ledger.check(load_config(ZEPHYR, ["generation.engine.max_num_seqs=4"]).model_dump(mode="json"))
+        ledger.check(load_config(ZEPHYR, ["generation.engine.max_num_seqs=4"]))

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from optune_core.config.schema import Health
 from optune_core.errors import UnhealthyData
-from optune_core.health import Freshness, check_health
+from optune_core.health import Freshness, Health, check_health
 
 SOUND = Freshness(
     prompts=10,

@@ -31,19 +31,21 @@ def test_models_are_loaded_without_scikit_learn(hidden: bool, said: str, tmp_pat
     code = f"""
         from optune_core.process.hidden_imports import hide_unused
         if {hidden}:
-            hide_unused("scores")
+            hide_unused()
         from transformers import AutoModelForSequenceClassification
         """
     assert _run(code, tmp_path) == said
 
 
-@pytest.mark.parametrize(("stage", "torch"), [("scores", True), ("prompts", False)])
-def test_a_tokenizer_alone_needs_no_torch(stage: str, torch: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("torch", [True, False])
+def test_a_tokenizer_alone_needs_no_torch(torch: bool, tmp_path: Path) -> None:
     """And has the same tokens without."""
     model = build_model(tmp_path / "model")
     code = f"""
-        from optune_core.process.hidden_imports import hide_unused
-        hide_unused({stage!r})
+        from optune_core.process.hidden_imports import hide_torch, hide_unused
+        hide_unused()
+        if not {torch}:
+            hide_torch()
         from optune_core.data.model_folder import load_tokenizer, prompt_token_ids
         tokenizer = load_tokenizer(__import__("pathlib").Path({str(model)!r}), "tiny")
         print(sys.modules.get("torch") is not None, prompt_token_ids(tokenizer, [dict(role="user", content="Why?")]))
@@ -54,8 +56,9 @@ def test_a_tokenizer_alone_needs_no_torch(stage: str, torch: bool, tmp_path: Pat
 
 def test_what_is_hidden_can_be_had_again(tmp_path: Path) -> None:
     code = """
-        from optune_core.process.hidden_imports import hide_unused, show_all
-        hide_unused("prompts")
+        from optune_core.process.hidden_imports import hide_torch, hide_unused, show_all
+        hide_unused()
+        hide_torch()
         show_all()
         import datasets, scipy, sklearn, torch
         """
@@ -65,8 +68,8 @@ def test_what_is_hidden_can_be_had_again(tmp_path: Path) -> None:
 def test_a_reward_function_may_import_it(tmp_path: Path) -> None:
     code = """
         from optune_core.process.hidden_imports import hide_unused
-        from optune_core.rewards import load_function
-        hide_unused("scores")
+        from optune_core.rewards.function import load_function
+        hide_unused()
         load_function("wants_it:reward")
         """
     assert _run(code, tmp_path) == "imported"
@@ -76,7 +79,7 @@ def test_one_that_is_imported_stays(tmp_path: Path) -> None:
     code = """
         import sklearn
         from optune_core.process.hidden_imports import hide_unused, show_all
-        hide_unused("scores")
+        hide_unused()
         show_all()
         assert sys.modules["sklearn"] is sklearn
         """

@@ -16,8 +16,10 @@ import pytest
 from optune_core.errors import DiskFull, OptuneError, OutOfMemory, TransientError
 from optune_core.process import die_with_parent
 from optune_core.process.progress import Progress, silent
+from optune_core.selection.everything import All
 from optune_core.stages import launch, selection
-from optune_core.storage import ArtifactStore, open_objects
+from optune_core.stages.registry import find_stage
+from optune_core.storage import ArtifactStore, Ref, open_objects
 
 PARENT = """
 import os, subprocess, sys, time
@@ -70,8 +72,8 @@ class FakeStage:
         def committed() -> None:
             self.committed += 1
 
-        spec = selection.Spec(selection={}, seed=0, iteration=0, previous={})
-        launch._run_children(self._store, "model", spec, progress, self.lines.append, committed, None)
+        spec = selection.Spec(selector=All(), seed=0, iteration=0, previous=Ref("prompts", "0" * 64, "0" * 64))
+        launch._run_children(self._store, find_stage("model"), spec, progress, self.lines.append, committed, None)
 
 
 @pytest.mark.parametrize(

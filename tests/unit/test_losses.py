@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from optune_core.losses.equations import best_of_n_loss, hypo_loss, reverse_kl_losses, reward_weights, wdpo_loss
+from optune_core.losses.equations import (
+    best_of_n_loss,
+    best_of_n_losses,
+    dpo_losses,
+    effective_sample_size,
+    hypo_loss,
+    reverse_kl_losses,
+    reward_weights,
+    wdpo_loss,
+    wdpo_losses,
+)
 
 POLICY_CHOSEN = torch.tensor([-10.0, -20.0])
 POLICY_REJECTED = torch.tensor([-12.0, -18.0])
@@ -24,34 +34,27 @@ def test_equals_hand_computed_values() -> None:
     # Pair 2: log-ratios 0 and +3, I = σ(0.5·-3); reward gap 0, R = ½.
     first = -sigmoid(0.5) * math.log(sigmoid(1.0))
     second = -0.5 * math.log(sigmoid(-1.5))
-    loss, metrics = wdpo_loss(
-        POLICY_CHOSEN,
-        POLICY_REJECTED,
-        REFERENCE_CHOSEN,
-        REFERENCE_REJECTED,
-        CHOSEN_REWARDS,
-        REJECTED_REWARDS,
-        0.5,
-        0.25,
-    )
+    logps = (POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED)
+    losses, metrics = wdpo_losses(*logps, CHOSEN_REWARDS, REJECTED_REWARDS, 0.5, 0.25)
     assert first == pytest.approx(0.62246 * 0.31326, rel=1e-4)
+    assert losses.tolist() == pytest.approx([first, second], rel=1e-6)
+    loss = wdpo_loss(*logps, CHOSEN_REWARDS, REJECTED_REWARDS, 0.5, 0.25)
     assert loss.item() == pytest.approx((first + second) / 2, rel=1e-6)
-    assert metrics["rewards/chosen"].item() == pytest.approx(0.5 * (1 + 0) / 2)
-    assert metrics["rewards/rejected"].item() == pytest.approx(0.5 * (-1 + 3) / 2)
-    assert metrics["rewards/margins"].item() == pytest.approx(0.5 * (2 - 3) / 2)
-    assert metrics["rewards/accuracies"].item() == 0.5
-    assert metrics["rm/margins"].item() == 1.0
+    assert metrics["rewards/chosen"].mean().item() == pytest.approx(0.5 * (1 + 0) / 2)
+    assert metrics["rewards/rejected"].mean().item() == pytest.approx(0.5 * (-1 + 3) / 2)
+    assert metrics["rewards/margins"].mean().item() == pytest.approx(0.5 * (2 - 3) / 2)
+    assert metrics["rewards/accuracies"].mean().item() == 0.5
+    assert metrics["rm/margins"].mean().item() == 1.0
     weights = (sigmoid(0.5), 0.5)
-    assert metrics["weights/mean"].item() == pytest.approx(sum(weights) / 2)
+    assert metrics["weights"].tolist() == pytest.approx(weights)
     effective = sum(weights) ** 2 / sum(w * w for w in weights)
-    assert metrics["weights/effective_sample_size"].item() == pytest.approx(effective)
+    assert effective_sample_size(metrics["weights"]).item() == pytest.approx(effective)
 
 
 def test_policy_equal_to_reference_gives_mean_weight_times_ln_2() -> None:
-    loss, metrics = wdpo_loss(
-        POLICY_CHOSEN, POLICY_REJECTED, POLICY_CHOSEN, POLICY_REJECTED, CHOSEN_REWARDS, REJECTED_REWARDS, 0.1, 3.0
-    )
-    assert loss.item() == pytest.approx(metrics["weights/mean"].item() * math.log(2), abs=1e-7)
+    pairs = (POLICY_CHOSEN, POLICY_REJECTED, POLICY_CHOSEN, POLICY_REJECTED, CHOSEN_REWARDS, REJECTED_REWARDS)
+    _, metrics = wdpo_losses(*pairs, 0.1, 3.0)
+    assert wdpo_loss(*pairs, 0.1, 3.0).item() == pytest.approx(metrics["weights"].mean().item() * math.log(2), abs=1e-7)
 
 
 def test_weights_lie_between_one_half_and_one_for_ordered_pairs() -> None:
@@ -66,7 +69,7 @@ def test_weights_lie_between_one_half_and_one_for_ordered_pairs() -> None:
 def test_gradient_raises_chosen_and_lowers_rejected_in_proportion_to_the_weight() -> None:
     chosen = POLICY_CHOSEN.clone().requires_grad_()
     rejected = POLICY_REJECTED.clone().requires_grad_()
-    loss, _ = wdpo_loss(chosen, rejected, POLICY_CHOSEN, POLICY_REJECTED, CHOSEN_REWARDS, REJECTED_REWARDS, 0.2, 0.7)
+    loss = wdpo_loss(chosen, rejected, POLICY_CHOSEN, POLICY_REJECTED, CHOSEN_REWARDS, REJECTED_REWARDS, 0.2, 0.7)
     loss.backward()
     # At I = ½ the derivative of −R·log I is −R·β₁/2 a pair, and the mean halves it again.
     expected = torch.tensor([-sigmoid(1.4), -0.5]) * 0.2 / 2 / 2
@@ -79,16 +82,17 @@ def test_beta2_zero_is_half_of_trl_sigmoid_loss(beta1: float, trl_sigmoid_loss) 
     generator = torch.Generator().manual_seed(3)
     logps = [-50 * torch.rand(16, generator=generator) for _ in range(4)]
     rewards = [torch.randn(16, generator=generator) for _ in range(2)]
-    loss, _ = wdpo_loss(*logps, *rewards, beta1, 0.0)
+    loss = wdpo_loss(*logps, *rewards, beta1, 0.0)
     torch.testing.assert_close(loss, 0.5 * trl_sigmoid_loss(*logps, beta1))
 
 
 def test_best_of_n_is_a_mean_over_tokens() -> None:
     chosen = POLICY_CHOSEN.clone().requires_grad_()
-    loss, metrics = best_of_n_loss(chosen, torch.tensor([5, 15]), CHOSEN_REWARDS)
+    loss = best_of_n_loss(chosen, torch.tensor([5, 15]), CHOSEN_REWARDS)
+    _, metrics = best_of_n_losses(chosen, CHOSEN_REWARDS)
     assert loss.item() == pytest.approx((10 + 20) / (5 + 15))
-    assert metrics["logps/chosen"].item() == -15.0
-    assert metrics["rm/chosen"].item() == 1.5
+    assert metrics["logps/chosen"].mean().item() == -15.0
+    assert metrics["rm/chosen"].mean().item() == 1.5
     loss.backward()
     torch.testing.assert_close(chosen.grad, torch.tensor([-1 / 20, -1 / 20]))
 
@@ -98,20 +102,19 @@ def test_hypo_equals_hand_computed_values() -> None:
     # Online samples: log-ratios +2, −1 and 0, so a divergence of ⅓.
     online = torch.tensor([-4.0, -6.0, -5.0])
     reference = torch.tensor([-6.0, -5.0, -5.0])
-    loss, metrics = hypo_loss(
-        POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED, online, reference, 0.5, 0.3
-    )
+    pairs = (POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED)
+    loss = hypo_loss(*pairs, online, reference, 0.5, 0.3)
     dpo = -(math.log(sigmoid(1.0)) + math.log(sigmoid(-1.5))) / 2
     assert loss.item() == pytest.approx(dpo + 0.3 / 3, rel=1e-6)
-    assert metrics["kl"].item() == pytest.approx(1 / 3)
-    assert metrics["rewards/margins"].item() == pytest.approx(0.5 * (2 - 3) / 2)
+    assert reverse_kl_losses(online, reference)[1]["kl"].mean().item() == pytest.approx(1 / 3)
+    assert dpo_losses(*pairs, 0.5)[1]["rewards/margins"].mean().item() == pytest.approx(0.5 * (2 - 3) / 2)
 
 
 def test_hypo_without_offline_gradient_pushes_down_what_the_policy_overrates() -> None:
     online = torch.tensor([-4.0, -6.0, -5.0]).requires_grad_()
     reference = torch.tensor([-6.0, -5.0, -5.0])
     pairs = [POLICY_CHOSEN, POLICY_REJECTED, REFERENCE_CHOSEN, REFERENCE_REJECTED]
-    loss, _ = hypo_loss(*pairs, online, reference, 0.5, 0.3)
+    loss = hypo_loss(*pairs, online, reference, 0.5, 0.3)
     loss.backward()
     # λ/3 times the log-ratio of each.
     torch.testing.assert_close(online.grad, torch.tensor([0.2, -0.1, 0.0]))

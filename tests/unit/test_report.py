@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optune_core.losses.best_of_n import BestOfN
+from optune_core.losses.wdpo import WeightedDpo
 from optune_core.reports.analysis import correlations, count_responses, log_ratios, pair_facts
 from optune_core.reports.examples import ranked_changes
 from optune_core.reports.facts import Example, HeldOut, Version
@@ -20,6 +22,7 @@ from optune_core.reports.figures import thinned, time_shares
 from optune_core.reports.page import RunPage, clip, differing_settings, mean_reused_age, minus, render_page
 from optune_core.reports.svg import spread, ticks
 from optune_core.statistics import half_gains
+from tests.tiny import WDPO
 from tests.unit.facts import CONFIG, SECONDS, iteration, sound_run
 
 
@@ -39,7 +42,9 @@ def replay(chosen: list[float | None], rejected: list[float | None], made: list[
 
 
 def test_pairs_leave_out_prompts_without_one_and_weigh_as_equation_6() -> None:
-    facts = pair_facts(replay([2.0, None, 0.0], [1.0, None, 0.0], [0, None, 1]), beta2=1.0, min_reward_gap=None)
+    facts = pair_facts(
+        replay([2.0, None, 0.0], [1.0, None, 0.0], [0, None, 1]), WeightedDpo(**WDPO), min_reward_gap=None
+    )
     assert facts.gaps.tolist() == [1.0, 0.0]
     assert facts.made == {0: 1, 1: 1}
     assert facts.weights == pytest.approx([1 / (1 + np.exp(-1)), 0.5])
@@ -47,7 +52,7 @@ def test_pairs_leave_out_prompts_without_one_and_weigh_as_equation_6() -> None:
 
 
 def test_pairs_below_the_least_gap_have_no_weight_but_count_as_pairs() -> None:
-    facts = pair_facts(replay([2.0, 0.1], [1.0, 0.0], [0, 0]), beta2=0.0, min_reward_gap=0.5)
+    facts = pair_facts(replay([2.0, 0.1], [1.0, 0.0], [0, 0]), WeightedDpo(beta1=0.1, beta2=0.0), min_reward_gap=0.5)
     assert len(facts.gaps) == 2
     assert facts.weights.tolist() == [0.5]
 
@@ -55,17 +60,19 @@ def test_pairs_below_the_least_gap_have_no_weight_but_count_as_pairs() -> None:
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 50), min_size=1, max_size=30), st.floats(0, 10))
 def test_best_against_worst_is_worth_at_least_eight_ninths(gaps: list[float], beta2: float) -> None:
-    facts = pair_facts(replay(list(gaps), [0.0] * len(gaps), [0] * len(gaps)), beta2, None)
+    facts = pair_facts(
+        replay(list(gaps), [0.0] * len(gaps), [0] * len(gaps)), WeightedDpo(beta1=0.1, beta2=beta2), None
+    )
     assert facts.effective_share is not None
     assert 8 / 9 - 1e-9 <= facts.effective_share <= 1 + 1e-9
 
 
 def test_correlations_by_side() -> None:
-    facts = pair_facts(replay([1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [0, 0, 0]), 1.0, None)
+    facts = pair_facts(replay([1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [0, 0, 0]), WeightedDpo(**WDPO), None)
     found = correlations(facts)
     assert (found["chosen"], found["rejected"]) == (pytest.approx(1.0), pytest.approx(-1.0))
     assert found["both"] == pytest.approx(np.corrcoef([1, 2, 3, 3, 2, 1], [1, 2, 3, 2, 4, 6])[0, 1])
-    assert correlations(pair_facts(replay([], [], []), 1.0, None)) == dict.fromkeys(found)
+    assert correlations(pair_facts(replay([], [], []), WeightedDpo(**WDPO), None)) == dict.fromkeys(found)
 
 
 def test_gains_of_the_two_halves() -> None:
@@ -77,16 +84,16 @@ def test_gains_of_the_two_halves() -> None:
 
 def test_log_ratios_are_of_the_last_quarter_of_the_steps() -> None:
     log = [{"rewards/chosen": float(step), "rewards/rejected": -float(step)} for step in range(1, 6)]
-    assert log_ratios(log, beta1=0.5) == {"chosen": 9.0, "rejected": -9.0}
+    assert log_ratios(log, beta=0.5) == {"chosen": 9.0, "rejected": -9.0}
     assert log_ratios([], 0.5) == {"chosen": None, "rejected": None}
     assert log_ratios([{"loss": 1.0}], None) == {"chosen": None, "rejected": None}  # Best-of-N
     of_samples = {"kl": 0.1}  # a step of HyPO that drew no pair
-    assert log_ratios([*log[:-1], of_samples], beta1=0.5) == {"chosen": 8.0, "rejected": -8.0}
+    assert log_ratios([*log[:-1], of_samples], beta=0.5) == {"chosen": 8.0, "rejected": -8.0}
     assert iteration(0).kl_estimate == pytest.approx(0.05)
 
 
 def test_a_loss_without_weights_has_none() -> None:
-    facts = pair_facts(replay([2.0, 0.1], [1.0, 0.0], [0, 0]), beta2=None, min_reward_gap=None)
+    facts = pair_facts(replay([2.0, 0.1], [1.0, 0.0], [0, 0]), BestOfN(), min_reward_gap=None)
     assert facts.weights.size == 0 and facts.effective_share is None
 
 
@@ -157,8 +164,12 @@ def test_an_axis_holds_its_values_and_is_not_empty(values: list[float]) -> None:
 
 
 def test_only_what_differs_is_compared() -> None:
-    other = replace(sound_run(), run="b", config=CONFIG | {"name": "b", "training": CONFIG["training"] | {"beta2": 0}})
-    assert differing_settings([sound_run(), other]) == [("training.beta2", ["1.0", "0"])]
+    other = replace(
+        sound_run(),
+        run="b",
+        config=CONFIG | {"name": "b", "training": CONFIG["training"] | {"loss": WDPO | {"beta2": 0.0}}},
+    )
+    assert differing_settings([sound_run(), other]) == [("training.loss.beta2", ["1.0", "0.0"])]
 
 
 def test_age_is_of_the_pairs_that_were_not_made_now() -> None:

@@ -23,7 +23,7 @@ name: tiny
 policy: {model: somewhere}
 prompts: {source: {type: file, path: prompts.jsonl}}
 reward: {type: function, function: my.module:score}
-training: {beta1: 0.1, beta2: 1.0}
+training: {loss: {type: wdpo, beta1: 0.1, beta2: 1.0}}
 """
 
 
@@ -188,7 +188,7 @@ def test_all_secrets_are_named_at_once(tmp_path: Path, secret: str) -> None:
 
 
 def test_a_secret_in_a_field_of_another_type_is_not_shown(tmp_path: Path, secret: str) -> None:
-    assert_refused(tmp_path, "training.beta1", secret, CONFIG.replace("0.1", secret))
+    assert_refused(tmp_path, "training.loss.beta1", secret, CONFIG.replace("0.1", secret))
 
 
 def test_a_secret_under_an_unknown_key_is_not_shown(tmp_path: Path, secret: str) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from optune_core.data.id_hash import hash_ids
 from optune_core.errors import DataError
-from optune_core.selection import select, selection_size
+from optune_core.selection import RankingSelector, Selector, select, selection_size
+from optune_core.selection.registry import SELECTORS
 
 
 def replay(rewards: dict[str, float | None]) -> pa.Table:
@@ -23,9 +24,14 @@ def replay(rewards: dict[str, float | None]) -> pa.Table:
     )
 
 
+def named(selector: str, rho: float) -> Selector:
+    ratio = {"rho": rho} if issubclass(SELECTORS.find(selector), RankingSelector) else {}
+    return SELECTORS.parse({"type": selector, **ratio})
+
+
 def choose(rewards: dict[str, float | None], selector: str = "optune", rho: float = 0.5, **kwargs: int) -> list[str]:
     arguments = {"seed": 0, "iteration": 1} | kwargs
-    return select(replay(rewards), selector=selector, rho=rho, **arguments).to_pylist()
+    return select(replay(rewards), named(selector, rho), **arguments).to_pylist()
 
 
 @pytest.mark.parametrize(

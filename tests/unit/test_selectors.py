@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any, get_args
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optune_core.config.schema import Selection
 from optune_core.data.schemas import REPLAY, only
 from optune_core.history import NOTHING_YET
-from optune_core.selection import SELECTORS, columns_of, select, selection_size
+from optune_core.selection import select, selection_size
 from optune_core.selection.bandit import OPTIMISM
+from optune_core.selection.registry import SELECTORS
 from optune_core.selection.relative import PRIOR_DEGREES
+from optune_core.selection.selector import Selector
 
 Row = dict[str, Any]
 BEYOND = ["margin", "relative", "bandit"]
@@ -49,21 +50,31 @@ def row(
 
 def table(rows: dict[str, Row], selector: str) -> pa.Table:
     """What selection holds in memory: the columns of the selector, no others."""
-    schema = only(REPLAY, *columns_of(selector))
+    schema = only(REPLAY, "prompt_id", *SELECTORS.find(selector).columns)
     return pa.Table.from_pylist([{"prompt_id": prompt_id} | row for prompt_id, row in rows.items()], schema=schema)
 
 
 def ranks(selector: str, *rows: Row) -> list[float]:
-    return SELECTORS[selector].rank(table({str(at): row for at, row in enumerate(rows)}, selector)).tolist()
+    return (
+        SELECTORS.parse({"type": selector})
+        .rank(table({str(at): row for at, row in enumerate(rows)}, selector))
+        .tolist()
+    )
+
+
+def chosen(selector: str, rho: float) -> Selector:
+    return SELECTORS.parse({"type": selector, "rho": rho})
 
 
 def order(selector: str, rows: dict[str, Row]) -> str:
     """The ids of all prompts, lowest rank first."""
-    return "".join(select(table(rows, selector), selector=selector, rho=1.0, seed=0, iteration=1).to_pylist())
+    return "".join(select(table(rows, selector), chosen(selector, 1.0), seed=0, iteration=1).to_pylist())
 
 
-def test_a_configuration_names_the_selectors_that_there_are() -> None:
-    assert set(get_args(Selection.model_fields["selector"].annotation)) == {*SELECTORS, "none"}
+def test_each_selector_is_found_by_its_own_type() -> None:
+    assert {name: SELECTORS.find(name).model_fields["type"].default for name in SELECTORS.paths} == {
+        name: name for name in SELECTORS.paths
+    }
 
 
 @pytest.mark.parametrize("selector", ["optune", *BEYOND])
@@ -154,7 +165,7 @@ def test_selection_does_not_depend_on_the_order_of_the_file(
 ) -> None:
     items = list(rows.items())
     shuffle.shuffle(items)
-    options: Any = {"selector": selector, "rho": rho, "seed": 0, "iteration": 1}
+    options: Any = {"selector": chosen(selector, rho), "seed": 0, "iteration": 1}
     selected = select(table(rows, selector), **options).to_pylist()
     assert select(table(dict(items), selector), **options).to_pylist() == selected
     assert len(selected) == len(set(selected)) == selection_size(len(rows), rho)

@@ -15,6 +15,7 @@ from optune_core.errors import ConfigDrift, CorruptArtifact, StoreError, Transie
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, Work, open_objects
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import LocalObjects, check_conditional_writes
+from tests.sections import AnyConfig
 
 WORK = Work("demo", 1, {"rho": 0.5}, {"policy": Ref("policy", "k", "d" * 64)})
 
@@ -300,12 +301,12 @@ def test_the_page_of_a_run_is_the_last_one_that_was_shown(store: ArtifactStore) 
 
 def test_drift_lists_each_field(store: ArtifactStore) -> None:
     ledger = Ledger(store.objects, "run")
-    config = {"iterations": 3, "training": {"beta1": 0.1, "beta2": 1.0}}
+    config = AnyConfig(iterations=3, training={"beta1": 0.1, "beta2": 1.0})
     ledger.check(config)
     ledger.open(config, {"prompts": "a"})
-    ledger.open(config | {"iterations": 5}, {"prompts": "a"})
+    ledger.open(config.model_copy(update={"iterations": 5}), {"prompts": "a"})
     with pytest.raises(ConfigDrift, match=r"training\.beta2: 1\.0 → 2\.0") as caught:
-        ledger.open({"iterations": 3, "training": {"beta1": 0.1, "beta2": 2.0}}, {"prompts": "b"})
+        ledger.open(AnyConfig(iterations=3, training={"beta1": 0.1, "beta2": 2.0}), {"prompts": "b"})
     assert "inputs.prompts: 'a' → 'b'" in str(caught.value)
     assert "beta1" not in str(caught.value)
 

@@ -21,8 +21,8 @@ from tests.tiny import write_config
 
 GRID: dict[str, list[Any]] = {
     "selection.rho": [0.3, 0.5],
-    "selection.selector": ["optune", "random"],
-    "training.beta2": [1.0, 0.0],
+    "selection.type": ["optune", "random"],
+    "training.loss.beta2": [1.0, 0.0],
     "seed": [0, 1],
 }
 
@@ -50,11 +50,11 @@ def test_every_combination_is_a_cell_with_its_own_values(tmp_path: Path) -> None
     made = cells(tmp_path)
     assert len(made) == len({cell.run for cell in made}) == 16
     first = made[0]
-    assert first.run == "swept-rho_0.3-selector_optune-beta2_1-seed_0"
+    assert first.run == "swept-rho_0.3-selection_optune-beta2_1-seed_0"
     assert first.config.name == first.run
-    assert (first.config.selection.rho, first.config.training.beta2, first.config.seed) == (0.3, 1.0, 0)
+    assert (first.config.selection.rho, first.config.training.loss.beta2, first.config.seed) == (0.3, 1.0, 0)
     last = made[-1].config
-    assert (last.selection.selector, last.training.beta2, last.seed) == ("random", 0.0, 1)
+    assert (last.selection.type, last.training.loss.beta2, last.seed) == ("random", 0.0, 1)
 
 
 @pytest.mark.parametrize("name", ["off", "12", "1e5", "null"])
@@ -80,7 +80,7 @@ def test_names_do_not_depend_on_order_or_on_other_values(
     before = {cell.run: cell.config for cell in cells(folder)}
     keys = list(GRID)
     draw.shuffle(keys)
-    more: dict[str, list[Any]] = {"selection.rho": [0.7], "training.beta2": [0.5, 2], "seed": [7]}
+    more: dict[str, list[Any]] = {"selection.rho": [0.7], "training.loss.beta2": [0.5, 2], "seed": [7]}
     grown = {key: draw.sample(GRID[key] + more.get(key, []), len(GRID[key] + more.get(key, []))) for key in keys}
     after = {cell.run: cell.config for cell in cells(folder, grid=grown)}
     assert len(after) == 3 * 2 * 4 * 3
@@ -106,24 +106,24 @@ def test_how_values_are_written(value: Any, part: str) -> None:
 
 
 def test_cells_that_compute_the_same_are_refused_with_the_line_that_helps(tmp_path: Path) -> None:
-    grid = {"selection.rho": [0.5, 1.0], "selection.selector": ["optune", "random"]}
+    grid = {"selection.rho": [0.5, 1.0], "selection.type": ["optune", "random"]}
     (problem,) = problems(tmp_path, grid=grid)
-    assert "swept-rho_1-selector_optune and swept-rho_1-selector_random compute the same" in problem
+    assert "swept-rho_1-selection_optune and swept-rho_1-selection_random compute the same" in problem
     advice = yaml.safe_load(problem.partition("with ")[2])
     assert len(cells(tmp_path, grid=grid, **advice)) == 3
 
 
 def test_all_at_rho_one_is_the_same_too(tmp_path: Path) -> None:
-    (problem,) = problems(tmp_path, grid={"selection.rho": [1.0]}, include=[{"selection.selector": "all"}])
-    assert "swept-selector_all compute the same" in problem
+    (problem,) = problems(tmp_path, grid={"selection.rho": [1.0]}, include=[{"selection.type": "all"}])
+    assert "swept-selection_all compute the same" in problem
 
 
-def test_the_ratio_sets_cells_of_hypo_apart_and_no_other_offline_ones(tmp_path: Path) -> None:
-    offline = ["selection.selector=none", "prompts.pairs={}"]
-    grid = {"selection.rho": [0.3, 0.5]}
-    with pytest.raises(ConfigError, match="compute the same"):
-        load_sweep(write(tmp_path, grid=grid), offline)
-    made = load_sweep(write(tmp_path, grid=grid), [*offline, "training.loss=hypo", "training.kl_coefficient=0.1"]).cells
+def test_offline_cells_differ_by_the_share_of_hypos_samples_and_have_no_rho_of_their_own(tmp_path: Path) -> None:
+    offline = ["selection.type=none", "prompts.pairs={}"]
+    with pytest.raises(ConfigError, match=r"selection\.rho: unknown key"):
+        load_sweep(write(tmp_path, grid={"selection.rho": [0.3, 0.5]}), offline)
+    hypo = ["training.loss.type=hypo", "training.loss.kl_coefficient=0.1"]
+    made = load_sweep(write(tmp_path, grid={"training.loss.rho": [0.3, 0.5]}), [*offline, *hypo]).cells
     assert [selection_label(cell.config) for cell in made] == [
         "offline, samples of ρ = 0.3",
         "offline, samples of ρ = 0.5",
@@ -131,9 +131,9 @@ def test_the_ratio_sets_cells_of_hypo_apart_and_no_other_offline_ones(tmp_path: 
 
 
 def test_include_makes_cells_beside_the_grid(tmp_path: Path) -> None:
-    made = cells(tmp_path, grid={"seed": [0, 1]}, include=[{"selection.selector": "all", "seed": [0, 1]}])
-    assert [cell.run for cell in made[2:]] == ["swept-selector_all-seed_0", "swept-selector_all-seed_1"]
-    assert made[2].config.selection.selector == "all"
+    made = cells(tmp_path, grid={"seed": [0, 1]}, include=[{"selection.type": "all", "seed": [0, 1]}])
+    assert [cell.run for cell in made[2:]] == ["swept-selection_all-seed_0", "swept-selection_all-seed_1"]
+    assert made[2].config.selection.type == "all"
     (problem,) = problems(tmp_path, grid={"seed": [0, 1]}, include=[{"seed": 1}])
     assert "cell swept-seed_1 is given twice" in problem
 
@@ -185,7 +185,7 @@ def test_one_cell_a_seed_goes_first_then_one_a_loss_then_the_rest(tmp_path: Path
     made = cells(tmp_path)
     order = SweepOrder(made)
     first = start_all(order, made, set())
-    assert first == ["swept-rho_0.3-selector_optune-beta2_1-seed_0", "swept-rho_0.3-selector_optune-beta2_1-seed_1"]
+    assert first == ["swept-rho_0.3-selection_optune-beta2_1-seed_0", "swept-rho_0.3-selection_optune-beta2_1-seed_1"]
     rest = [cell for cell in made if cell.run not in first]
     # Seed 0 has its iteration 0 with wDPO: all its wDPO cells may go, and one of DPO, which trains the other policy.
     begun = [cell for cell in made if cell.run in first]
@@ -196,8 +196,8 @@ def test_one_cell_a_seed_goes_first_then_one_a_loss_then_the_rest(tmp_path: Path
         at_work.append(cell.run)
         second.append(cell)
     assert {cell.config.seed for cell in second} == {0}
-    assert sum(cell.config.training.beta2 == 1.0 for cell in second) == 3
-    assert sum(cell.config.training.beta2 == 0.0 for cell in second) == 1
+    assert sum(cell.config.training.loss.beta2 == 1.0 for cell in second) == 3
+    assert sum(cell.config.training.loss.beta2 == 0.0 for cell in second) == 1
 
 
 def test_cells_that_share_no_work_start_at_once(tmp_path: Path) -> None:

@@ -64,9 +64,8 @@ def commit_scores(store: ArtifactStore, rewards: list[float]) -> Ref:
 def record_run(store: ArtifactStore, cell: Cell, *, train: float, generate: float, gain: float) -> None:
     """A finished run of two iterations, the first of which all cells share."""
     ledger = Ledger(store.objects, cell.run)
-    settings = cell.config.model_dump(mode="json")
     prompts = commit(store, "prompts", "prompts", {"seconds": 1.0})
-    ledger.open(settings, {"prompts": prompts.to_json()})
+    ledger.open(cell.config, {"prompts": prompts.to_json()})
     for t in range(ITERATIONS):
         own = cell.run if t else "shared"
         responses = commit(
@@ -82,21 +81,22 @@ def record_run(store: ArtifactStore, cell: Cell, *, train: float, generate: floa
         ledger.commit_iteration(t, record)
     for t in range(ITERATIONS + 1):
         scores = commit_scores(store, [prompt + gain * t for prompt in (0.0, 1.0, 3.0)])
-        ledger.commit_evaluation(t, {"iteration": t, "proxy": [scores.to_json()], "gold": [scores.to_json()]})
-    with hold(store.objects, cell.run, settings):
+        ledger.commit_held_out(t, {"iteration": t, "proxy": [scores.to_json()], "gold": [scores.to_json()]})
+    with hold(store.objects, cell.run, cell.config.model_dump(mode="json")):
         pass
 
 
 def record_win_score(store: ArtifactStore, run: str, iteration: int, score: float) -> None:
     metrics = {"win_score": score, "low": score - 5, "high": score + 5, "wins": 1, "ties": 0, "losses": 0, "total": 1}
     record = {
+        "kind": "win_score",
         "name": "lima",
         "iteration": iteration,
         "baseline": "π₀",
         "judge": "a reward model (stand-in)",
         "metrics": metrics,
     }
-    store.objects.create(f"runs/{run}/comparisons/lima/{iteration:04d}.json", canonical_json(record))
+    store.objects.create(f"runs/{run}/evaluations/lima/{iteration:04d}.json", canonical_json(record))
 
 
 @pytest.fixture
@@ -208,16 +208,16 @@ def made_up(folder: Path, win: bool, seeds: int, betas: list[float]) -> list[Cel
     """Plausible results of a grid like the paper's."""
     grid = {
         "selection.rho": [0.3, 0.5, 0.7, 1.0],
-        "selection.selector": ["optune", "random"],
-        "training.beta2": betas,
+        "selection.type": ["optune", "random"],
+        "training.loss.beta2": betas,
         "seed": list(range(seeds)),
     }
-    exclude = [{"selection.rho": 1.0, "selection.selector": "random"}]
+    exclude = [{"selection.rho": 1.0, "selection.type": "random"}]
     cells = load_sweep(write(folder, grid=grid, exclude=exclude), ["iterations=3"]).cells
     results = []
     for cell in cells:
-        rho, beta2 = cell.config.selection.rho, cell.config.training.beta2
-        rate = (8 if beta2 else 6) * (1.0 if cell.config.selection.selector == "optune" else 0.5 + rho / 2)
+        rho, beta2 = cell.config.selection.rho, cell.config.training.loss.beta2
+        rate = (8 if beta2 else 6) * (1.0 if cell.config.selection.type == "optune" else 0.5 + rho / 2)
         points = []
         for t in range(4):
             value = 40 + rate * t**0.7 + (cell.config.seed - 1) * 0.8 * (t > 0)

@@ -16,6 +16,7 @@ from optune_core.storage.objects import LocalObjects
 from tests.faults import s3_proxy as faults
 from tests.faults.s3_proxy import ALWAYS, Fault
 from tests.faults.storage.proxied import DATA, Stage, commit, each_transient, half_an_hour_of_grace, stored_file
+from tests.sections import AnyConfig
 
 pytestmark = pytest.mark.faults
 
@@ -29,7 +30,7 @@ def test_a_collection_in_a_bucket_takes_exactly_what_no_run_needs(stage: Stage) 
     for path in left:
         stage.direct.create(path, b"x")
     ledger = Ledger(stage.direct, "run")
-    ledger.open({}, {"policy": kept.ref.to_json()})
+    ledger.open(AnyConfig(), {"policy": kept.ref.to_json()})
     stage.direct.create("runs/run/lease.json", LeaseRecord("finished", None, "", None, 1, 1, 0, "").to_bytes())
 
     def bucket() -> set[str]:

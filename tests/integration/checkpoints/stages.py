@@ -15,13 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from optune_core.config.schema import Training
 from optune_core.data.schemas import REPLAY, write_table
 from optune_core.stages import policy as stage
 from optune_core.storage import ArtifactStore, Manifest, Work
 from optune_core.training import callbacks, reference
 from optune_core.training.recovery import Checkpoints
+from optune_core.training.spec import Training
 from tests.integration.training.trainings import dataset
+from tests.tiny import WDPO
 
 ROOT = Path(__file__).parents[3]
 PAIRS = 12
@@ -64,7 +65,7 @@ def prepare(store: ArtifactStore, tiny: Path, **training: Any) -> stage.Spec:
     with store.scratch() as folder:
         write_table(replay_table(), REPLAY, folder / "replay.parquet")
         replay = store.commit(Work("replay", 0, {}), folder).ref.to_json()
-    options = {"beta1": 0.1, "beta2": 1.0, "batch_size": 4, "micro_batch_tokens": 1, "precision": "float32"}
+    options = {"loss": WDPO, "batch_size": 4, "micro_batch_tokens": 1, "precision": "float32"}
     options |= {"learning_rate": 1e-3, "epochs": 2, "checkpoint_every": "0s"} | training
     return stage.Spec(training=Training(**options), seed=1, iteration=0, policy=policy, initial=policy, replay=replay)
 

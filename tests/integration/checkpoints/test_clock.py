@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from optune_core.config.schema import Training
 from optune_core.errors import Preempted
 from optune_core.process import preemption
 from optune_core.training import callbacks
+from optune_core.training.spec import Training
+from tests.tiny import WDPO
 
 
 class Recorder:
@@ -60,10 +61,10 @@ def test_a_request_saves_at_once_waits_for_the_commit_and_leaves(monkeypatch: py
 
 @pytest.mark.parametrize(("text", "seconds"), [("5m", 300), ("30s", 30), ("1h", 3600), ("0s", 0)])
 def test_durations(text: str, seconds: int) -> None:
-    assert Training(beta1=1, beta2=0, checkpoint_every=text).checkpoint_seconds == seconds
+    assert Training(loss=WDPO, checkpoint_every=text).checkpoint_seconds == seconds
 
 
 @pytest.mark.parametrize("text", ["5", 300, "5 m", "-1s", "1.5h", "", "m", None])
 def test_what_is_no_duration_is_refused_with_an_example(text: Any) -> None:
     with pytest.raises(ValueError, match=r"is not a duration: write a whole number and its unit, such as 30s"):
-        Training(beta1=1, beta2=0, checkpoint_every=text)
+        Training(loss=WDPO, checkpoint_every=text)

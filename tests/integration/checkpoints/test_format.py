@@ -33,7 +33,7 @@ def test_training_resumed_equals_an_uninterrupted_one(
     tiny: Path, tmp_path: Path, optimizer: str, lora: dict[str, Any] | None, step: int, loss: str
 ) -> None:
     rows = dataset(4 if loss == "hypo" else 8)  # and four samples
-    options: dict[str, Any] = (HYPO if loss == "hypo" else {"loss": loss}) | {
+    options: dict[str, Any] = {"wdpo": {}, "hypo": HYPO, "best_of_n": {"loss": {"type": "best_of_n"}}}[loss] | {
         "epochs": 3,
         "optimizer": optimizer,
         "lora": lora,

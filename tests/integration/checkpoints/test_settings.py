@@ -9,23 +9,25 @@ import pyarrow as pa
 import pytest
 import torch
 
-from optune_core.config.schema import Training
 from optune_core.data.schemas import RESPONSES, write_table
 from optune_core.errors import DataError, OutOfMemory, Preempted
+from optune_core.losses.best_of_n import BestOfN
 from optune_core.process import preemption
 from optune_core.stages import policy as stage
 from optune_core.storage import ArtifactStore, Ref, Work, open_objects
 from optune_core.training import policy
+from optune_core.training.spec import Training
 from tests.integration.checkpoints.heads import standing
 from tests.integration.checkpoints.stages import PAIRS, at_point, checkpoints_of, end, prepare, replay_table, run
 from tests.integration.training.trainings import SAMPLES, dataset
+from tests.tiny import WDPO
 
 
 @pytest.mark.slow
 def test_best_of_n_survives_sigterm_and_has_no_reference_pass(
     tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, taken_over: None, tmp_path: Path
 ) -> None:
-    spec = prepare(store, tiny, loss="best_of_n", beta1=None, beta2=None, checkpoint_every="1h")
+    spec = prepare(store, tiny, loss={"type": "best_of_n"}, checkpoint_every="1h")
     with monkeypatch.context() as patch:
         at_point(patch, "policy.forward", 10, end)  # within the third step
         with pytest.raises(Preempted):
@@ -34,7 +36,7 @@ def test_best_of_n_survives_sigterm_and_has_no_reference_pass(
     preemption._requested.clear()
     made = run(store, spec)
     other = ArtifactStore(open_objects(str(tmp_path / "other")))
-    assert made.ref == run(other, prepare(other, tiny, loss="best_of_n", beta1=None, beta2=None)).ref
+    assert made.ref == run(other, prepare(other, tiny, loss={"type": "best_of_n"})).ref
     assert not (tmp_path / "store" / "artifacts" / "reference").exists()
     assert made.metrics["tokens"] == 2 * sum(len(row["prompt_ids"] + row["chosen_ids"]) for row in dataset(PAIRS))
     assert "weights/mean" not in made.metrics
@@ -44,7 +46,7 @@ def test_best_of_n_survives_sigterm_and_has_no_reference_pass(
 def test_hypo_survives_sigterm_and_trains_on_pairs_and_samples(
     tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, taken_over: None, tmp_path: Path
 ) -> None:
-    options = {"loss": "hypo", "kl_coefficient": 0.3, "beta2": None, "checkpoint_every": "1h"}
+    options = {"loss": {"type": "hypo", "beta1": 0.1, "kl_coefficient": 0.3}, "checkpoint_every": "1h"}
     spec = with_samples(store, prepare(store, tiny, **options))
     with monkeypatch.context() as patch:
         at_point(patch, "policy.forward", 10, end)  # within the third step
@@ -76,14 +78,14 @@ def with_samples(store: ArtifactStore, spec: stage.Spec) -> stage.Spec:
 @pytest.mark.slow
 def test_the_loss_is_part_of_a_policys_key(tiny: Path, store: ArtifactStore) -> None:
     spec = prepare(store, tiny)
-    other = spec.model_copy(update={"training": spec.training.model_copy(update={"loss": "best_of_n"})})
+    other = spec.model_copy(update={"training": spec.training.model_copy(update={"loss": BestOfN()})})
     assert stage.works(store, spec)[0].key != stage.works(store, other)[0].key
 
 
 def test_pairs_of_a_small_reward_gap_can_be_left_out(tiny: Path, store: ArtifactStore) -> None:
     table = replay_table()
     gaps = [row["chosen_rewards"] - row["rejected_rewards"] for row in dataset(PAIRS)]
-    config = Training(beta1=0.1, beta2=1.0)
+    config = Training(loss=WDPO)
     assert policy.training_pairs(table, config).equals(table)
     kept = policy.training_pairs(table, config.model_copy(update={"min_reward_gap": 0.8}))
     assert kept["prompt_id"].to_pylist() == [f"p{row:02d}" for row, gap in enumerate(gaps) if gap >= 0.8]

@@ -10,6 +10,7 @@ import torch
 
 from tests.integration.training.sequences import load, plain_logps
 from tests.integration.training.trainings import HYPO, SAMPLES, dataset, train
+from tests.tiny import WDPO
 
 
 @pytest.mark.slow
@@ -24,7 +25,7 @@ def test_training_equals_trl_at_beta2_zero(tiny: Path, tmp_path: Path) -> None:
             return dataset
 
     rows = dataset(8)
-    ours = train(tiny, tmp_path / "ours", rows, beta2=0.0, batch_size=8)
+    ours = train(tiny, tmp_path / "ours", rows, loss=WDPO | {"beta2": 0.0}, batch_size=8)
     theirs = OnTokens(
         model=load(tiny),
         args=DPOConfig(
@@ -52,7 +53,7 @@ def test_training_equals_trl_at_beta2_zero(tiny: Path, tmp_path: Path) -> None:
 def test_best_of_n_equals_the_supervised_loss_of_transformers(tiny: Path, tmp_path: Path) -> None:
     """The model's own loss on a padded batch with the prompts masked, and its gradient; rejected responses are none."""
     rows = dataset(8)
-    ours = train(tiny, tmp_path / "ours", rows, loss="best_of_n", beta1=None, beta2=None, batch_size=8)
+    ours = train(tiny, tmp_path / "ours", rows, loss={"type": "best_of_n"}, batch_size=8)
     model = load(tiny)
     width = max(len(row["prompt_ids"] + row["chosen_ids"]) for row in rows)
     padded = {"input_ids": [], "labels": [], "attention_mask": []}
@@ -72,7 +73,7 @@ def test_best_of_n_equals_the_supervised_loss_of_transformers(tiny: Path, tmp_pa
     assert not [name for name in first if "rejected" in name or "weights" in name or name.startswith("rewards/")]
 
     others = [row | {"rejected_ids": [9], "rejected_rewards": 7.0} for row in rows]
-    again = train(tiny, tmp_path / "again", others, loss="best_of_n", batch_size=8)
+    again = train(tiny, tmp_path / "again", others, loss={"type": "best_of_n"}, batch_size=8)
     assert again.state.log_history[:-1] == ours.state.log_history[:-1]
 
 
@@ -125,7 +126,7 @@ def test_hypo_brings_an_overrated_sample_back_to_the_reference(tiny: Path, tmp_p
 
 @pytest.mark.slow
 def test_best_of_n_learns_the_winners(tiny: Path, tmp_path: Path) -> None:
-    trainer = train(tiny, tmp_path, dataset(8), loss="best_of_n", epochs=4, learning_rate=1e-3)
+    trainer = train(tiny, tmp_path, dataset(8), loss={"type": "best_of_n"}, epochs=4, learning_rate=1e-3)
     log = trainer.state.log_history
     assert log[-2]["loss"] < 0.9 * log[0]["loss"]
     assert log[-2]["logps/chosen"] > log[0]["logps/chosen"]

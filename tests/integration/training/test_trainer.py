@@ -31,7 +31,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory_and_roundings(tiny: P
 def test_packing_changes_nothing_but_memory(tiny: Path, tmp_path: Path, loss: str) -> None:
     """Neither the loss, however many pairs a pack has, nor its gradient; nor does computing without packing."""
     rows = dataset(7 if loss == "hypo" else 11)
-    options: dict[str, Any] = HYPO if loss == "hypo" else {"loss": loss}
+    options: dict[str, Any] = {"wdpo": {}, "hypo": HYPO, "best_of_n": {"loss": {"type": "best_of_n"}}}[loss]
     options = options | {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
     trainers = [
         train(tiny, tmp_path / f"{budget}{kernel}", rows, micro_batch_tokens=budget, kernel=kernel, **options)

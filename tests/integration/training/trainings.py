@@ -13,6 +13,7 @@ from optune_core.training.batches import plan_steps
 from optune_core.training.logps import PLAIN, compute_inside
 from optune_core.training.reference import reference_logps, shards_of
 from tests.integration.training.sequences import load, pairs_of
+from tests.tiny import WDPO
 
 
 def dataset(pairs: int) -> list[dict[str, Any]]:
@@ -56,14 +57,12 @@ def train(
     """
     from transformers import TrainerCallback
 
-    from optune_core.config.schema import Training
-    from optune_core.training.objectives import OBJECTIVES
+    from optune_core.training.spec import Training
     from optune_core.training.trainer import PairData, PolicyTrainer, trainer_arguments, with_adapter
 
     config = Training(
         **{
-            "beta1": 0.1,
-            "beta2": 1.0,
+            "loss": WDPO,
             "batch_size": 4,
             "micro_batch_tokens": 50,
             "learning_rate": 1e-4,
@@ -71,11 +70,11 @@ def train(
         }
         | changes
     )
-    model, objective = load(tiny), OBJECTIVES[config.loss]
+    model, loss = load(tiny), config.loss
     compute_inside(model, kernel, cast_weights=not config.gradient_checkpointing)
     triples = [(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
     triples += [(*sample, []) for sample in samples]
-    pairs = pairs_of(triples, objective.needs_rejected)
+    pairs = pairs_of(triples, loss.needs_rejected)
     tokens = pairs.tokens(prompt_once=kernel != PLAIN).tolist()
     steps = [
         step
@@ -89,7 +88,7 @@ def train(
             epoch=epoch,
         )
     ]
-    if reference is None and objective.needs_reference:
+    if reference is None and loss.needs_reference:
         logps: dict[int, tuple[float, float]] = {}
         for shard in shards_of(steps[: len(steps) // config.epochs], config.batch_size):
             for pack in shard:
@@ -121,4 +120,4 @@ def losses(trainer: Any) -> list[float]:
 
 
 SAMPLES = [([5, 6, 7], [8, 9, 10, 11]), ([14], [15] * 7), ([20, 21], [22]), ([30], [31, 32, 33])]
-HYPO = {"loss": "hypo", "kl_coefficient": 0.3, "beta2": None, "samples": SAMPLES}
+HYPO = {"loss": {"type": "hypo", "beta1": 0.1, "kl_coefficient": 0.3}, "samples": SAMPLES}

@@ -50,7 +50,7 @@ def test_no_record_of_a_run_ever_goes(world: World) -> None:
         "runs/run/run.json",
         "runs/run/lease.json",
         "runs/run/iterations/0000.json",
-        "runs/run/evaluations/0000.json",
+        "runs/run/held_out/0000.json",
     }
 
 

@@ -14,6 +14,7 @@ from optune_core.storage import ArtifactStore, Ledger, Manifest, Work
 from optune_core.storage.gc import delete_garbage, find_garbage
 from optune_core.storage.lease import LeaseRecord, State
 from optune_core.storage.objects import LocalObjects
+from tests.sections import AnyConfig
 
 HOUR = 3600.0
 
@@ -62,12 +63,12 @@ class World:
         """`inputs` None: the run is in preparation. `state` None: there is no lease record."""
         ledger = Ledger(self.objects, name)
         if inputs is not None:
-            ledger.open({"name": name}, {role: made.ref.to_json() for role, made in inputs.items()})
+            ledger.open(AnyConfig(name=name), {role: made.ref.to_json() for role, made in inputs.items()})
         for t, artifacts in enumerate(records):
             refs = {role: made.ref.to_json() for role, made in artifacts.items()}
             ledger.commit_iteration(t, {"iteration": t, "artifacts": refs})
         for t, made in (evaluations or {}).items():
-            ledger.commit_evaluation(t, {"artifacts": {"scores": [made.ref.to_json()]}})
+            ledger.commit_held_out(t, {"artifacts": {"scores": [made.ref.to_json()]}})
         if state is not None:
             lease = LeaseRecord(state, None, "", None, 1, 1, 1, "")
             self.objects.create(f"runs/{name}/lease.json", lease.to_bytes())

@@ -37,7 +37,7 @@ def store(tmp_path: Path) -> str:
     config = load_config(ZEPHYR, ["training.epochs=2"])
     inputs = {"policy": model, "reward": {"model": model}}
     for run in ("seen", "begun"):
-        Ledger(artifacts.objects, run).open(config.model_dump(mode="json"), inputs)
+        Ledger(artifacts.objects, run).open(config, inputs)
     shape = ModelShape.from_config(TINY, "tiny")
     work = replace(
         workload_of(config, devices=2, prompts=100, prompt_tokens=30, response_tokens=20),

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from optune_core.config.schema import Lora, TransformersEngine, VllmEngine
 from optune_core.errors import ModelError, OptuneError
+from optune_core.generation.transformers import TransformersEngine
+from optune_core.generation.vllm import VllmEngine
+from optune_core.losses.best_of_n import BestOfN
 from optune_core.plan import STAGES, ModelShape, stage_seconds
 from optune_core.plan.cost import running_batch
 from optune_core.plan.shape import known_shape
+from optune_core.training.spec import Lora
 from tests.unit.plan.workloads import DEVICE, SHAPE, TINY, WORK
 
 
@@ -82,7 +85,7 @@ def test_best_of_n_computes_one_response_and_no_reference() -> None:
     # 10 prompt and 4 response tokens; attention 50 + 40 + 8.
     forward = 8 * (2 * 10_000 * 14 + 2 * 1_000 * 4 + 80 * 98) / 2e6
     rest = 2 * 11_000 * 20 / 1e5 + 11_000 * 14 / 1e5
-    assert train_seconds(loss="best_of_n") == pytest.approx(3 * forward + rest)
+    assert train_seconds(loss=BestOfN()) == pytest.approx(3 * forward + rest)
 
 
 def test_padding_and_a_prompt_twice_cost_more() -> None:

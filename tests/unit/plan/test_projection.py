@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optune_core.config import load_config
-from optune_core.config.schema import OptuneConfig, VllmEngine
+from optune_core.config import OptuneConfig, load_config
 from optune_core.errors import ConfigError
+from optune_core.generation.vllm import VllmEngine
 from optune_core.plan import Workload, named_device, project, stage_seconds, workload_of
 from tests.benchmarks.projection import SPEEDUPS, TABLE_1, paper_shares, paper_speedups
 from tests.unit.plan.workloads import WORK, ZEPHYR
@@ -81,7 +81,7 @@ def test_offline_and_full_runs_save_nothing() -> None:
 
 
 def test_hypo_is_not_projected() -> None:
-    overrides = ["training.loss=hypo", "training.kl_coefficient=0.1"]
+    overrides = ["training.loss.type=hypo", "training.loss.kl_coefficient=0.1"]
     config = load_config("configs/zephyr-7b-offline.yaml", overrides)
     with pytest.raises(ConfigError, match="online samples is not known to the cost model"):
         workload_of(config, devices=8, prompts=1000)
@@ -91,7 +91,7 @@ def test_selectors_beyond_the_paper_save_as_much_as_its_own() -> None:
     device = named_device("h100")
     own, other = (
         project(config, workload_of(config, devices=8), device).later
-        for config in (load_config(ZEPHYR, [f"selection.selector={name}"]) for name in ("optune", "bandit"))
+        for config in (load_config(ZEPHYR, [f"selection.type={name}"]) for name in ("optune", "bandit"))
     )
     assert own == other
 

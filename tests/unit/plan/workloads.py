@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from optune_core.config.schema import Training, VllmEngine
+from optune_core.generation.vllm import VllmEngine
 from optune_core.plan import Device, ModelShape, Workload
+from optune_core.training.spec import Training
+from tests.tiny import WDPO
 
 ZEPHYR = "configs/zephyr-7b.yaml"
 TINY = {
@@ -45,6 +47,6 @@ WORK = Workload(
     max_response_tokens=6,
     shard_size=8,
     engine=VllmEngine(max_num_seqs=4),
-    training=Training(beta1=0.1, beta2=1.0, batch_size=4, micro_batch_tokens=8192),
+    training=Training(loss=WDPO, batch_size=4, micro_batch_tokens=8192),
     devices=2,
 )

@@ -20,6 +20,7 @@ from optune_core.storage.gc import delete_garbage, find_garbage
 from optune_core.study.create import FILE, create_study, open_study
 from optune_core.study.pairing import asked_pairs, comparisons, pair_up
 from optune_core.study.sources import of_file
+from tests.sections import AnyConfig
 from tests.unit.study.sources import file_of, source, study_of_files
 
 
@@ -82,11 +83,11 @@ def run_with_responses(store: ArtifactStore, run: str, texts: dict[str, Sequence
         write_table(pa.Table.from_pylist(rows, schema=RESPONSES), RESPONSES, folder / "responses.parquet")
         ref = store.commit(Work("responses", 0, {"run": run}), folder).ref
     ledger = Ledger(store.objects, run)
-    ledger.open({}, {})
+    ledger.open(AnyConfig(), {})
     for t in range(iterations):
         ledger.commit_iteration(t, {"iteration": t, "artifacts": {}})
-        ledger.commit_evaluation(t, {"responses": []})
-    ledger.commit_evaluation(iterations, {"responses": [ref.to_json()]})
+        ledger.commit_held_out(t, {"responses": []})
+    ledger.commit_held_out(iterations, {"responses": [ref.to_json()]})
 
 
 def test_runs_are_compared_by_what_their_last_policies_answered_first(store: ArtifactStore, tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_what_cannot_be_a_study_is_refused(store: ArtifactStore, tmp_path: Path)
     ]:
         with pytest.raises(StudyError, match=message):
             create_study(store, "s", runs, files, 50, baseline)
-    Ledger(store.objects, "begun").open({}, {})
+    Ledger(store.objects, "begun").open(AnyConfig(), {})
     with pytest.raises(StudyError, match="no iteration"):
         create_study(store, "s", ["begun"], [ours], 50, None)
     Ledger(store.objects, "begun").commit_iteration(0, {"artifacts": {}})

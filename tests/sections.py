@@ -1,0 +1,19 @@
+"""Configurations for tests of what only stores and compares them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import ConfigDict
+
+from optune_core.parts.section import Section
+
+
+class AnyConfig(Section):
+    """Any fields; `iterations` may change in a run, as in a run's own configuration."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    iterations: int = 1
+
+    HOW: ClassVar[tuple[str, ...]] = ("iterations",)
