@@ -30,7 +30,7 @@ PREFERENCES = "preferences"
 
 NO_RESULT = frozenset(
     {"started_from", "timing", "config", "configs", "baseline_model", "messages", "iteration", "name"}
-    | {"judge", "annotator", "baseline", "doc_hash", "prompt_hash", "target_hash"}
+    | {"judge", "annotator", "baseline", "arguments", "resps", "doc_hash", "prompt_hash", "target_hash"}
 )
 """Fields that say how a result was made, label it for people, or repeat another field."""
 
@@ -136,7 +136,9 @@ def _columns(table: pa.Table) -> Facts:
         column = table[name]
         values = column.to_pylist()
         if pa.types.is_list(column.type):
-            values = [None if ids is None else hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16] for ids in values]
+            values = [
+                None if ids is None else hashlib.sha256(json.dumps(ids).encode()).hexdigest()[:16] for ids in values
+            ]
         columns[name] = values
     return columns
 
@@ -145,8 +147,10 @@ def _weights(path: Path) -> Facts:
     import torch
     from safetensors.torch import load_file
 
-    sums = {}
-    for name, tensor in sorted(load_file(path).items()):
-        values = tensor.to(torch.float64)
-        sums[name] = [float(values.sum()), float(values.square().sum())]
-    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "sum and sum of squares": sums}
+    tensors = {name: tensor.to(torch.float64) for name, tensor in sorted(load_file(path).items())}
+    return {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "tensors": list(tensors),
+        "sums": [float(values.sum()) for values in tensors.values()],
+        "sums of squares": [float(values.square().sum()) for values in tensors.values()],
+    }

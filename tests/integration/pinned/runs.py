@@ -62,28 +62,28 @@ def grid(folder: Path) -> dict[str, Run]:
         "dtype": "float32",
     }
     classifier = {"type": "classifier", "model": str(folder / "classifier"), "dtype": "float32"}
-    three = {"iterations": 3}
+    one, three = {"iterations": 1}, {"iterations": 3}
     best_of_n = {"loss": "best_of_n", "beta1": None, "beta2": None}
     hypo = {"loss": "hypo", "beta2": None, "kl_coefficient": 0.1, "reference": "initial", "epochs": 2}
     lora = {"lora": {"r": 4, "alpha": 8}, "learning_rate": 1e-2}
-    other = {"optimizer": "adamw_torch", "schedule": "cosine", "warmup_ratio": 0.3, "epochs": 2, "batch_size": 3}
+    other = {"optimizer": "adamw_torch", "schedule": "cosine", "warmup_ratio": 0.3, "epochs": 2, "batch_size": 5}
     return {
         JUDGED: Run({}, three),
-        "random": Run({"selection": {"selector": "random"}}, three),
-        "all": Run({"selection": {"selector": "all"}}, three),
-        "margin": Run({"selection": {"selector": "margin"}}, three),
+        "random": Run({"selection": {"selector": "random"}}),
+        "all": Run({"selection": {"selector": "all"}}),
+        "margin": Run({"selection": {"selector": "margin"}}),
         "relative": Run({"selection": {"selector": "relative"}}, three),
         "bandit": Run({"selection": {"selector": "bandit"}}, three),
-        "best-of-n": Run({"training": best_of_n}),
-        "reward-gap": Run({"training": {"min_reward_gap": 0.05}}),
+        "best-of-n": Run({"training": best_of_n}, one),
+        "reward-gap": Run({"training": {"min_reward_gap": 0.05}}, one),
         "initial-reference": Run({"training": {"reference": "initial"}}),
-        "other-optimizer": Run({"training": other}),
-        "lora": Run({"training": lora}),
-        "ahead": Run({"generation": {"ahead": True}}, three),
-        "three-samples": Run({"generation": {"samples": 3}}),
-        "engine-logps": Run({"generation": {"logps": True}, "training": {"reference_logps": "engine"}}),
-        "classifier": Run({}, {"reward": classifier}),
-        "trained-reward": Run({}, {"reward": labelled}),
+        "other-optimizer": Run({"training": other}, one),
+        "lora": Run({"training": lora}, one),
+        "ahead": Run({"generation": {"ahead": True}}),
+        "three-samples": Run({"generation": {"samples": 3}}, one),
+        "engine-logps": Run({"generation": {"logps": True}, "training": {"reference_logps": "engine"}}, one),
+        "classifier": Run({}, one | {"reward": classifier}),
+        "trained-reward": Run({}, one | {"reward": labelled}),
         "offline": Run({"prompts": pairs, "training": {"beta2": 0.0}}, {"selection": {"selector": "none"}}),
         "hypo": Run({"prompts": pairs, "training": hypo}, {"selection": {"selector": "none", "rho": 0.5}}),
     }
@@ -106,7 +106,8 @@ def perform(folder: Path, store: Path, name: str) -> None:
     from flows.iterate import optune
 
     run = grid(folder)[name]
-    optune(str(write_config(folder, run.replaced, name=name, **run.changes)), store=str(store))
+    changes = run.changes | {"training": {"batch_size": 3} | run.changes.get("training", {})}
+    optune(str(write_config(folder, run.replaced, name=name, **changes)), store=str(store))
 
 
 @contextmanager

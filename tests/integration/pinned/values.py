@@ -24,6 +24,8 @@ DIGEST = "sha256"
 SAME = "as in"
 """A part of a run's facts that equals the same part of an earlier run is written as {SAME: that run}."""
 _SHOWN = 20
+_SHORT = 240
+"""Characters of JSON that are not broken into lines."""
 
 Facts = dict[str, Any]
 
@@ -70,8 +72,10 @@ class Comparison:
         """
         if isinstance(expected, dict) and isinstance(got, dict):
             for key in sorted(expected.keys() | got.keys()):
-                if key not in expected or key not in got:
-                    self._differ(f"{name} / {key}", "present" if key in expected else "absent", "the opposite")
+                if key not in got:
+                    self.differences.append(f"{name} / {key}: expected a value, got none")
+                elif key not in expected:
+                    self.differences.append(f"{name} / {key}: expected none, got a value")
                 elif key == DIGEST and not self.digests:
                     self.skipped += 1
                 else:
@@ -150,10 +154,11 @@ def _shared(value: Any, run: str, seen: dict[str, str], *path: str | int) -> Any
 
 
 def _lines(value: Any, before: str = "", after: str = "") -> Iterator[str]:
-    """Yield JSON in which a list of plain values, such as a column of a table, is one line."""
+    """Yield JSON in which what is short, and a list of plain values such as a column of a table, is one line."""
+    text = json.dumps(value, ensure_ascii=False)
     parts = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    if not any(isinstance(part, dict | list) for part in parts):
-        yield f"{before}{json.dumps(value, ensure_ascii=False)}{after}"
+    if len(text) < _SHORT or not any(isinstance(part, dict | list) for part in parts):
+        yield f"{before}{text}{after}"
         return
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     names = [f"{json.dumps(name)}: " for name in value] if isinstance(value, dict) else [""] * len(parts)
