@@ -1,0 +1,38 @@
+"""Performing the pinned runs and evaluations in one store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.integration.pinned import facts, runs
+
+
+def measured(folder: Path, *, children: bool) -> Iterator[tuple[str, facts.Facts]]:
+    """Perform all runs and evaluations, and yield the name and the facts of each.
+
+    Args:
+        folder: empty folder for inputs and the store.
+        children: run each stage in a child process, as users run it.
+    """
+    runs.write_inputs(folder)
+    with ExitStack() as stack:
+        if not children:
+            stack.enter_context(runs.stages_in_this_process())
+        for name in runs.grid(folder):
+            yield name, measured_run(folder, name)
+        for kind in facts.EVALUATIONS:
+            yield kind, measured_evaluation(folder, kind)
+
+
+def measured_run(folder: Path, name: str) -> facts.Facts:
+    """Perform a run, and return its facts."""
+    runs.perform(folder, folder / "store", name)
+    return facts.run_facts(folder / "store", name)
+
+
+def measured_evaluation(folder: Path, kind: str) -> facts.Facts:
+    """Perform an evaluation of the run JUDGED, which is there, and return its facts."""
+    server = runs.evaluations(folder, folder / "store")[kind]()
+    return facts.evaluation_facts(folder / "store", runs.JUDGED, kind, server)
