@@ -23,4 +23,4 @@ class TransformersEngine(Engine):
     def start(self, parameters: SamplingParameters, model: Path, *, max_tokens: int) -> Sampler:
         from optune_core.generation.transformers_sampler import TransformersSampler
 
-        return TransformersSampler(parameters, self, model)
+        return TransformersSampler(parameters, model, batch_size=self.batch_size, dtype=self.dtype)

@@ -12,18 +12,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from optune_core.generation.engine import Request, Response, SamplingParameters
 from optune_core.generation.nucleus import keep_nucleus
-from optune_core.generation.transformers import TransformersEngine
 
 
 class TransformersSampler:
     """Batched sampling in which every request has a random generator of its own. Repeatable."""
 
-    def __init__(self, config: SamplingParameters, engine: TransformersEngine, model: Path) -> None:
+    def __init__(self, config: SamplingParameters, model: Path, *, batch_size: int, dtype: str) -> None:
         self._config = config
-        self._batch_size = engine.batch_size
+        self._batch_size = batch_size
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, engine.dtype))
+        self._model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
         self._model.to(self._device).eval()
         stop = self._model.generation_config.eos_token_id
         stop = stop if isinstance(stop, list) else [stop if stop is not None else self._tokenizer.eos_token_id]

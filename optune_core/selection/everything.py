@@ -42,3 +42,8 @@ class Nothing(Selector):
     @property
     def label(self) -> str:
         return "offline"
+
+
+def simplest(selector: Selector) -> Selector:
+    """Return the simplest selector that regenerates the same prompts from iteration 1 on: at ρ = 1 all rankings do."""
+    return All() if selector.share == 1.0 else selector

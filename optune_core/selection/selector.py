@@ -40,10 +40,6 @@ class Selector(Part):
         """
         raise NotImplementedError
 
-    def simplest(self) -> Selector:
-        """Return the simplest selector that regenerates the same prompts from iteration 1 on."""
-        return self
-
     @property
     def regenerates(self) -> bool:
         """False where no prompt is ever regenerated: training on a fixed preference set (offline)."""
@@ -63,11 +59,6 @@ class RankingSelector(Selector):
     @property
     def label(self) -> str:
         return f"{self.type}, ρ = {self.rho:g}"
-
-    def simplest(self) -> Selector:
-        from optune_core.selection.everything import All
-
-        return All() if self.rho == 1.0 else self
 
 
 def numbers(replay: pa.Table, name: str) -> Values:

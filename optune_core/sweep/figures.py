@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from optune_core.losses.wdpo import WeightedDpo
+from optune_core.selection.everything import simplest
 from optune_core.selection.optune import Optune
 from optune_core.sweep.results import WIN_SCORE, CellResult, Setting, known_metrics, settings
 
@@ -54,7 +55,7 @@ def draw_figures(sweep: str, results: Sequence[CellResult], folder: Path) -> lis
 
 def _rank(setting: Setting) -> tuple[int, str, float]:
     """OPTune's ratios, those of other selectors, all prompts, offline: the order of legends and panels."""
-    selection = setting.first.config.selection.simplest()
+    selection = simplest(setting.first.config.selection)
     first = (2 if selection.regenerates else 3) if not selection.ranks else int(not isinstance(selection, Optune))
     return first, selection.type, selection.share
 
@@ -188,12 +189,12 @@ def _line(axes: Axes, points: Sequence[tuple[float, Interval]], **look: Any) -> 
 
 def _look(setting: Setting, shown: Sequence[Setting]) -> dict[str, Any]:
     """Colours are ratios, lines and markers are selectors, the same in all panels."""
-    selection = setting.first.config.selection.simplest()
+    selection = simplest(setting.first.config.selection)
     label = setting.first.selection
     if not selection.ranks:
         colour = _FULL if selection.regenerates else _OFFLINE
         return {"color": colour, "linestyle": "-", "marker": "*" if colour == _FULL else "x", "label": label}
-    ranked = [other.first.config.selection.simplest() for other in shown]
+    ranked = [simplest(other.first.config.selection) for other in shown]
     ranked = [other for other in ranked if other.ranks]
     ratios = sorted({other.share for other in ranked})
     selectors = [name for _, name in sorted({(not isinstance(other, Optune), other.type) for other in ranked})]

@@ -24,6 +24,7 @@ from optune_core.config.run import OptuneConfig
 from optune_core.errors import ConfigError
 from optune_core.parts.names import Name, is_name
 from optune_core.parts.section import Section
+from optune_core.selection.everything import simplest
 
 Scalar = bool | int | float | str | None
 Values = dict[str, Scalar | list[Scalar]]
@@ -188,7 +189,7 @@ def _cell_problems(cells: Sequence[Cell]) -> Iterator[str]:
     names: dict[str, Cell] = {}
     computed: dict[str, Cell] = {}
     for cell in cells:
-        fixed = cell.config.model_copy(update={"name": "any", "selection": cell.config.selection.simplest()})
+        fixed = cell.config.model_copy(update={"name": "any", "selection": simplest(cell.config.selection)})
         what = fixed.model_dump_json()
         if cell.run in names:
             yield f"cell {cell.run} is given twice ({_said(names[cell.run].values)}; {_said(cell.values)}): remove one"

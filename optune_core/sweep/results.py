@@ -10,6 +10,7 @@ from typing import Any
 from optune_core.config import OptuneConfig
 from optune_core.reports.standing import last_start
 from optune_core.reports.summary import held_out_change
+from optune_core.selection.everything import simplest
 from optune_core.storage import ArtifactStore, Ledger
 from optune_core.storage.lease import read_lease
 from optune_core.sweep.grid import Cell
@@ -153,7 +154,7 @@ def known_metrics(results: Sequence[CellResult]) -> list[str]:
 
 def selection_label(config: OptuneConfig) -> str:
     """Return the label of the selection, and of the samples that the loss draws beside it."""
-    label, share = config.selection.simplest().label, config.training.loss.online_share
+    label, share = simplest(config.selection).label, config.training.loss.online_share
     return label if share is None else f"{label}, samples of ρ = {share:g}"
 
 

@@ -16,7 +16,6 @@ from optune_core.errors import TransientError
 from optune_core.generation import Request, Response, sampling_seed
 from optune_core.generation.nucleus import keep_nucleus
 from optune_core.generation.section import Generation
-from optune_core.generation.transformers import TransformersEngine
 from optune_core.generation.transformers_sampler import TransformersSampler
 from optune_core.generation.vllm import VllmEngine
 from optune_core.process.progress import silent
@@ -36,7 +35,7 @@ def model(tiny: Path) -> Path:
 
 def engine(model: Path, batch_size: int = 4, **changes: float) -> TransformersSampler:
     settings = Generation(**{"max_tokens": 10, "temperature": 1.0, "top_p": 0.9} | changes)
-    return TransformersSampler(settings, TransformersEngine(dtype="float32", batch_size=batch_size), model)
+    return TransformersSampler(settings, model, batch_size=batch_size, dtype="float32")
 
 
 def shard_of(shard: int, size: int = 7) -> list[Request]:

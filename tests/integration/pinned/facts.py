@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ITERATIONS, HELD_OUT = "iterations", "evaluations"
+ITERATIONS, HELD_OUT = "iterations", "held_out"
 """Folders of records below runs/<run>/."""
 EVALUATIONS = {
-    "win-score": "comparisons/win-score",
-    "judged": "comparisons/judged",
-    "alpaca-eval": "win_rates/alpaca-eval",
-    "harness": "benchmarks/harness",
+    "win-score": "evaluations/win-score",
+    "judged": "evaluations/judged",
+    "alpaca-eval": "evaluations/alpaca-eval",
+    "harness": "evaluations/harness",
 }
 """Folders of the records of evaluations, by their kind."""
 RUN = "run.json"

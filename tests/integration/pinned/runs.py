@@ -20,7 +20,7 @@ import yaml
 
 from tests.fake_annotator import FakeAnnotator, longer
 from tests.fake_judge import rate, serving
-from tests.tiny import PROMPTS, build_model, write_config, write_prompts
+from tests.tiny import PROMPTS, WDPO, build_model, write_config, write_prompts
 
 HARNESS = Path(__file__).parents[2] / "harness"
 ENGINE = {"type": "transformers", "dtype": "float32"}
@@ -63,17 +63,19 @@ def grid(folder: Path) -> dict[str, Run]:
     }
     classifier = {"type": "classifier", "model": str(folder / "classifier"), "dtype": "float32"}
     one, three = {"iterations": 1}, {"iterations": 3}
-    best_of_n = {"loss": "best_of_n", "beta1": None, "beta2": None}
-    hypo = {"loss": "hypo", "beta2": None, "kl_coefficient": 0.1, "reference": "initial", "epochs": 2}
+    nothing = {"selection": {"type": "none"}}
+    best_of_n = {"loss": {"type": "best_of_n"}}
+    hypo_loss = {"type": "hypo", "beta1": 0.1, "kl_coefficient": 0.1, "rho": 0.5}
+    hypo = {"loss": hypo_loss, "reference": "initial", "epochs": 2}
     lora = {"lora": {"r": 4, "alpha": 8}, "learning_rate": 1e-2}
     other = {"optimizer": "adamw_torch", "schedule": "cosine", "warmup_ratio": 0.3, "epochs": 2, "batch_size": 5}
     return {
         JUDGED: Run({}, three),
-        "random": Run({"selection": {"selector": "random"}}),
-        "all": Run({"selection": {"selector": "all"}}),
-        "margin": Run({"selection": {"selector": "margin"}}),
-        "relative": Run({"selection": {"selector": "relative"}}, three),
-        "bandit": Run({"selection": {"selector": "bandit"}}, three),
+        "random": Run({"selection": {"type": "random"}}),
+        "all": Run({}, {"selection": {"type": "all"}}),
+        "margin": Run({"selection": {"type": "margin"}}),
+        "relative": Run({"selection": {"type": "relative"}}, three),
+        "bandit": Run({"selection": {"type": "bandit"}}, three),
         "best-of-n": Run({"training": best_of_n}, one),
         "reward-gap": Run({"training": {"min_reward_gap": 0.05}}, one),
         "initial-reference": Run({"training": {"reference": "initial"}}),
@@ -84,8 +86,10 @@ def grid(folder: Path) -> dict[str, Run]:
         "engine-logps": Run({"generation": {"logps": True}, "training": {"reference_logps": "engine"}}, one),
         "classifier": Run({}, one | {"reward": classifier}),
         "trained-reward": Run({}, one | {"reward": labelled}),
-        "offline": Run({"prompts": pairs, "training": {"beta2": 0.0}}, {"selection": {"selector": "none"}}),
-        "hypo": Run({"prompts": pairs, "training": hypo}, {"selection": {"selector": "none", "rho": 0.5}}),
+        "offline": Run(
+            {"prompts": pairs, "training": {"loss": WDPO | {"beta2": 0.0}}}, {"selection": {"type": "none"}}
+        ),
+        "hypo": Run({"prompts": pairs, "training": hypo}, {"selection": {"type": "none"}}),
     }
 
 
@@ -103,7 +107,7 @@ def write_inputs(folder: Path) -> None:
 
 def perform(folder: Path, store: Path, name: str) -> None:
     """Run one run of the grid to its target iteration."""
-    from flows.iterate import optune
+    from flows.run import optune
 
     run = grid(folder)[name]
     changes = run.changes | {"training": {"batch_size": 3} | run.changes.get("training", {})}
@@ -119,13 +123,11 @@ def stages_in_this_process() -> Iterator[None]:
     """
     import torch
 
-    from optune_core import launch
-    from optune_core.stages import stage_module
+    from optune_core.stages import launch
 
-    def run(store: Any, stage: str, spec: Any, progress: Any, log: Any, committed: Callable[[], None], *_: Any) -> None:
+    def run(store: Any, stage: Any, spec: Any, progress: Any, log: Any, committed: Callable[[], None], *_: Any) -> None:
         torch.set_num_threads(1)
-        module = stage_module(stage)
-        module.run(store, module.Spec.model_validate_json(spec.model_dump_json()), progress)
+        stage.run(store, stage.spec.model_validate_json(spec.model_dump_json()), progress)
         committed()
 
     threads = torch.get_num_threads()
