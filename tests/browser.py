@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-_SECONDS = 30.0
+from tests.waiting import PATIENCE, until
+
 _CODES = {"Enter": 13, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
 _TEXTS = {"Enter": "\r"}
 
@@ -34,10 +35,8 @@ class Browser:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + _SECONDS
-        while not (port.exists() and port.read_text().count("\n")):
-            assert time.monotonic() < deadline and self._process.poll() is None, "Chromium did not start"
-            time.sleep(0.05)
+        until(lambda: (port.exists() and port.read_text().count("\n")) or self._process.poll() is not None)
+        assert self._process.poll() is None, "Chromium did not start"
         number, path = port.read_text().split()
         self._socket = connect(f"ws://127.0.0.1:{number}{path}", max_size=None, proxy=None)
         self._calls = 0
@@ -56,7 +55,7 @@ class Browser:
         self._session = None
         self._call("Browser.close")
         self._socket.close()
-        self._process.wait(_SECONDS)
+        self._process.wait(PATIENCE)
 
     def open(self, url: str) -> None:
         """Go to a page."""
@@ -85,7 +84,7 @@ class Browser:
 
     def wait(self, expression: str) -> None:
         """Until the page is loaded and an expression is true; a page that is just being replaced has no answer."""
-        deadline = time.monotonic() + _SECONDS
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 if self.value(f"document.readyState == 'complete' && Boolean({expression})"):
@@ -124,7 +123,7 @@ class Browser:
             message["sessionId"] = self._session
         self._socket.send(json.dumps(message))
         while True:
-            answer: dict[str, Any] = json.loads(self._socket.recv(timeout=_SECONDS))
+            answer: dict[str, Any] = json.loads(self._socket.recv(timeout=PATIENCE))
             self._hear(answer.get("method"), answer.get("params", {}))
             if answer.get("id") == self._calls:
                 assert "error" not in answer, answer

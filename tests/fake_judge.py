@@ -42,8 +42,8 @@ class FakeJudge:
         self.reply = reply
         self.failures: list[tuple[int, dict[str, str]]] = []
         """(status, error) of the next requests, which are not judged."""
-        self.silent_after: int | None = None
-        """Judged requests, after which the server keeps the others waiting."""
+        self.keeps_waiting: Callable[[str, str, str], bool] = lambda *asked: False
+        """Whether a request is never answered."""
         self.asked: list[Asked] = []
         """Judged requests, in order."""
         self.bodies: list[dict[str, Any]] = []
@@ -61,10 +61,10 @@ class FakeJudge:
             self.most_at_once = max(self.most_at_once, self._at_once)
             self.keys.add(key)
             failure = self.failures.pop(0) if self.failures else None
-            silent = failure is None and self.silent_after is not None and len(self.asked) >= self.silent_after
+            found = self.prompt.match(body["messages"][1]["content"])
+            assert found is not None, "the prompt is not the one to be asked with"
+            silent = failure is None and self.keeps_waiting(found[1], found[2], found[3])
             if failure is None and not silent:
-                found = self.prompt.match(body["messages"][1]["content"])
-                assert found is not None, "the prompt is not the one to be asked with"
                 self.asked.append((found[1], found[2], found[3]))
                 self.bodies.append(body)
         try:

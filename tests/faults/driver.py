@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.waiting import PATIENCE, until
+
 OPTUNE = str(Path(sys.executable).with_name("optune"))
 WORK = {"responses.response": "responses", "scores.scored": "scores", "policy.step": "checkpoint"}
 """A point that is passed once per unit of work → the kind of object whose creation saves the units before it."""
@@ -72,10 +74,25 @@ class Runner:
             time.sleep(0.01)
         return process
 
+    def start_and_hold(self, point: str, *, after: str | None = None) -> tuple[subprocess.Popen[bytes], psutil.Process]:
+        """Start the command and stop the first of its processes that passes a point (once another one was passed).
+
+        Returns:
+            The command's process and the stopped one.
+        """
+        process = self.start_until(after) if after else None
+        self.plan(f"stop {point}")
+        process = process or self.start()
+        until(lambda: not self.planned() or process.poll() is not None)
+        assert process.poll() is None, self.log()
+        family = psutil.Process(process.pid)
+        (held,) = until(lambda: [each for each in (family, *family.children(recursive=True)) if is_stopped(each)])
+        return process, held
+
     def finish(self, *, most_starts: int) -> None:
         """Start until the command succeeds and nothing is left of the plan."""
         for _ in range(most_starts):
-            status = self.start().wait(timeout=300)
+            status = self.start().wait(PATIENCE)
             self._note(status)
             if status == 0:
                 assert self.planned() == [], "the run is over, but these points were never reached"
@@ -91,7 +108,7 @@ class Runner:
             process = self.start()
             if self._kill_later(process, draw, longest):
                 done += 1
-            self._note(process.wait(timeout=300))
+            self._note(process.wait(PATIENCE))
             if self.endings[-1] == 0:
                 return
         self.finish(most_starts=3)
@@ -133,6 +150,20 @@ class Runner:
     def _lines(self, name: str) -> list[str]:
         path = self.folder / name
         return path.read_text().splitlines() if path.exists() else []
+
+
+def is_stopped(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def is_told_to_end(process: psutil.Process) -> bool:
+    """Whether SIGTERM waits for a stopped process to go on."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    pending = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
+    return any(mask >> (signal.SIGTERM - 1) & 1 for mask in pending)
 
 
 def unsaved(points: list[str]) -> dict[str, int]:

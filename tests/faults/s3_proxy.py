@@ -219,14 +219,14 @@ def answer_late(request: Request) -> Answer:
     """The server applies the request at once; the answer is held back until the test lets go."""
     held = request.proxy.released
     answer = request.forward()
-    held.wait(60)
+    held.wait()
     return answer
 
 
 def arrive_late(request: Request) -> Answer:
     """The request itself is held back, and applied when the test lets go: long after its sender gave it up."""
     held = request.proxy.released
-    held.wait(60)
+    held.wait()
     return request.forward()
 
 

@@ -6,6 +6,7 @@ listed here but taken from the trace of the uninterrupted run, so that a new one
 
 from __future__ import annotations
 
+import json
 import signal
 import statistics
 import subprocess
@@ -18,10 +19,11 @@ import pytest
 from deployments.local.orchestrator import Server
 from optune_core.storage import ArtifactStore, open_objects
 from optune_core.storage.lease import read_lease
-from tests.faults.driver import OPTUNE, WORK, Runner
+from tests.faults.driver import OPTUNE, WORK, Runner, is_told_to_end
 from tests.faults.oracle import assert_sound, run_facts
 from tests.faults.whole import SMALL, Uninterrupted, manifests, unit_seconds
 from tests.tiny import write_config
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
@@ -135,10 +137,13 @@ def test_sigterm_to_the_flow_process_ends_it_in_its_grace_and_lets_the_lease_go(
 ) -> None:
     runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
     runner.overrides = ("training.checkpoint_every=1h",)  # no checkpoint but the one that SIGTERM asks for
-    process = runner.start_until(point)
+    after = point if point == "swap.after/lease" else None  # a beat: the first swap takes the lease
+    process, held = runner.start_and_hold(point, after=after)
     asked = time.monotonic()
     process.terminate()
-    assert process.wait(timeout=40) != 0
+    until(lambda: is_told_to_end(held))
+    held.resume()
+    assert process.wait(PATIENCE) != 0
     took = time.monotonic() - asked
     assert took < 30
     lease = read_lease(open_objects(runner.store), "kills")
@@ -170,7 +175,7 @@ def test_prefects_server_may_die_and_come_back(
         address = server.api_url
         server.start(database)
         assert server.api_url == address, "where its clients look for it"
-        if process.wait(timeout=300) != 0:
+        if process.wait(PATIENCE) != 0:
             runner.finish(most_starts=1)
     finally:
         server.daemon.stop()
@@ -184,7 +189,7 @@ def test_a_full_disk_and_a_device_without_memory_are_named_and_overcome(
 ) -> None:
     runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
     runner.plan("no-space upload.written/responses", "no-memory policy.forward")
-    assert runner.start().wait(timeout=300) == 2
+    assert runner.start().wait(PATIENCE) == 2
     assert "DiskFull" in runner.log()
     runner.finish(most_starts=1)
     assert_sound(runner.store, "kills")
@@ -202,22 +207,26 @@ def test_garbage_is_collected_and_damage_made_again_in_an_interrupted_run(
     runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
     for point in ("create.after/iterations", "upload.written/policy"):
         runner.plan(f"kill-group {point}")
-        assert runner.start().wait(timeout=300) != 0
+        assert runner.start().wait(PATIENCE) != 0
     before = set(Path(runner.store).rglob("manifest.json"))
     left_overs = list(Path(runner.store).glob("artifacts/policy/*/*/*/.*"))
     assert left_overs
-    subprocess.run([OPTUNE, "gc", "--grace", "0", "--store", runner.store], check=True, timeout=120)
+    subprocess.run([OPTUNE, "gc", "--grace", "0", "--store", runner.store], check=True, timeout=PATIENCE)
     assert set(Path(runner.store).rglob("manifest.json")) == before
     assert not any(file.exists() for file in left_overs)
     steps = runner.passed().count("policy.step")
+    (head,) = Path(runner.store).glob("checkpoints/*/head.json")
+    saved = max(json.loads(head.read_text())["steps"])
+    a_policy = uninterrupted.steps // 2
+    assert saved >= a_policy - 2, "at the end of the last step but one the checkpoint before it is committed"
 
     damage = {"prompts": "half", "responses": "gone", "policy": "flip"}
     _damage(runner.store, damage)
     runner.finish(most_starts=1)
     assert_sound(runner.store, "kills")
     assert run_facts(runner.store, "kills") == uninterrupted.facts
-    again = uninterrupted.steps // 2 + 1  # π_1 is trained again, π_2 goes on from its last checkpoint
-    assert runner.passed().count("policy.step") == steps + again
+    # π_1 is trained again; π_2 goes on from the last checkpoint that was committed when the kill came.
+    assert runner.passed().count("policy.step") == steps + a_policy + (a_policy - saved)
     tally["artifacts damaged and made again"] += len(damage)
 
 
@@ -234,7 +243,7 @@ def test_any_damaged_artifact_is_made_again_to_the_byte(
 ) -> None:
     runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
     runner.plan("kill-group create.after/iterations")
-    assert runner.start().wait(timeout=300) != 0
+    assert runner.start().wait(PATIENCE) != 0
     _damage(runner.store, {kind: damage})
     runner.finish(most_starts=2)
     assert run_facts(runner.store, "kills") == uninterrupted.facts

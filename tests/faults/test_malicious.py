@@ -13,13 +13,14 @@ from optune_core.errors import CorruptArtifact
 from optune_core.storage import ArtifactStore, open_objects
 from tests.faults.driver import OPTUNE
 from tests.tiny import write_config
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.faults
 
 
 def optune(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [OPTUNE, *arguments], capture_output=True, text=True, timeout=120, env=os.environ | environment
+        [OPTUNE, *arguments], capture_output=True, text=True, timeout=PATIENCE, env=os.environ | environment
     )
 
 

@@ -7,12 +7,14 @@ import signal
 from collections import defaultdict
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.faults.driver import Runner
+from tests.faults.driver import Runner, is_stopped
 from tests.faults.oracle import assert_sound, run_facts
 from tests.faults.whole import SMALL, Uninterrupted
 from tests.tiny import write_config
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
@@ -59,15 +61,16 @@ def test_a_runner_that_was_paused_past_its_lease_is_overtaken_and_gives_way(
 ) -> None:
     lease = {"OPTUNE_LEASE_SECONDS": "4"}
     paused = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "paused", api | lease)
-    process = paused.start_until("create.after/responses")
-    os.killpg(process.pid, signal.SIGSTOP)
+    process, _ = paused.start_and_hold("create.after/responses")
+    paused.plan("stop swap.after/lease")  # the flow's process, when it has let go of the store's lock after a beat
+    until(lambda: is_stopped(psutil.Process(process.pid)))
     try:
         other = Runner(uninterrupted.config, paused.store, tmp_path / "other", api | lease)
         other.finish(most_starts=1)
         before = run_facts(paused.store, "kills")
     finally:
         os.killpg(process.pid, signal.SIGCONT)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(PATIENCE) != 0
     assert "taken over by another process" in (paused.folder / "log").read_text()
     assert before == uninterrupted.facts
     assert run_facts(paused.store, "kills") == uninterrupted.facts

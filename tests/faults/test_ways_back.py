@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -32,19 +33,10 @@ from optune_core.storage.lease import LeaseRecord, read_lease, take
 from tasks.resume import flow_runs_at_work, relaunch
 from tests.faults.oracle import assert_sound
 from tests.tiny import write_config
+from tests.waiting import PATIENCE, until
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 stack_test = pytest.mark.stack
-T = TypeVar("T")
-
-
-def until(find: Callable[[], T], seconds: float = 400.0) -> T:
-    """The first true answer."""
-    deadline = time.monotonic() + seconds
-    while not (found := find()):
-        assert time.monotonic() < deadline, f"nothing after {seconds:.0f} s"
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +215,7 @@ def test_a_run_is_brought_back_when_only_the_store_remembers_it(
     code = f"from flows.resume import resume; resume({store!r})"
     settings = environment(stack.run_settings())
     resumers = [subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, env=settings) for _ in range(2)]
-    assert [resumer.wait(120) for resumer in resumers] == [0, 0]
+    assert [resumer.wait(PATIENCE) for resumer in resumers] == [0, 0]
     assert run.finish() == uninterrupted.finish()[:1]
     assert [flow_run["name"] for flow_run in flow_runs(stack, store)] == ["wiped"]
     tally["ways back: resume from the store alone"] += 1
@@ -254,7 +246,7 @@ def test_a_worker_that_is_told_to_end_leaves_nothing_behind_and_its_run_goes_on(
     assert time.monotonic() - told < 30
     assert wait_gone(family, 0) == []
     assert (run.lease().state, run.lease().holder) == ("interrupted", None)
-    until(lambda: run.states()[-1] == "AwaitingRetry", 30)
+    until(lambda: run.states()[-1] == "AwaitingRetry")
 
     worker.daemon.start(worker.command, stack.run_settings())
     assert run.finish() == uninterrupted.finish()[:1]
@@ -276,8 +268,6 @@ def test_a_worker_that_is_told_to_end_leaves_nothing_behind_and_its_run_goes_on(
 def test_a_run_is_lost_if_it_was_interrupted_and_nobody_is_at_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], lost: bool
 ) -> None:
-    monkeypatch.setattr(interrupted, "WATCH_SECONDS", 0.5)
-    monkeypatch.setattr(interrupted, "BEAT_SECONDS", 0.1)
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
     objects = open_objects(str(tmp_path / "store"))
     alive = take(objects, "alive", {})
@@ -286,6 +276,15 @@ def test_a_run_is_lost_if_it_was_interrupted_and_nobody_is_at_it(
     objects.create("runs/never-started/run.json", b"{}")
     objects.create("runs/Not A Name/lease.json", record.to_bytes())
     seen = interrupted.suspects(objects)
+    clock = 0.0
+
+    def pause(seconds: float) -> None:
+        """As long as the living one takes to move."""
+        nonlocal clock
+        clock += seconds
+        until(lambda: read_lease(objects, "alive") != seen["alive"])
+
+    monkeypatch.setattr(interrupted, "time", SimpleNamespace(monotonic=lambda: clock, sleep=pause))
     assert interrupted.unmoved(objects, seen) == (["other"] if lost else [])
     alive.release("finished")
     assert interrupted.unmoved(objects, seen) == (["other"] if lost else [])

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from optune_core.storage import ArtifactStore, Ref, open_objects
 from tests.integration.test_pipeline import facts, records, replay, run
 from tests.tiny import write_config
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +68,8 @@ def test_what_is_sampled_does_not_depend_on_when(tiny: Path) -> None:
 
 
 @pytest.fixture
-def training_pool(prefect_server: None, tmp_path: Path) -> Iterator[str]:
-    """A process that serves the deployment `train/gpu`; it is named as `train_deployment` wants it."""
+def training_pool(prefect_server: None, tmp_path: Path) -> Iterator[psutil.Process]:
+    """A process that serves the deployment `train/gpu`."""
     from prefect.settings import PREFECT_API_URL
 
     environment = os.environ | {
@@ -76,21 +79,44 @@ def training_pool(prefect_server: None, tmp_path: Path) -> Iterator[str]:
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stdout=log, stderr=log)
         try:
-            deadline = time.monotonic() + 60
-            while "gpu" not in (tmp_path / "log").read_text():
-                assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
-                time.sleep(0.3)
-            yield "train/gpu"
+            until(lambda: "gpu" in (tmp_path / "log").read_text() or server.poll() is not None)
+            assert server.poll() is None, (tmp_path / "log").read_text()
+            yield psutil.Process(server.pid)
         finally:
             server.terminate()
-            server.wait(30)
+            server.wait(PATIENCE)
+
+
+def responses_in(store: str) -> int:
+    return len(list(Path(store).glob("artifacts/responses/*/manifest.json")))
+
+
+def training_of(pool: psutil.Process) -> psutil.Process | None:
+    """The process in which a pool trains a policy."""
+    for process in pool.children(recursive=True):
+        with suppress(psutil.Error):
+            if "policy" in process.cmdline():
+                return process
+    return None
 
 
 def test_on_a_work_pool_sampling_does_not_wait_for_training(
-    ahead_run: str, tiny: Path, training_pool: str, tmp_path: Path
+    ahead_run: str, tiny: Path, training_pool: psutil.Process, tmp_path: Path
 ) -> None:
     store = str(tmp_path / "store")
-    run(tiny / "ahead.yaml", store, train_deployment=training_pool)
+
+    def stop_training_until_all_is_sampled() -> None:
+        training = until(lambda: training_of(training_pool))
+        training.suspend()
+        try:
+            until(lambda: responses_in(store) == responses_in(ahead_run))
+        finally:
+            training.resume()
+
+    with ThreadPoolExecutor() as beside:
+        stopped = beside.submit(stop_training_until_all_is_sampled)
+        run(tiny / "ahead.yaml", store, train_deployment="train/gpu")
+        stopped.result()
     first, second = records(store, "ahead")
     artifacts = ArtifactStore(open_objects(store))
     sampled = [artifacts.manifest(Ref.from_json(ref)).committed_at for ref in second["artifacts"]["responses"]]

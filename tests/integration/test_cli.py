@@ -21,13 +21,13 @@ from tests.tiny import write_config
 pytestmark = pytest.mark.slow
 
 HOLD = """
-import sys, time
+import sys
 from optune_core.storage import open_objects
 from optune_core.storage.lease import read_lease, take
 objects = open_objects(sys.argv[1])
 lease = take(objects, "shown", read_lease(objects, "shown").config)
 print("held", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 
 
@@ -61,7 +61,7 @@ def test_a_killed_run_is_said_to_be_interrupted(store: str) -> None:
     objects = open_objects(store)
     finished = read_lease(objects, "shown")
     assert finished is not None
-    held = Popen([sys.executable, "-c", HOLD, store], stdout=PIPE, text=True)
+    held = Popen([sys.executable, "-c", HOLD, store], stdin=PIPE, stdout=PIPE, text=True)
     assert held.stdout is not None and held.stdout.readline() == "held\n"
     assert json.loads(call("status", "--json", "--store", store))[0]["state"] == "working"
     held.kill()

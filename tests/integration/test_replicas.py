@@ -26,6 +26,7 @@ from optune_core.stages import responses, scores
 from optune_core.stages.launch import run_stage
 from optune_core.storage import ArtifactStore, Ref, Work, open_objects
 from tests.tiny import build_model
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -150,7 +151,7 @@ def test_all_end_when_their_group_is_told(tiny: Path, tmp_path: Path) -> None:
         children = psutil.Process(parent.pid).children(recursive=True)
         assert len(children) == 2
         os.killpg(parent.pid, signal.SIGTERM)
-        assert parent.wait(30) == 143
+        assert parent.wait(PATIENCE) == 143
     assert not any(child.is_running() for child in children)
     works = responses.works(inputs.store, inputs.generation(2))
     assert any(inputs.store.find(work) is None for work in works)

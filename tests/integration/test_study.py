@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typer.testing import CliRunner
 from flows.cli.commands import app
 from tests.browser import Browser
 from tests.tiny import write_config
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +93,7 @@ def results(store: str) -> dict[str, object]:
 
 
 def test_a_whole_session_by_keyboard(store: str, tmp_path: Path) -> None:
+    began = time.monotonic()
     with server(store) as (url, process), Browser(tmp_path / "profile") as browser:
         join(browser, url, "Anna")
         assert "1 of 8" in browser.text()
@@ -116,7 +119,8 @@ def test_a_whole_session_by_keyboard(store: str, tmp_path: Path) -> None:
             browser.press("2")
         browser.wait("location.pathname == '/done'")
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0
+    took = time.monotonic() - began
     file = tmp_path / "ratings.jsonl"
     call("study", "results", "habits", "--store", store, "--ratings", str(file))
     ratings = [json.loads(line) for line in file.read_text().splitlines()]
@@ -126,7 +130,7 @@ def test_a_whole_session_by_keyboard(store: str, tmp_path: Path) -> None:
     assert [[row["first"][-1], row["second"][-1]] for row in ratings[:5]] == [
         [text[1] for text in pair] for pair in seen
     ]
-    assert all(0 < row["seconds"] < 60 for row in ratings)
+    assert all(0 < row["seconds"] < took for row in ratings)
     summary = json.loads(call("study", "results", "habits", "--json", "--store", store))
     assert summary["ratings"] == 8
     for comparison in summary["comparisons"]:
@@ -200,6 +204,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(store: str, tmp_pat
         sizes = browser.value("[...document.querySelectorAll('.choices button')].map(e => e.offsetHeight)")
         assert min(sizes) >= 44, "large enough for a finger"
         browser.show(1280, 800)
+        browser.wait("innerWidth == 1280")
         first, second = browser.value(
             "[...document.querySelectorAll('.response')].map(e => e.getBoundingClientRect().top)"
         )

@@ -24,6 +24,7 @@ from optune_core.sweep.grid import load_sweep
 from optune_core.sweep.sharing import sharing
 from tests.integration.test_pipeline import facts, records, run
 from tests.tiny import write_config
+from tests.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +66,16 @@ def count(store: str, stage: str) -> int:
     return len(list((Path(store) / "artifacts" / stage).glob("*/manifest.json")))
 
 
+def is_finished(store: str, run: str) -> bool:
+    lease = read_lease(open_objects(store), run)
+    return lease is not None and lease.state == "finished"
+
+
+def is_held(store: str, run: str) -> bool:
+    lease = read_lease(open_objects(store), run)
+    return lease is not None and lease.holder is not None
+
+
 def begun(store: str, runs: list[str]) -> int:
     """How many of them have committed their iteration 0."""
     return sum(Ledger(open_objects(store), name).iteration(0) is not None for name in runs)
@@ -77,27 +88,26 @@ def swept(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.Temp
     sweep = write_sweep(tiny, "swept", held_out=6)
     runs = [cell.run for cell in load_sweep(sweep).cells]
     killed = start(sweep, store, environment)
-    deadline = time.monotonic() + 240
-    while begun(store, runs) < 2:
-        assert killed.poll() is None and time.monotonic() < deadline, log(store)
-        time.sleep(0.1)
+    until(lambda: begun(store, runs) >= 2 or killed.poll() is not None)
+    assert killed.poll() is None, log(store)
     children = psutil.Process(killed.pid).children(recursive=True)
     killed.kill()
     killed.wait()
-    psutil.wait_procs(children, timeout=30)
+    psutil.wait_procs(children, timeout=PATIENCE)
+    complete = sum(is_finished(store, run) for run in runs)
+    assert 1 <= complete < 4
     assert not [child for child in children if child.is_running()], "a cell outlived its sweep"
-    assert start(sweep, store, environment).wait(timeout=400) == 0, log(store)
+    assert start(sweep, store, environment).wait(PATIENCE) == 0, log(store)
+    assert f"{complete} of 4 cells are complete" in log(store)
     return sweep, store
 
 
 def test_a_killed_sweep_is_continued_and_all_cells_are_whole(swept: tuple[Path, str]) -> None:
     sweep, store = swept
     for cell in load_sweep(sweep).cells:
-        lease = read_lease(open_objects(store), cell.run)
-        assert lease is not None and lease.state == "finished"
+        assert is_finished(store, cell.run)
         assert len(records(store, cell.run)) == 2
         assert Ledger(open_objects(store), cell.run).held_out(2) is not None
-    assert "1 of 4 cells are complete" in log(store)
 
 
 def test_the_common_prefix_is_made_once(swept: tuple[Path, str]) -> None:
@@ -173,7 +183,7 @@ def test_the_backbone_of_a_reward_model_that_each_cell_trains_is_no_reward_model
 def test_the_same_command_again_does_nothing(swept: tuple[Path, str], environment: dict[str, str]) -> None:
     sweep, store = swept
     before = {path: path.stat().st_mtime_ns for path in Path(store).rglob("*.json")}
-    assert start(sweep, store, environment).wait(timeout=120) == 0, log(store)
+    assert start(sweep, store, environment).wait(PATIENCE) == 0, log(store)
     assert {path: path.stat().st_mtime_ns for path in Path(store).rglob("*.json")} == before
 
 
@@ -205,10 +215,9 @@ def test_another_base_is_refused_and_a_grown_grid_is_not(
         flow(str(sweep), ["training.beta1=0.3"], store=store)
     runs = {cell.run for cell in load_sweep(sweep).cells}
     made = count(store, "policy")
-    grown = write_sweep(
-        tiny, "swept", GRID | {"training.loss.beta2": [0.0, 1.0, 3.0], "selection.rho": [0.5]}, held_out=6
-    )
-    assert start(grown, store, environment).wait(timeout=300) == 0, log(store)
+    grid = GRID | {"training.loss.beta2": [0.0, 1.0, 3.0], "selection.rho": [0.5]}
+    grown = write_sweep(tiny, "swept", grid, held_out=6)
+    assert start(grown, store, environment).wait(PATIENCE) == 0, log(store)
     assert count(store, "policy") == made + 2
     (new,) = {cell.run for cell in load_sweep(grown).cells} - runs
     assert len(records(store, new)) == 2
@@ -267,10 +276,10 @@ def test_ctrl_c_stops_the_cell_and_the_command_continues(
         assert process.poll() is None, log(store)
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(PATIENCE) == 130
     lease = read_lease(open_objects(store), cell.run)
     assert lease is not None and (lease.state, lease.holder) == ("stopped", None)
-    assert start(sweep, store, environment).wait(timeout=200) == 0, log(store)
+    assert start(sweep, store, environment).wait(PATIENCE) == 0, log(store)
     assert len(records(store, cell.run)) == 2
 
 
@@ -288,14 +297,12 @@ def pool(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
     with (tmp_path / "pool-log").open("w") as output:
         server = subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stdout=output, stderr=output)
         try:
-            deadline = time.monotonic() + 60
-            while "iterate" not in (tmp_path / "pool-log").read_text():
-                assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "pool-log").read_text()
-                time.sleep(0.2)
+            until(lambda: "iterate" in (tmp_path / "pool-log").read_text() or server.poll() is not None)
+            assert server.poll() is None, (tmp_path / "pool-log").read_text()
             yield "optune/iterate"
         finally:
             server.terminate()
-            server.wait(timeout=60)
+            server.wait(PATIENCE)
 
 
 def test_cells_on_a_pool_survive_their_sweep_and_are_found_again(
@@ -307,13 +314,11 @@ def test_cells_on_a_pool_survive_their_sweep_and_are_found_again(
     sweep = write_sweep(tiny, "pooled", {"selection.rho": [0.5, 0.25]})
     runs = [cell.run for cell in load_sweep(sweep).cells]
     killed = start(sweep, store, environment, "--deployment", pool)
-    deadline = time.monotonic() + 200
-    while (lease := read_lease(open_objects(store), runs[0])) is None or lease.holder is None:
-        assert killed.poll() is None and time.monotonic() < deadline, log(store)
-        time.sleep(0.1)
+    until(lambda: is_held(store, runs[0]) or killed.poll() is not None)
+    assert killed.poll() is None, log(store)
     killed.kill()
     killed.wait()
-    assert start(sweep, store, environment, "--deployment", pool).wait(timeout=400) == 0, log(store)
+    assert start(sweep, store, environment, "--deployment", pool).wait(PATIENCE) == 0, log(store)
     assert [len(records(store, name)) for name in runs] == [2, 2]
     assert count(store, "replay") == 3
     with get_client(sync_client=True) as client:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from optune_core.process.background import Background
+from tests.waiting import PATIENCE, until
 
 
 def test_calls_are_made_in_order_and_are_over_at_the_end() -> None:
@@ -26,7 +27,7 @@ def test_the_work_goes_on_beside_a_call_and_waits_for_the_third() -> None:
     waited = []
 
     def slow() -> None:
-        waited.append(store_answers.wait(20))
+        waited.append(store_answers.wait(PATIENCE))
 
     with Background() as background:
         background.run(slow)
@@ -34,8 +35,8 @@ def test_the_work_goes_on_beside_a_call_and_waits_for_the_third() -> None:
         assert waited == []
         third = threading.Thread(target=background.run, args=(slow,))
         third.start()
-        third.join(0.2)
-        assert third.is_alive(), "three calls were in flight"
+        until(lambda: len(background._calls) == 1)  # it took the first one out, to wait for its end
+        assert third.is_alive() and waited == [], "three calls were in flight"
         store_answers.set()
         third.join()
     assert waited == [True] * 3
@@ -49,7 +50,7 @@ def test_an_error_is_raised_by_the_next_call_or_at_the_end() -> None:
     with pytest.raises(OSError, match="No space"), Background() as background:
         background.run(fail)
         background.run(failed.set)
-        failed.wait(20)
+        assert failed.wait(PATIENCE)
         background.run(lambda: None)
         raise AssertionError("the error did not surface")
     with pytest.raises(OSError, match="No space"), Background() as background:
@@ -73,9 +74,11 @@ from optune_core.process.background import Background
 from optune_core.errors import Preempted
 
 def commit():
-    time.sleep(0.5)
+    while sys.argv[2] == "ending" and not preemption._deferred:
+        time.sleep(0.01)
     print("ready", flush=True)
-    time.sleep(1)
+    while not preemption.requested():
+        time.sleep(0.01)
     Path(sys.argv[1]).touch()
 
 preemption.install()
@@ -83,7 +86,7 @@ try:
     with Background() as background:
         background.run(commit)
         if sys.argv[2] == "working":
-            time.sleep(60)
+            time.sleep(3600)
 except Preempted:
     sys.exit(143)
 """
@@ -98,5 +101,5 @@ def test_sigterm_waits_for_the_commit_that_is_on_its_way(tmp_path: Path, when: s
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == status
+        assert process.wait(PATIENCE) == status
     assert committed.exists()

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from optune_core.process import preemption
 from optune_core.process.children import Command, Failure, no_child, run_children
 from optune_core.process.progress import Together, silent
-from tests.unit.test_launch import wait_for
+from tests.waiting import PATIENCE, until
 
 SAYS = """
 import json, os, signal, sys, time
@@ -28,6 +28,10 @@ def ready(file):
     open(file, "a").write("x")
 def wait_for(file, parts=1):
     while not os.path.exists(file) or os.path.getsize(file) < parts:
+        time.sleep(0.02)
+def wait_for_end_of(file):
+    wait_for(file)
+    while os.path.exists(f"/proc/{open(file).read()}/fd/0"):  # of a dead process not yet waited for, nothing is open
         time.sleep(0.02)
 def say(**message):
     print(json.dumps(message), flush=True)
@@ -67,7 +71,8 @@ def when_told(file: str, does: str) -> str:
 
 
 DONE = "say(done=True)"
-WAITS = "time.sleep(60)"
+WAITING = 300
+WAITS = f"time.sleep({WAITING})"
 
 
 def test_all_are_run_with_their_environments_and_their_lines_are_told_apart() -> None:
@@ -85,12 +90,12 @@ def test_no_command_is_no_failure() -> None:
     assert run() is None
 
 
-def test_there_is_a_child_until_the_last_has_ended() -> None:
+def test_there_is_a_child_until_the_last_has_ended(tmp_path: Path) -> None:
     seen: list[bool] = []
-    assert (
-        run(DONE, f"time.sleep(1); say(committed='x'); {DONE}", committed=lambda: seen.append(no_child.is_set()))
-        is None
-    )
+    pid = str(tmp_path / "pid")
+    first = f"open({pid!r}, 'w').write(str(os.getpid())); {DONE}"
+    last = f"wait_for_end_of({pid!r}); say(committed='x'); {DONE}"
+    assert run(first, last, committed=lambda: seen.append(no_child.is_set())) is None
     assert seen == [False]
 
 
@@ -99,7 +104,7 @@ def test_the_first_reason_is_reported_and_the_others_are_told_to_end() -> None:
     failure = run(WAITS, error("DataError"), WAITS)
     assert failure is not None
     assert failure.error == {"type": "DataError", "message": "why"}
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < WAITING, "the others came to their own end"
 
 
 def test_a_killed_one_is_the_reason_not_those_that_are_told_to_end() -> None:
@@ -126,7 +131,7 @@ def test_one_that_does_not_end_in_its_grace_is_killed(monkeypatch: pytest.Monkey
     failure = run(deaf, f"wait_for({file!r}); {error('DataError')}")
     assert failure is not None
     assert failure.error is not None and failure.error["type"] == "DataError"
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < WAITING, "the others came to their own end"
 
 
 def test_what_is_committed_after_being_told_counts(tmp_path: Path) -> None:
@@ -159,17 +164,17 @@ def test_a_parent_that_is_told_to_end_lets_all_save(tmp_path: Path, whole_group:
         "def save(*_):\n"
         "    signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(0.5)\n"
         "    open(FILE, 'w').close(); preempted()\n"
-        "signal.signal(signal.SIGTERM, save); say(progress=['work', 0, 1]); time.sleep(60)"
+        "signal.signal(signal.SIGTERM, save); say(progress=['work', 0, 1]); time.sleep(3600)"
     )
     files = [tmp_path / name for name in ("first", "second")]
     programs = [saves.replace("FILE", repr(str(file))) for file in files]
     command = [sys.executable, "-c", PARENT, str(tmp_path), *programs]
     with subprocess.Popen(command, start_new_session=True) as parent:
-        wait_for((tmp_path / "working").exists)  # both have said so
+        until((tmp_path / "working").exists)  # both have said so
         children = psutil.Process(parent.pid).children()
         assert len(children) == 2
         (os.killpg if whole_group else os.kill)(parent.pid, signal.SIGTERM)
-        assert parent.wait(20) == 143
+        assert parent.wait(PATIENCE) == 143
     assert all(file.exists() for file in files)
     assert not any(child.is_running() for child in children)
 
@@ -182,11 +187,11 @@ def test_children_die_with_their_parent(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", PARENT, str(tmp_path), tied + WAITS, tied + WAITS]
     with subprocess.Popen(command, start_new_session=True) as parent:
-        wait_for((tmp_path / "working").exists)
+        until((tmp_path / "working").exists)
         children = psutil.Process(parent.pid).children()
         assert len(children) == 2
         parent.kill()
-    wait_for(lambda: not any(child.is_running() for child in children))
+    until(lambda: not any(child.is_running() for child in children))
 
 
 def test_progress_shows_when_all_do_the_same_as_their_sum() -> None:

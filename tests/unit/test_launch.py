@@ -6,9 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -20,22 +18,16 @@ from optune_core.selection.everything import All
 from optune_core.stages import launch, selection
 from optune_core.stages.registry import find_stage
 from optune_core.storage import ArtifactStore, Ref, open_objects
+from tests.waiting import until
 
 PARENT = """
 import os, subprocess, sys, time
 from optune_core.process import die_with_parent
-command = [sys.executable, "-m", "optune_core.process.die_with_parent", "sleep", "60"]
+command = [sys.executable, "-m", "optune_core.process.die_with_parent", "sleep", "3600"]
 child = subprocess.Popen(command, env=os.environ | {die_with_parent.PARENT: str(os.getpid())})
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(3600)
 """
-
-
-def wait_for(condition: Any, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def ended(process: psutil.Process) -> bool:
@@ -46,9 +38,9 @@ def test_a_bound_process_is_killed_with_its_parent() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
-        wait_for(lambda: child.name() == "sleep")
+        until(lambda: child.name() == "sleep")
         parent.kill()
-    wait_for(lambda: ended(child))
+    until(lambda: ended(child))
 
 
 def test_a_process_whose_parent_is_already_gone_does_not_start() -> None:
@@ -135,7 +127,7 @@ def test_a_child_is_told_to_end_and_given_time_when_its_parent_is(
         "def save(*_):\n"
         f"    time.sleep(0.5); open({str(saved)!r}, 'w').close(); sys.exit(143)\n"
         "signal.signal(signal.SIGTERM, save)\n"
-        'print(\'{"progress": ["work", 0, 1]}\', flush=True)\ntime.sleep(60)'
+        'print(\'{"progress": ["work", 0, 1]}\', flush=True)\ntime.sleep(3600)'
     )
 
     class Terminated(BaseException):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optune_core.generation.nucleus import keep_nucleus
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     sharpness=st.floats(0.0, 8.0),  # at 0 all tokens are equal

@@ -268,7 +268,7 @@ def candidates_of(answers: dict[str, list[tuple[float | None, str, str]]]) -> li
     ]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(rounds=st.lists(ROUND, min_size=1, max_size=4), group=st.integers(1, 12))
 def test_streams_in_columns_equal_one_row_at_a_time(rounds: list[Any], group: int) -> None:
     replay, all_candidates = empty_replay(prompts(*PROMPT_IDS)), []
@@ -288,7 +288,6 @@ def test_streams_in_columns_equal_one_row_at_a_time(rounds: list[Any], group: in
             assert found == pytest.approx(naive.statistics(before.to_pylist(), expected, iteration), abs=1e-12)
 
 
-@settings(deadline=None)
 @given(answers=GIVEN_ROUND, group=st.integers(1, 12))
 def test_given_pairs_in_columns_equal_one_row_at_a_time(answers: Any, group: int) -> None:
     start, candidates = empty_replay(prompts(*PROMPT_IDS)), candidates_of(answers)
@@ -302,7 +301,6 @@ def test_given_pairs_in_columns_equal_one_row_at_a_time(answers: Any, group: int
     ]
 
 
-@settings(deadline=None)
 @given(rounds=st.lists(ROUND, min_size=1, max_size=4))
 def test_conservation_over_any_history(rounds: list[Any]) -> None:
     replay = empty_replay(prompts(*PROMPT_IDS))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from optune_core.losses.best_of_n import BestOfN
@@ -57,7 +57,6 @@ def test_pairs_below_the_least_gap_have_no_weight_but_count_as_pairs() -> None:
     assert facts.weights.tolist() == [0.5]
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 50), min_size=1, max_size=30), st.floats(0, 10))
 def test_best_against_worst_is_worth_at_least_eight_ninths(gaps: list[float], beta2: float) -> None:
     facts = pair_facts(
@@ -113,7 +112,6 @@ def test_the_speed_up_of_a_run_is_bounded() -> None:
     assert speedup["bound"] == pytest.approx(243 / 198)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), max_size=20))
 def test_largest_changes_come_first_and_are_what_they_say(rows: list[tuple[float, float]]) -> None:
     first, last = (np.array([row[side] for row in rows], float) for side in (0, 1))
@@ -134,7 +132,6 @@ def test_time_shares_are_those_of_table_1() -> None:
     assert time_shares(SECONDS) == {"generate": 0.5, "score": 0.05, "train": 0.44, "rank and merge": 0.01}
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=700), st.integers(1, 240))
 def test_a_thinned_curve_keeps_its_mean_and_its_steps(values: list[float], most: int) -> None:
     points = thinned(np.array(values), most)
@@ -147,7 +144,6 @@ def test_a_thinned_curve_keeps_its_mean_and_its_steps(values: list[float], most:
     )
 
 
-@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.integers(2, 8))
 def test_ticks_are_few_inside_and_evenly_spaced(low: float, width: float, most: int) -> None:
     found = ticks(low, low + width, most)
@@ -155,7 +151,6 @@ def test_ticks_are_few_inside_and_evenly_spaced(low: float, width: float, most: 
     assert all(low - 1e-6 * width <= tick <= low + 1.000001 * width for tick in found)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6), max_size=5))
 def test_an_axis_holds_its_values_and_is_not_empty(values: list[float]) -> None:
     low, high = spread(values, include=[0.0])

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from optune_core.data import row_groups
@@ -44,7 +44,6 @@ def cut(table: pa.Table, cuts: list[int]) -> list[pa.Table]:
     return [table.slice(a, b - a) for a, b in pairwise(edges)]
 
 
-@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, ROWS), max_size=8))
 def test_bytes_do_not_depend_on_how_the_stream_is_cut(cuts: list[int]) -> None:
     with TemporaryDirectory() as folder:
@@ -70,7 +69,6 @@ def test_several_files_read_as_one_stream_whatever_their_own_groups(tmp_path: Pa
     assert pa.concat_tables(groups).equals(TABLE)
 
 
-@settings(deadline=None)
 @given(first=st.integers(0, ROWS - 1), count=st.integers(1, ROWS))
 def test_rows_of_a_file(first: int, count: int) -> None:
     with TemporaryDirectory() as folder:

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, Work, open
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import LocalObjects, check_conditional_writes
 from tests.sections import AnyConfig
+from tests.waiting import PATIENCE
 
 WORK = Work("demo", 1, {"rho": 0.5}, {"policy": Ref("policy", "k", "d" * 64)})
 
@@ -169,26 +169,38 @@ def test_a_damaged_copy_is_replaced_and_is_no_damage_to_the_store(tmp_path: Path
     assert store.find(WORK) == manifest
 
 
-class Slow(Remote):
-    """Downloads take long enough for others to want the same meanwhile; the first of them can be made to break off."""
+FETCHERS = 4
+
+
+class Crowded(Remote):
+    """No download ends before all fetchers want the artifact; the first one can be made to break off."""
 
     def __init__(self, root: Path, breaks: bool) -> None:
         super().__init__(root)
         self.breaks = breaks
+        self._wanting = 0
+        self._change = threading.Condition()
+
+    def local_folder(self, path: str) -> Path | None:
+        with self._change:
+            self._wanting += path.startswith("artifacts/")
+            self._change.notify_all()
+        return super().local_folder(path)
 
     def download(self, path: str, file: Path) -> None:
-        time.sleep(0.1)
-        if self.breaks:
-            self.breaks = False
+        with self._change:
+            assert self._change.wait_for(lambda: self._wanting == FETCHERS, PATIENCE)
+            breaks, self.breaks = self.breaks, False
+        if breaks:
             raise TransientError("the line is cut")
         super().download(path, file)
 
 
 @pytest.mark.parametrize("breaks", [False, True])
 def test_of_several_that_want_the_same_one_downloads_and_another_if_it_fails(tmp_path: Path, breaks: bool) -> None:
-    objects = Slow(tmp_path / "store", breaks)
+    objects = Crowded(tmp_path / "store", breaks)
     ref = commit_policy(ArtifactStore(objects, cache=tmp_path / "cache")).ref
-    stores = [ArtifactStore(objects, cache=tmp_path / "cache") for _ in range(4)]
+    stores = [ArtifactStore(objects, cache=tmp_path / "cache") for _ in range(FETCHERS)]
     with ThreadPoolExecutor(len(stores)) as pool:
         fetching = [pool.submit(store.fetch, ref) for store in stores]
     failed = [future for future in fetching if future.exception() is not None]

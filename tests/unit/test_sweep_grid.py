@@ -71,7 +71,7 @@ def test_overrides_are_for_all_cells_and_below_the_grid(tmp_path: Path) -> None:
     assert "selection.rho is in the grid" in problem
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.randoms(use_true_random=False))
 def test_names_do_not_depend_on_order_or_on_other_values(
     tmp_path_factory: pytest.TempPathFactory, draw: random.Random
@@ -212,7 +212,7 @@ def test_where_the_first_cell_failed_the_next_takes_its_place(tmp_path: Path) ->
     assert order.next(made[1:], [], set()) is made[1]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers())
 def test_no_order_of_events_leaves_cells_waiting_for_nobody(
     tmp_path_factory: pytest.TempPathFactory, seed: int

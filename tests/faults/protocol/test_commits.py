@@ -19,7 +19,7 @@ from optune_core.storage import ArtifactStore, Manifest, Work
 from optune_core.storage import artifacts as artifacts_module
 from optune_core.storage.objects import LocalObjects, Objects
 from tests.faults.protocol.memory import Memory, OverwritingSwap
-from tests.faults.protocol.turns import Runner, Turn, play, quick, schedules
+from tests.faults.protocol.turns import Runner, Turn, play, schedules
 
 pytestmark = pytest.mark.faults
 
@@ -187,27 +187,27 @@ def commits_on_a_disk(ram: Path, **case: Any) -> None:
         play_commits(LocalObjects(Path(folder) / "store"), Path(folder), **case)
 
 
-@settings(quick, max_examples=120)
+@settings(max_examples=120)
 @commit_cases
 def test_one_whole_commit_stands_whatever_happens_in_between(ram: Path, **case: Any) -> None:
     commits_in_memory(ram, **case)
 
 
-@settings(quick, max_examples=40)
+@settings(max_examples=40)
 @commit_cases
 def test_one_whole_commit_stands_on_a_disk_too(ram: Path, **case: Any) -> None:
     commits_on_a_disk(ram, **case)
 
 
 @pytest.mark.long
-@settings(quick, max_examples=5000)
+@settings(max_examples=5000)
 @commit_cases
 def test_one_whole_commit_stands_through_thousands_of_interleavings(ram: Path, **case: Any) -> None:
     commits_in_memory(ram, **case)
 
 
 @pytest.mark.long
-@settings(quick, max_examples=1000)
+@settings(max_examples=1000)
 @commit_cases
 def test_one_whole_commit_stands_on_a_disk_through_a_thousand_interleavings(ram: Path, **case: Any) -> None:
     commits_on_a_disk(ram, **case)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from optune_core.storage.objects import LocalObjects
+from tests.waiting import until
 
 pytestmark = pytest.mark.faults
 
@@ -76,9 +76,7 @@ def test_a_reader_on_a_disk_sees_the_old_or_the_new_body_and_nothing_else(disk: 
     try:
         for old, new in itertools.pairwise(bodies):
             assert disk.swap("x", old, new)
-        deadline = time.monotonic() + 20
-        while bodies[-1] not in seen and time.monotonic() < deadline:
-            time.sleep(0.001)
+        until(lambda: bodies[-1] in seen)
     finally:
         ended.set()
         reader.join()

@@ -19,7 +19,7 @@ from optune_core.storage import lease as lease_module
 from optune_core.storage.lease import Lease, read_lease, take
 from optune_core.storage.objects import LocalObjects, Objects
 from tests.faults.protocol.memory import Memory, OverwritingSwap
-from tests.faults.protocol.turns import Runner, Turn, clocks, play, quick, schedules
+from tests.faults.protocol.turns import Runner, Turn, clocks, play, schedules
 
 pytestmark = pytest.mark.faults
 
@@ -110,13 +110,13 @@ def lease_of(objects: Objects, lease: Lease) -> Lease:
 lease_cases = given(schedule=schedules, count=st.integers(2, 4), beats=st.integers(0, 4))
 
 
-@settings(quick, max_examples=120)
+@settings(max_examples=120)
 @lease_cases
 def test_one_runner_at_a_time_is_told_that_it_holds_the_lease(ram: Path, **case: Any) -> None:
     play_leases(Memory(), ram, **case)
 
 
-@settings(quick, max_examples=40)
+@settings(max_examples=40)
 @lease_cases
 def test_one_runner_at_a_time_holds_a_lease_on_a_disk(ram: Path, **case: Any) -> None:
     with tempfile.TemporaryDirectory(dir=ram) as folder:
@@ -124,7 +124,7 @@ def test_one_runner_at_a_time_holds_a_lease_on_a_disk(ram: Path, **case: Any) ->
 
 
 @pytest.mark.long
-@settings(quick, max_examples=5000)
+@settings(max_examples=5000)
 @lease_cases
 def test_one_runner_at_a_time_holds_the_lease_through_thousands_of_interleavings(ram: Path, **case: Any) -> None:
     play_leases(Memory(), ram, **case)

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from optune_core.errors import TransientError
 from optune_core.storage import Manifest
 from optune_core.storage.objects import Objects
+from tests.waiting import PATIENCE
 
 Fate = Literal["fine", "lost answer", "dies before", "dies after"]
 Turn = tuple[int, Fate]
@@ -84,7 +84,7 @@ class Runner:
             self._stopped.release()
 
     def _wait(self) -> None:
-        assert self._stopped.acquire(timeout=60), "a runner neither ended nor asked for its turn"
+        assert self._stopped.acquire(timeout=PATIENCE), "a runner neither ended nor asked for its turn"
 
 
 class Stepped:
@@ -130,4 +130,3 @@ def play(runners: list[Runner], schedule: list[Turn], look: Callable[[], None]) 
 
 fates = st.sampled_from(["fine"] * 12 + ["lost answer"] * 2 + ["dies before", "dies after"])
 schedules = st.lists(st.tuples(st.integers(0, 5), fates), max_size=60)
-quick = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

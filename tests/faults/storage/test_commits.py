@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -23,6 +22,7 @@ from tests.faults.storage.proxied import (
     each_request,
     each_transient,
 )
+from tests.waiting import until
 
 pytestmark = pytest.mark.faults
 
@@ -102,10 +102,7 @@ def held_back(stage: Stage, method: str, path: str) -> Callable[[], None]:
 
     def let_go() -> None:
         stage.proxy.heal()
-        deadline = time.monotonic() + 20
-        while not arrived and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert arrived, "nothing was held back"
+        until(lambda: arrived)
 
     return let_go
 

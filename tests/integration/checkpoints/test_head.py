@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from optune_core.errors import CorruptArtifact, StoreError, TransientError
 from optune_core.storage import ArtifactStore, Manifest
 from optune_core.training.recovery import Checkpoints
 from tests.integration.checkpoints.heads import POLICY, accept, commit, head, standing, written
+from tests.waiting import PATIENCE, until
 
 
 def test_the_last_two_are_kept_and_found_and_leave_no_local_copy(store: ArtifactStore, tmp_path: Path) -> None:
@@ -108,20 +108,20 @@ def test_commits_run_in_the_background_one_at_a_time(
     def slow(self: ArtifactStore, *args: Any, **kwargs: Any) -> Manifest:
         running.append(threading.current_thread().name)
         begun.set()
-        assert release.wait(30)
+        assert release.wait(PATIENCE)
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(ArtifactStore, "commit", slow)
     with Checkpoints(store, POLICY) as checkpoints:
         checkpoints.commit(1, written(tmp_path / "scratch", 1))  # does not wait
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE)
         assert head(store) is None
         waiting = threading.Thread(target=checkpoints.commit, args=(2, written(tmp_path / "scratch", 2)))
         waiting.start()
-        time.sleep(0.2)
+        until(lambda: checkpoints._in_flight is None)  # it took the first commit out, to wait for its end
         assert waiting.is_alive() and len(running) == 1
         release.set()
-        waiting.join(30)
+        waiting.join(PATIENCE)
     assert head(store) == [2, 1]
     assert all(name.startswith("checkpoint") for name in running)
 

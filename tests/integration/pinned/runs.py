@@ -86,10 +86,8 @@ def grid(folder: Path) -> dict[str, Run]:
         "engine-logps": Run({"generation": {"logps": True}, "training": {"reference_logps": "engine"}}, one),
         "classifier": Run({}, one | {"reward": classifier}),
         "trained-reward": Run({}, one | {"reward": labelled}),
-        "offline": Run(
-            {"prompts": pairs, "training": {"loss": WDPO | {"beta2": 0.0}}}, {"selection": {"type": "none"}}
-        ),
-        "hypo": Run({"prompts": pairs, "training": hypo}, {"selection": {"type": "none"}}),
+        "offline": Run({"prompts": pairs, "training": {"loss": WDPO | {"beta2": 0.0}}}, nothing),
+        "hypo": Run({"prompts": pairs, "training": hypo}, nothing),
     }
 
 

@@ -24,7 +24,7 @@ def any_response(triples: list[Any]) -> bool:
 prompts, responses = st.lists(tokens, min_size=1, max_size=20), st.lists(tokens, max_size=14)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(triples=st.lists(st.tuples(prompts, responses, responses), min_size=1, max_size=5))
 def test_packed_logps_equal_those_of_one_sequence_at_a_time(model: Any, packed_model: Any, triples: list[Any]) -> None:
     with torch.no_grad():
@@ -37,7 +37,7 @@ def test_packed_logps_equal_those_of_one_sequence_at_a_time(model: Any, packed_m
         )
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(triples=st.lists(st.tuples(prompts, responses, responses), min_size=1, max_size=4).filter(any_response))
 def test_gradients_of_the_whole_loss_equal_the_plain_ones(model: Any, packed_model: Any, triples: list[Any]) -> None:
     from optune_core.losses.equations import wdpo_losses

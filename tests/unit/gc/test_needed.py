@@ -146,7 +146,7 @@ def closure(start: Iterable[int], edges: list[set[int]]) -> set[int]:
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(plans())
 def test_after_a_collection_everything_that_a_run_refers_to_still_fetches(
     plan: tuple[list[list[int]], list[tuple[str, list[int], list[int]]], list[int]],

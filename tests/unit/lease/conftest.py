@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +29,14 @@ def _short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_beat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leases that move only when the test moves them."""
     monkeypatch.setattr(lease_module, "BEAT_SECONDS", 3600)
+
+
+@pytest.fixture
+def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A time to live that no test outlasts: a watch ends because the holder moves or lets go, however slow that is."""
+    monkeypatch.setattr(lease_module, "TTL_SECONDS", 3600.0)
+    look_often = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: time.sleep(0.01))
+    monkeypatch.setattr(lease_module, "time", look_often)
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ from __future__ import annotations
 import select
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 
 from optune_core.storage.lease import LeaseRecord, read_lease
 from optune_core.storage.objects import LocalObjects
+from tests.waiting import PATIENCE
 
 TTL = 0.4
 PATH = "runs/run/lease.json"
@@ -30,13 +29,6 @@ def put(objects: LocalObjects, **changes: object) -> LeaseRecord:
     return other
 
 
-def eventually(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"never happened: {what}"
-        time.sleep(0.01)
-
-
 class Runner:
     """A real process that takes the lease of `run` and holds it until it is killed or told to let go."""
 
@@ -45,6 +37,7 @@ import sys
 from pathlib import Path
 from optune_core.storage import lease
 from optune_core.storage.objects import LocalObjects
+from tests.waiting import PATIENCE
 lease.TTL_SECONDS, lease.BEAT_SECONDS = float(sys.argv[2]), float(sys.argv[2]) / 8
 held = lease.take(LocalObjects(Path(sys.argv[1])), "run", {"who": "child"}, on_lost=lambda: print("lost", flush=True))
 print("taken", flush=True)
@@ -64,7 +57,7 @@ print("released", flush=True)
 
     def line(self) -> str:
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], 60)
+        ready, _, _ = select.select([self.process.stdout], [], [], PATIENCE)
         assert ready, "the runner says nothing"
         return self.process.stdout.readline().strip()
 

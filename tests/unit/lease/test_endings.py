@@ -9,7 +9,8 @@ import pytest
 from optune_core.errors import DataError, OptuneError, Preempted, TransientError
 from optune_core.storage.lease import MAX_FRUITLESS, hold, is_resumable, read_lease, stop, take
 from optune_core.storage.objects import LocalObjects
-from tests.unit.lease.holders import PATH, eventually, put, record
+from tests.unit.lease.holders import PATH, put, record
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_a_commit_is_noted_before_the_end(objects: LocalObjects) -> None:
     lease = take(objects, "run", {})
     assert record(objects).fruitless == 1
     lease.progressed()
-    eventually(lambda: record(objects).fruitless == 0, "a beat with the news")
+    until(lambda: record(objects).fruitless == 0)
     lease.release("interrupted")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,8 @@ from optune_core.errors import RunBusy, StoreError
 from optune_core.storage import lease as lease_module
 from optune_core.storage.lease import Lease, LeaseRecord, is_resumable, read_lease, take
 from optune_core.storage.objects import LocalObjects
-from tests.unit.lease.holders import PATH, eventually, put, record
+from tests.unit.lease.holders import PATH, TTL, put, record
+from tests.waiting import PATIENCE, until
 
 
 def test_a_lease_that_is_held_says_who_holds_it_and_what_for(objects: LocalObjects) -> None:
@@ -23,6 +25,7 @@ def test_a_lease_that_is_held_says_who_holds_it_and_what_for(objects: LocalObjec
     lease.release("finished")
 
 
+@pytest.mark.usefixtures("long_lease")
 def test_a_live_lease_refuses_a_second_runner_and_names_the_first(objects: LocalObjects) -> None:
     lost: list[str] = []
     lease = take(objects, "run", {}, on_lost=lambda: lost.append("lost"))
@@ -35,7 +38,7 @@ def test_a_live_lease_refuses_a_second_runner_and_names_the_first(objects: Local
 
 def test_a_held_lease_beats_and_a_released_one_does_not(objects: LocalObjects) -> None:
     lease = take(objects, "run", {})
-    eventually(lambda: record(objects).beat >= 2, "a beat")
+    until(lambda: record(objects).beat >= 2)
     lease.release("finished")
     assert not lease._thread.is_alive()
 
@@ -55,20 +58,21 @@ def test_leases_of_two_runs_do_not_meet(objects: LocalObjects) -> None:
     assert [read_lease(objects, run).state for run in ("one", "two")] == ["finished", "failed"]  # type: ignore[union-attr]
 
 
-def test_of_racing_runners_one_takes_the_lease(objects: LocalObjects) -> None:
+def race(objects: LocalObjects) -> None:
+    """Eight runners take the lease at the same time: one gets it, and keeps it."""
     barrier = threading.Barrier(8)
     taken: list[Lease] = []
     refused: list[RunBusy] = []
     lost: list[str] = []
 
-    def race() -> None:
+    def runner() -> None:
         barrier.wait()
         try:
             taken.append(take(objects, "run", {}, on_lost=lambda: lost.append("lost")))
         except RunBusy as busy:
             refused.append(busy)
 
-    threads = [threading.Thread(target=race) for _ in range(8)]
+    threads = [threading.Thread(target=runner) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -77,9 +81,26 @@ def test_of_racing_runners_one_takes_the_lease(objects: LocalObjects) -> None:
     taken[0].release("finished")
 
 
-def test_of_racing_runners_one_takes_over_from_a_dead_one(objects: LocalObjects) -> None:
+@pytest.mark.usefixtures("long_lease")
+def test_of_racing_runners_one_takes_the_lease(objects: LocalObjects) -> None:
+    race(objects)
+
+
+def test_of_racing_runners_one_takes_over_from_a_dead_one(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time to live ends when all of them watch the dead one: none comes so late that it watches the winner."""
     put(objects)
-    test_of_racing_runners_one_takes_the_lease(objects)
+    clock = 0.0
+
+    def pass_time() -> None:
+        nonlocal clock
+        clock += TTL
+
+    all_watch = threading.Barrier(8, action=pass_time)
+    together = SimpleNamespace(monotonic=lambda: clock, sleep=lambda seconds: all_watch.wait(PATIENCE))
+    monkeypatch.setattr(lease_module, "time", together)
+    race(objects)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,21 @@
+"""Waiting for an event instead of for a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+PATIENCE = 400.0
+"""Seconds after which an event is taken never to happen: many times what it takes on the slowest machine."""
+
+
+def until(find: Callable[[], T]) -> T:
+    """Call a function until its result is true, and return that."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := find()):
+        assert time.monotonic() < deadline, f"nothing happened in {PATIENCE:.0f} s"
+        time.sleep(0.05)
+    return found
