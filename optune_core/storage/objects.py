@@ -1,8 +1,8 @@
-"""Objects under a root: whole, and created at most once. Two backends, the local disk and S3.
+"""Objects under a root: complete, and created at most once. Two backends, the local disk and S3.
 
-The promise that everything else rests on is `create`: of any number of racing creators exactly one wins, and
-each of them learns whose bytes stand. It holds after lost answers too, because it compares the bytes that stand
-with its own; so a body must be unique to its creator (manifests carry an attempt id).
+All storage rests on the promise of `create`: of any number of racing creators exactly one wins, and each of them
+learns whose bytes are stored. The promise holds after lost answers too, because `create` compares the stored bytes
+with its own; so a body must be unique to its creator (manifests contain an attempt id).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from optune_core.storage.durable import beside, link, make_folder, sync_folder, 
 T = TypeVar("T")
 
 MAX_CREATE_BYTES = 1 << 20
-"""Deciding objects stay single-part: conditional multipart completion is not atomic on any server tried."""
+"""Largest body of `create` and `swap`. These objects stay single-part, because conditional multipart completion is
+not atomic on any server that was tried."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Entry:
 
     path: str
     size: int
-    """Bytes."""
+    """Size in bytes."""
     modified: float
     """Unix time in seconds by the store's clock: compare it with `Objects.now` only."""
 
@@ -46,60 +47,73 @@ class Objects(Protocol):
     url: str
 
     def require(self) -> None:
-        """Raises StoreError unless the place that the URL names exists or may be made. Buckets are never made."""
+        """Raise StoreError unless the root exists or may be made. Folders are made, buckets never are."""
         ...
 
     def create(self, path: str, body: bytes) -> bytes:
-        """Create the object if nothing stands there. Returns the bytes that stand afterwards: ours, or the winner's.
+        """Create the object, unless it exists. Returns the bytes that are stored afterwards: `body`, or the winner's.
 
-        Raises StoreError if the backend refuses (permission, bucket), TransientError if no answer could be had.
+        Args:
+            path: path of the object.
+            body: bytes that no other creator writes, so that a lost answer can be distinguished from a lost race.
+
+        Raises:
+            StoreError: the backend refuses (permission, bucket).
+            TransientError: the backend gave no answer; the object may have been created.
         """
         ...
 
     def swap(self, path: str, expected: bytes | None, body: bytes) -> bool:
-        """Replace the object if its bytes are `expected` (None: if there is none). Returns whether ours stand.
+        """Replace the object if its bytes are `expected`. Returns whether `body` is stored.
 
-        Of any number of racing swappers with the same `expected` at most one is told True, and exactly one if all
-        are answered. `body` must be unique to its writer, so that a lost answer can be told from a lost race.
+        Of any number of racing callers with the same `expected` at most one gets True, and exactly one if all get an
+        answer.
 
-        Raises as `create`; after a TransientError ours may stand or not.
+        Args:
+            path: path of the object.
+            expected: bytes to be replaced; None: create the object if it does not exist.
+            body: bytes that no other writer writes, so that a lost answer can be distinguished from a lost race.
+
+        Raises:
+            StoreError: the backend refuses (permission, bucket).
+            TransientError: the backend gave no answer; `body` may be stored.
         """
         ...
 
     def refuses_stale_swap(self, path: str) -> bool:
-        """Whether a write is refused whose object changed after its writer looked. Overwrites a probe to find out."""
+        """Whether the store refuses a write to an object that changed after its writer read it. Overwrites `path`."""
         ...
 
     def read(self, path: str) -> bytes | None:
-        """The object's bytes, or None if there is none."""
+        """Return the object's bytes, or None if it does not exist."""
         ...
 
     def upload(self, file: Path, path: str) -> None:
-        """Write a file of any size, replacing what stood there. The file must not be changed afterwards."""
+        """Write a file of any size as an object, replacing it. The file must not be changed afterwards."""
         ...
 
     def download(self, path: str, file: Path) -> None:
-        """Fetch an object of any size. Raises StoreError if it is not there."""
+        """Fetch an object of any size into a file. Raises StoreError if the object does not exist."""
         ...
 
     def names(self, prefix: str) -> list[str]:
-        """Last path parts directly below a prefix, sorted. For display only: decisions never rest on a listing."""
+        """List the last path parts directly below a prefix, sorted. For display: no decision rests on a listing."""
         ...
 
     def walk(self, prefix: str) -> Iterator[Entry]:
-        """Every object below a prefix. For collecting garbage only: decisions about work never rest on a listing."""
+        """List every object below a prefix. For garbage collection: no decision about work rests on a listing."""
         ...
 
     def now(self) -> float:
-        """The store's clock, Unix time in seconds."""
+        """Return the time of the store's clock: Unix time in seconds."""
         ...
 
     def delete(self, path: str) -> None:
-        """Delete the object, if it is there."""
+        """Delete the object, if it exists."""
         ...
 
     def local_folder(self, path: str) -> Path | None:
-        """The folder that holds these objects as files, where the backend is a disk; None elsewhere."""
+        """Return the folder that holds these objects as files, or None where the backend is not a disk."""
         ...
 
 
@@ -107,7 +121,7 @@ def open_objects(url: str) -> Objects:
     """Open a store by URL or path.
 
     Raises:
-        StoreError: the scheme is not one whose conditional writes are known to be exact.
+        StoreError: the URL has a scheme whose conditional writes this project has not verified.
     """
     scheme, separator, _ = url.partition("://")
     if not separator or scheme == "file":
@@ -115,35 +129,36 @@ def open_objects(url: str) -> Objects:
     if scheme == "s3":
         return S3Objects(url.rstrip("/"))
     raise StoreError(
-        f"store {url!r}: scheme {scheme!r} has no create-if-absent that this project has verified; "
-        "use a local folder or s3://bucket/prefix"
+        f"store {url!r}: the scheme {scheme!r} is not supported, because its create-if-absent was not verified by "
+        "this project. Use a local folder or s3://bucket/prefix"
     )
 
 
 def check_conditional_writes(objects: Objects) -> None:
-    """Refuse a store on which the commit would not be exclusive, before any work is spent.
+    """Check that commits in this store are exclusive, before any work is spent.
 
     Raises:
-        StoreError: the store let a second writer overwrite an object, or cannot be written or read.
+        StoreError: the store let a second writer overwrite an object, or it cannot be written or read.
     """
     objects.require()
     path = f"probe/{uuid.uuid4().hex}"
     first, second = b"first " + path.encode(), b"second " + path.encode()
-    standing = [objects.create(path, first), objects.create(path, second), objects.read(path)]
+    created = [objects.create(path, first), objects.create(path, second), objects.read(path)]
     swapped = [objects.swap(path, second, b"third"), objects.swap(path, first, second), objects.read(path)]
     exact = objects.refuses_stale_swap(path)
     objects.delete(path)
     advice = "Use a store with conditional writes, and keep bucket versioning off"
-    if standing != [first, first, first]:
+    if created != [first, first, first]:
         raise StoreError(
             f"store {objects.url!r} ignores If-None-Match: a second writer replaced an existing object. {advice}"
         )
     if swapped != [False, True, second] or not exact:
-        raise StoreError(f"store {objects.url!r} does not honour If-Match: no lease can be held in it. {advice}")
+        raise StoreError(f"store {objects.url!r} does not honour If-Match, so no lease can be held in it. {advice}")
 
 
 class LocalObjects:
-    """Files below a folder. An object appears whole (link of a synced temporary file) and survives a crash."""
+    """Objects as files below a folder. An object appears complete (as a link to a synced temporary file) and survives
+    a crash."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -159,8 +174,8 @@ class LocalObjects:
         with self._errors(path), beside(target, lambda temporary: write(temporary, body)) as temporary:
             reach(f"create.written/{kind}")
             while not link(temporary, target):
-                if (standing := self.read(path)) is not None:  # else it was deleted meanwhile
-                    return standing
+                if (stored := self.read(path)) is not None:  # otherwise it was deleted in the meantime
+                    return stored
             sync_folder(target.parent)
         reach(f"create.after/{kind}")
         return body
@@ -171,7 +186,7 @@ class LocalObjects:
         with self._errors(path):
             make_folder(self.root)
             with (self.root / ".lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when its holder dies
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel releases it when its holder dies
                 if self.read(path) != expected:
                     return False
                 with beside(target, lambda temporary: write(temporary, body)) as temporary:
@@ -184,7 +199,7 @@ class LocalObjects:
         return True
 
     def refuses_stale_swap(self, path: str) -> bool:
-        return True  # the lock is held from the look to the write
+        return True  # the lock is held from the read to the write
 
     def read(self, path: str) -> bytes | None:
         with self._errors(path):
@@ -199,12 +214,12 @@ class LocalObjects:
 
         def copy(temporary: Path) -> None:
             try:
-                os.link(file, temporary)  # the same disk: no second copy
+                os.link(file, temporary)  # on the same disk no second copy is needed
             except FileNotFoundError:
                 raise
             except OSError:
                 shutil.copyfile(file, temporary)
-            os.utime(temporary)  # a link is as old as its file, and a collector of garbage goes by the age
+            os.utime(temporary)  # a link has the age of its file, and garbage collection decides by age
             with temporary.open("rb") as copied:
                 os.fsync(copied.fileno())
 
@@ -224,13 +239,13 @@ class LocalObjects:
 
     def walk(self, prefix: str) -> Iterator[Entry]:
         for file in sorted(self._file(prefix).rglob("*")):
-            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+            with contextlib.suppress(FileNotFoundError):  # deleted in the meantime
                 if file.is_file():
                     stat = file.stat()
                     yield Entry(file.relative_to(self.root).as_posix(), stat.st_size, stat.st_mtime)
 
     def now(self) -> float:
-        # A network disk has a clock of its own, and that one stamps the files.
+        # A network disk stamps files by a clock of its own.
         with self._errors(""), beside(self.root / "clock", lambda temporary: write(temporary, b"")) as temporary:
             return temporary.stat().st_mtime
 
@@ -238,7 +253,7 @@ class LocalObjects:
         target = self._file(path)
         with self._errors(path):
             target.unlink(missing_ok=True)
-            for folder in target.parents:  # a disk, other than a bucket, keeps empty folders
+            for folder in target.parents:  # unlike a bucket, a disk keeps empty folders
                 if folder == self.root:
                     break
                 try:
@@ -260,7 +275,10 @@ class LocalObjects:
             name = errno.errorcode.get(error.errno or 0, "error")
             where = f"store {self.url!r}, object {path!r}: {name}: {error.strerror}"
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull(f"{where}. Free some space (`optune gc` removes what no run needs) and go on") from error
+                raise DiskFull(
+                    f"{where}. Free some space (`optune gc` removes objects that no run needs), then give the same "
+                    "command again"
+                ) from error
             raise StoreError(where) from error
 
 
@@ -269,8 +287,8 @@ class S3Objects:
 
     _TRIES = 5
     _PAUSE_SECONDS = 0.3
-    """Before the second try; doubled before each later one. A burst of errors longer than that fails the task,
-    which is tried again after longer pauses."""
+    """Pause before the second try, doubled before each later one. A burst of errors that outlasts all tries fails the
+    task, which is tried again after longer pauses."""
     _TIMEOUTS = {"connect_timeout": 10, "read_timeout": 30, "retries": {"max_attempts": 1}}  # noqa: RUF012
 
     def __init__(self, url: str) -> None:
@@ -281,10 +299,10 @@ class S3Objects:
         self._fs: Any = fsspec.filesystem(
             "s3", use_listings_cache=False, skip_instance_cache=True, config_kwargs=self._TIMEOUTS
         )
-        self._fs.retries = 1  # tried again here, where an unknown outcome is looked up first
+        self._fs.retries = 1  # `_try` repeats requests instead, and looks up an unknown outcome first
 
     def require(self) -> None:
-        # Some servers make a missing bucket at the first write, and a mistyped name would go unnoticed.
+        # Some servers make a missing bucket at the first write, so a mistyped name would go unnoticed.
         bucket = self._root.partition("/")[0]
         self._try("", lambda: self._fs.call_s3("head_bucket", Bucket=bucket))
 
@@ -298,15 +316,15 @@ class S3Objects:
                 return body
             except Exception as error:
                 self._raise_if_final(error, path)
-                # Refused, or unknown: an answer may have been lost on the way. What stands there decides.
-                standing, _ = self._read_with_tag(path)
-                if standing is None:
+                # Refused, or unknown because the answer was lost on the way: the stored object decides.
+                found, _ = self._read_with_tag(path)
+                if found is None:
                     raise
-                return standing
+                return found
 
-        standing = self._try(path, attempt)
+        stored = self._try(path, attempt)
         reach(f"create.after/{_kind(path)}")
-        return standing
+        return stored
 
     def swap(self, path: str, expected: bytes | None, body: bytes) -> bool:
         if expected is None:
@@ -315,17 +333,17 @@ class S3Objects:
         reach(f"swap.before/{_kind(path)}")
 
         def attempt() -> bool:
-            standing, tag = self._read_with_tag(path)
-            if standing == body:  # an earlier answer was lost on the way
+            current, tag = self._read_with_tag(path)
+            if current == body:  # the answer to an earlier try was lost on the way
                 return True
-            if standing != expected:
+            if current != expected:
                 return False
             try:
                 self._fs.pipe_file(self._key(path), body, IfMatch=tag)
             except FileNotFoundError as error:
                 if _code(error) == "NoSuchBucket":
                     raise
-                return False  # deleted meanwhile
+                return False  # deleted in the meantime
             return True
 
         swapped = self._try(path, attempt)
@@ -371,7 +389,7 @@ class S3Objects:
         found: dict[str, Any] = self._try(prefix, lambda: self._fs.find(self._key(prefix), detail=True))
         for key, info in sorted(found.items()):
             if info["type"] != "file":
-                continue  # a prefix that is empty by now: some servers keep it
+                continue  # some servers list prefixes that have become empty
             yield Entry(key.removeprefix(f"{self._root}/"), info["size"], info["LastModified"].timestamp())
 
     def now(self) -> float:
@@ -398,7 +416,7 @@ class S3Objects:
         return f"{self._root}/{path}"
 
     def _read_with_tag(self, path: str) -> tuple[bytes | None, str]:
-        """The object's bytes and their ETag, from one answer."""
+        """Return the object's bytes (None if it does not exist) and their ETag, from one answer."""
         from fsspec.asyn import sync
 
         bucket, _, key = self._key(path).partition("/")
@@ -407,7 +425,7 @@ class S3Objects:
             answer = await self._fs._call_s3("get_object", Bucket=bucket, Key=key)
             async with answer["Body"] as stream:
                 body: bytes = await stream.read()
-            return body, answer["ETag"].strip('"')  # one server tried compares it unquoted only
+            return body, answer["ETag"].strip('"')  # one of the servers tried compares only the unquoted form
 
         try:
             found: tuple[bytes, str] = sync(self._fs.loop, get)
@@ -426,7 +444,9 @@ class S3Objects:
                 failure = error
             if attempt + 1 < self._TRIES:
                 time.sleep(self._PAUSE_SECONDS * 2**attempt)
-        raise TransientError(f"store {self.url!r}, object {path!r}: {failure!r}") from failure
+        raise TransientError(
+            f"store {self.url!r}, object {path!r}: {self._TRIES} tries failed, the last with {failure!r}"
+        ) from failure
 
     def _raise_if_final(self, error: BaseException, path: str) -> None:
         if isinstance(error, StoreError):
@@ -435,40 +455,45 @@ class S3Objects:
         code = _code(error)
         if code == "NoSuchBucket" or (not path and isinstance(error, FileNotFoundError)):
             raise StoreError(
-                f"store {self.url!r}: bucket {bucket!r} does not exist: create it, or correct the URL"
+                f"store {self.url!r}: bucket {bucket!r} does not exist. Create it, or correct the URL"
             ) from error
         if isinstance(error, FileNotFoundError):
-            raise StoreError(f"store {self.url!r}: object {path!r} is not there") from error
+            raise StoreError(f"store {self.url!r}: object {path!r} does not exist") from error
         if isinstance(error, PermissionError) or code in (
             "AccessDenied",
             "InvalidAccessKeyId",
             "SignatureDoesNotMatch",
         ):
             raise StoreError(
-                f"store {self.url!r}: access to {path!r} refused ({code or error}): check AWS_ACCESS_KEY_ID, "
+                f"store {self.url!r}: access to {path!r} is refused ({code or error}). Check AWS_ACCESS_KEY_ID, "
                 "AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and the bucket's policy"
             ) from error
         if type(error).__name__ == "NoCredentialsError":
             raise StoreError(
-                f"store {self.url!r}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                f"store {self.url!r}: there are no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             ) from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(f"{error.filename or path}: no space is left: free some and go on") from error
+            raise DiskFull(
+                f"{error.filename or path}: no space is left on this machine. "
+                "Free some, then give the same command again"
+            ) from error
 
 
 def _check_size(path: str, body: bytes) -> None:
     if len(body) > MAX_CREATE_BYTES:
-        raise ValueError(f"{path}: {len(body)} bytes is too large to be written conditionally")
+        raise ValueError(
+            f"{path}: {len(body)} bytes cannot be written conditionally, the largest body has {MAX_CREATE_BYTES} bytes"
+        )
 
 
 def _kind(path: str) -> str:
-    """What an object is to the layout, for the names of failpoints: a stage, or a record of a run."""
+    """Return the kind of an object in the names of failpoints: its stage, or which record of a run it is."""
     parts = path.split("/")
     return parts[1] if parts[0] == "artifacts" else (parts[2] if parts[0] == "runs" else parts[0]).partition(".")[0]
 
 
 def _code(error: BaseException | None) -> str | None:
-    """The S3 error code behind an s3fs exception."""
+    """Return the S3 error code behind an s3fs exception."""
     while error is not None:
         response = getattr(error, "response", None)
         if isinstance(response, dict):
