@@ -8,7 +8,7 @@ from optune_core.config.schema import ClassifierReward, FunctionReward, Model, O
 from optune_core.rewards import RewardRef, function_identity, load_function
 from optune_core.stages import model, preferences, prompts, reward_model
 from optune_core.storage import Ledger, Ref
-from optune_core.storage.objects import check_conditional_writes
+from optune_core.storage.backends import check_conditional_writes
 from tasks.support.stage import make, open_store, stage_task
 
 

@@ -1,6 +1,9 @@
 """The store: artifacts and records are committed once, and complete.
 
-objects      objects under a root URL, created at most once: the local disk and S3
+objects      interface of the backends: objects under a root URL, created at most once
+local        backend on the local disk
+s3           backend on S3
+backends     backend of a URL, and the check that its conditional writes can be trusted
 durable      files on the local disk that appear complete and survive a power loss
 canonical    canonical JSON and SHA-256, from which all identities are computed
 artifacts    immutable artifacts, each committed by a manifest
@@ -13,7 +16,7 @@ gc           garbage: objects that no run needs
 """
 
 from optune_core.storage.artifacts import ArtifactStore, Manifest, Ref, Work
+from optune_core.storage.backends import open_objects
 from optune_core.storage.ledger import Ledger
-from optune_core.storage.objects import open_objects
 
 __all__ = ["ArtifactStore", "Ledger", "Manifest", "Ref", "Work", "open_objects"]

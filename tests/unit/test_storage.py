@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from optune_core.errors import ConfigDrift, CorruptArtifact, StoreError, TransientError
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, Work, open_objects
+from optune_core.storage.backends import check_conditional_writes
 from optune_core.storage.canonical import canonical_json
-from optune_core.storage.objects import LocalObjects, check_conditional_writes
+from optune_core.storage.local import LocalObjects
 
 WORK = Work("demo", 1, {"rho": 0.5}, {"policy": Ref("policy", "k", "d" * 64)})
 

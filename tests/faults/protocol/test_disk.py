@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 
 pytestmark = pytest.mark.faults
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from optune_core.storage.lease import LeaseRecord, read_lease
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 
 TTL = 0.4
 PATH = "runs/run/lease.json"
@@ -44,7 +44,7 @@ class Runner:
 import sys
 from pathlib import Path
 from optune_core.storage import lease
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 lease.TTL_SECONDS, lease.BEAT_SECONDS = float(sys.argv[2]), float(sys.argv[2]) / 8
 held = lease.take(LocalObjects(Path(sys.argv[1])), "run", {"who": "child"}, on_lost=lambda: print("lost", flush=True))
 print("taken", flush=True)

@@ -8,7 +8,7 @@ import pytest
 
 from optune_core.errors import DataError, OptuneError, Preempted, TransientError
 from optune_core.storage.lease import MAX_FRUITLESS, hold, is_resumable, read_lease, stop, take
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 from tests.unit.lease.holders import PATH, eventually, put, record
 
 
