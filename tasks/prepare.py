@@ -11,7 +11,7 @@ from optune_core.rewards.reward import ModelRole
 from optune_core.rewards.trained import TrainedReward
 from optune_core.stages import model, preferences, prompts, reward_model
 from optune_core.storage import Ledger, Ref
-from optune_core.storage.objects import check_conditional_writes
+from optune_core.storage.backends import check_conditional_writes
 from tasks.support.stage import make, open_store, stage_task
 
 

@@ -84,7 +84,7 @@ def _leave(by_user: bool) -> None:
         from tasks.support.lease import let_go
 
         with contextlib.suppress(Exception):
-            let_go("stopped" if by_user else "interrupted", "stopped by its user" if by_user else "terminated")
+            let_go("stopped" if by_user else "interrupted", "stopped by the user" if by_user else "terminated")
     os._exit(_INTERRUPTED if by_user else _TERMINATED)
 
 

@@ -1,9 +1,9 @@
 """Immutable artifacts: data written freely by any number of attempts, and committed once by a manifest.
 
-A *work* names what an artifact is made from; its key is the digest of that. Whoever holds the same work finds the
+A *work* names what an artifact is made from; its key is the digest of that. Everyone with the same work finds the
 same artifact: a retry, a resumed run, another run with the same prefix. Committed bytes are never replaced, with one
-exception: an artifact whose stored files turn out damaged is marked, from then on as good as absent, and its manifest
-gives way to the next commit of the same work.
+exception: an artifact whose stored files turn out damaged is marked, counts as absent from then on, and the next
+commit of the same work replaces its manifest.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from optune_core.storage.objects import Objects
 _PARALLEL_TRANSFERS = 4
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 _COMMIT_ROUNDS = 5
-"""How often a commit takes the place of one that is damaged. The second round is rare, the third a broken disk."""
+"""Rounds in which a commit tries to replace a damaged one. A second round is rare, a third points to a broken disk."""
 
 
 @dataclass(frozen=True)
 class Ref:
-    """A small, printable reference to a committed artifact: what stages and tasks hand to each other."""
+    """Reference to a committed artifact, small and printable. Stages and tasks pass references to each other."""
 
     stage: str
     key: str
     digest: str
-    """SHA-256 over the artifact's files: names, sizes and digests. Two artifacts with it are byte-identical."""
+    """SHA-256 over the names, sizes and digests of the artifact's files. Equal digests mean identical bytes."""
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)
@@ -56,7 +56,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class Work:
-    """What an artifact is made from: the stage, its code's version, the parameters and artifacts that it reads."""
+    """Origin of an artifact: the stage, the version of its code, and the parameters and artifacts that it reads."""
 
     stage: str
     version: int
@@ -65,7 +65,7 @@ class Work:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 in hex. Parents enter by content, so equal bytes made in different ways are the same parent."""
+        """SHA-256 of the work, in hex. Parents enter by content: equal bytes are the same parent, however made."""
         return digest(
             {
                 "stage": self.stage,
@@ -78,7 +78,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The commit of an artifact, and everything there is to know about it besides its data."""
+    """Commit of an artifact: everything that is recorded about it besides its data."""
 
     ref: Ref
     version: int
@@ -88,12 +88,12 @@ class Manifest:
     files: dict[str, tuple[int, str]]
     """Relative path → (size in bytes, SHA-256 in hex)."""
     metrics: dict[str, Any]
-    """Facts about the result. Equal for equal results."""
+    """Facts about the result, equal for equal results."""
     timing: dict[str, float]
-    """Facts about this making of it, in seconds. Differ from one making to the next."""
+    """Durations in seconds of the computation that made the artifact. They differ each time it is made."""
     code_version: str
     committed_at: float
-    """Unix time, seconds."""
+    """Time of the commit: Unix time in seconds, by the clock of the machine that committed."""
 
     def to_bytes(self) -> bytes:
         value = asdict(self)
@@ -110,11 +110,11 @@ class Manifest:
 
 
 class _TornManifest(CorruptArtifact):
-    """A manifest was cut short on a disk that lied about having it."""
+    """A manifest is incomplete: the disk confirmed a write that it then lost."""
 
 
 class ArtifactStore:
-    """Artifacts below `<root>/artifacts/<stage>/<key>/`, with a local cache for backends that are not a disk."""
+    """Artifacts below `<root>/artifacts/<stage>/<key>/`, with a local cache where the backend is not a disk."""
 
     def __init__(
         self,
@@ -124,9 +124,9 @@ class ArtifactStore:
     ) -> None:
         """
         Args:
-            objects: where artifacts stand.
+            objects: backend that holds the artifacts.
             cache: folder for downloaded copies; default: OPTUNE_CACHE, else ~/.cache/optune.
-            on_commit: told of every commit made through this store.
+            on_commit: called with the manifest after every commit through this store.
         """
         self.objects = objects
         self._on_commit = on_commit
@@ -134,7 +134,7 @@ class ArtifactStore:
         self._verified: dict[tuple[str, str], dict[tuple[str, ...], Path]] = {}
 
     def find(self, work: Work) -> Manifest | None:
-        """The committed artifact of this work, or None: not made yet, or marked as damaged and to be made again."""
+        """Return the committed artifact of this work, or None if it was not made yet or is marked as damaged."""
         try:
             found = self.committed(work.stage, work.key)
         except _TornManifest:
@@ -142,24 +142,32 @@ class ArtifactStore:
         return None if found is not None and self._is_damaged(found) else found
 
     def manifest(self, ref: Ref) -> Manifest:
-        """The manifest behind a reference.
+        """Return the manifest behind a reference.
 
         Raises:
-            StoreError: nothing is committed there.
-            CorruptArtifact: what is committed is not what was referred to.
+            StoreError: no artifact is committed under this stage and key.
+            CorruptArtifact: the committed artifact has another digest than the reference.
         """
-        # Whoever refers to an artifact saw its commit: nothing there is likelier a stale answer than a deletion.
+        # A reference is made from a commit, so a missing manifest is more likely a stale answer than a deletion.
         manifest = self.committed(ref.stage, ref.key) or self.committed(ref.stage, ref.key)
         if manifest is None:
-            raise StoreError(f"store {self.objects.url!r} holds no artifact {ref.stage}/{ref.key}: was it deleted?")
+            raise StoreError(
+                f"store {self.objects.url!r} holds no artifact {ref.stage}/{ref.key}, which was committed: it must "
+                "have been deleted. Restore it, or start a new run (--new-run), which makes it again"
+            )
         if manifest.ref.digest != ref.digest:
             raise CorruptArtifact(
-                f"artifact {ref.stage}/{ref.key} has digest {manifest.ref.digest}, but {ref.digest} was referred to"
+                f"artifact {ref.stage}/{ref.key} has the digest {manifest.ref.digest}, but the reference to it has "
+                f"{ref.digest}: it was replaced after the reference was recorded. Start a new run (--new-run)"
             )
         return manifest
 
     def committed(self, stage: str, key: str) -> Manifest | None:
-        """The committed artifact of a stage and key, or None. Raises CorruptArtifact for a manifest that is none."""
+        """Return the committed artifact of a stage and key, or None. Unlike `find`, also one marked as damaged.
+
+        Raises:
+            CorruptArtifact: the object in the manifest's place is not the manifest of this artifact.
+        """
         path = f"{self._base(stage, key)}/manifest.json"
         body = self.objects.read(path)
         if body is None:
@@ -170,18 +178,20 @@ class ArtifactStore:
             raise _TornManifest(f"{path} in {self.objects.url!r} is not a manifest: {error!r}") from error
         for file in manifest.files:
             if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
-                raise CorruptArtifact(f"{path} in {self.objects.url!r} names {file!r}, outside its artifact")
+                raise CorruptArtifact(
+                    f"{path} in {self.objects.url!r} names {file!r}, which is outside the artifact's own folder"
+                )
         if (manifest.ref.stage, manifest.ref.key) != (stage, key) or not manifest.attempt.isalnum():
-            raise CorruptArtifact(f"{path} in {self.objects.url!r} is the manifest of something else")
+            raise CorruptArtifact(f"{path} in {self.objects.url!r} is not the manifest of this artifact")
         return manifest
 
     def location(self, ref: Ref) -> str:
-        """Where an artifact's files lie, as a path or URL for people."""
+        """Return the folder of an artifact's files, as a path or URL for people."""
         return f"{self.objects.url}/{self._base(ref.stage, ref.key)}/{self.manifest(ref).attempt}"
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """An empty local folder to build an artifact in; gone afterwards."""
+        """Make an empty local folder to build an artifact in, and remove it at the end of the block."""
         staging = self.objects.local_folder("scratch") or self._cache / "scratch"
         staging.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=staging))
@@ -200,12 +210,21 @@ class ArtifactStore:
     ) -> Manifest:
         """Store the files below `folder` and commit them as the artifact of `work`.
 
-        Promise: exactly one commit of a work ever stands, and all its bytes were stored before it. If another
-        attempt committed first, that one's manifest is returned and this attempt's data is never read.
+        Promise: a work has at most one commit at any time, and all its bytes are stored before the commit. If
+        another attempt committed first, its manifest is returned and this attempt's data is never read.
+
+        Args:
+            work: origin of the artifact.
+            folder: local folder; the files may be hard-linked, so they must not be changed afterwards.
+            metrics: facts about the result.
+            timing: durations in seconds.
+
+        Returns:
+            The committed manifest: this attempt's or an earlier one's.
 
         Raises:
             StoreError: the store refused; nothing is committed by this attempt.
-            TransientError: the store could not be reached; if a commit stands, it is whole.
+            TransientError: the store could not be reached; if there is a commit, it is complete.
         """
         attempt = uuid.uuid4().hex
         files = {
@@ -232,18 +251,21 @@ class ArtifactStore:
             committed_at=time.time(),
         )
         path, body = f"{base}/manifest.json", manifest.to_bytes()
-        standing = self.objects.create(path, body)
+        committed = self.objects.create(path, body)
         for _ in range(_COMMIT_ROUNDS):
             if (found := self.find(work)) is not None:
                 self._on_commit(found)
                 return found
-            # What stands is damaged: ours takes its place, or another's did.
-            self.objects.swap(path, standing, body)
-            standing = self.objects.read(path) or self.objects.create(path, body)
-        raise TransientError(f"artifact {work.stage}/{work.key} was found damaged as soon as it was committed")
+            # The commit is damaged: this attempt's manifest replaces it, unless another attempt's already did.
+            self.objects.swap(path, committed, body)
+            committed = self.objects.read(path) or self.objects.create(path, body)
+        raise TransientError(
+            f"artifact {work.stage}/{work.key} was found damaged {_COMMIT_ROUNDS} times in a row right after it was "
+            f"committed: check the disk or the server of store {self.objects.url!r}"
+        )
 
     def discard(self, ref: Ref) -> None:
-        """Delete an artifact that nothing refers to: first its commit, so that it is never seen in part."""
+        """Delete an artifact that nothing refers to. Its manifest goes first, so that no reader finds a part of it."""
         manifest = self.committed(ref.stage, ref.key)
         if manifest is None:
             return
@@ -254,18 +276,18 @@ class ArtifactStore:
         self._verified.pop((ref.stage, ref.key), None)
 
     def fetch(self, ref: Ref, *only: str) -> Path:
-        """A local folder with the artifact's files, each verified against the manifest once a process.
+        """Return a local folder with the artifact's files, each verified against the manifest once a process.
 
-        A damaged artifact is marked, so that `find` does not find it and its stage makes it again.
+        A damaged artifact is marked, so that `find` no longer returns it and its stage makes it again.
 
         Args:
             ref: the artifact.
-            only: patterns of the files that are read, such as `model/*`, subfolders included; default: all. Others
-                are neither downloaded nor verified, and not to be read: they may be there all the same.
+            only: patterns of the files to read, such as `model/*`, subfolders included; default: all. Other files
+                are neither downloaded nor verified. They may be in the folder nevertheless, and must not be read.
 
         Raises:
-            CorruptArtifact: a file's size or digest is not what was committed; the message names it.
-            StoreError: nothing is committed there.
+            CorruptArtifact: a file's size or digest differs from the committed one; the message names the file.
+            StoreError: no artifact is committed under this stage and key.
         """
         patterns = only or ("*",)
         known = self._verified.setdefault((ref.stage, ref.key), {})
@@ -289,18 +311,22 @@ class ArtifactStore:
         return folder
 
     def read(self, ref: Ref, file: str) -> bytes:
-        """One small file of an artifact, verified, without fetching the others.
+        """Return the bytes of one small file of an artifact, verified, without fetching the other files.
 
         Raises:
-            CorruptArtifact: it is not what was committed, or gone.
-            StoreError: nothing is committed there, or it has no such file.
+            CorruptArtifact: the file is missing, or its bytes differ from the committed ones.
+            StoreError: no artifact is committed under this stage and key, or it has no such file.
         """
         manifest = self.manifest(ref)
         if file not in manifest.files:
-            raise StoreError(f"artifact {ref.stage}/{ref.key} has no file {file!r}: it has {', '.join(manifest.files)}")
+            raise StoreError(
+                f"artifact {ref.stage}/{ref.key} has no file {file!r}: its files are {', '.join(manifest.files)}"
+            )
         body = self.objects.read(f"{self._base(ref.stage, ref.key)}/{manifest.attempt}/{file}")
         if body is None or hashlib.sha256(body).hexdigest() != manifest.files[file][1]:
-            raise CorruptArtifact(f"file {file} of artifact {ref.stage}/{ref.key} is not what was committed")
+            raise CorruptArtifact(
+                f"artifact {ref.stage}/{ref.key}: file {file!r} is missing or has other bytes than were committed"
+            )
         return body
 
     def _is_damaged(self, manifest: Manifest) -> bool:
@@ -310,8 +336,11 @@ class ArtifactStore:
         return f"{self._base(manifest.ref.stage, manifest.ref.key)}/{manifest.attempt}.damaged"
 
     def _download(self, manifest: Manifest, data: str, files: list[str]) -> Path:
-        """Complete the copy in the cache. Files enter it whole and verified, whoever else downloads the same; of
-        processes of this machine that want it at once, such as engines side by side, one downloads."""
+        """Complete the copy in the cache, and return its folder.
+
+        Files enter the cache complete and verified, even if several processes download the same artifact. Of the
+        processes of this machine that need it at the same time, such as engines side by side, one downloads it.
+        """
         ref = manifest.ref
         target = self._cache / "artifacts" / ref.stage / ref.key / manifest.attempt
         target.mkdir(parents=True, exist_ok=True)
@@ -325,7 +354,7 @@ class ArtifactStore:
                 self._download_file(f"{data}/{path}", fresh)
                 try:
                     _verify(manifest, Path(temporary), path)
-                except CorruptArtifact:  # cut short on the way, perhaps: only what stands in the store twice is damaged
+                except CorruptArtifact:  # perhaps the transfer was cut short: damaged is only what differs twice
                     self._download_file(f"{data}/{path}", fresh)
                     _verify(manifest, Path(temporary), path)
                 (target / path).parent.mkdir(parents=True, exist_ok=True)
@@ -348,22 +377,25 @@ class ArtifactStore:
         try:
             self.objects.download(path, file)
         except StoreError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):  # missing is for `_verify` to say
+            if not isinstance(error.__cause__, FileNotFoundError):  # `_verify` reports a missing file
                 raise
 
     def keys(self, stage: str) -> list[str]:
-        """Keys below a stage, committed or not, for display."""
+        """List the keys below a stage, committed or not. For display only, since it rests on a listing."""
         return self.objects.names(self._base(stage, "key").removesuffix("/key"))
 
     def _base(self, stage: str, key: str) -> str:
         if not (_ID.fullmatch(stage) and _ID.fullmatch(key)):
-            raise StoreError(f"{stage}/{key} is not the id of an artifact: a stage and a key in hex are")
+            raise StoreError(f"{stage}/{key} is not the id of an artifact, which is a stage and a key in hex")
         return f"artifacts/{stage}/{key}"
 
 
 @contextmanager
 def _first_at(folder: Path) -> Iterator[bool]:
-    """True while no other process of this machine is here; else False, once that has left or died."""
+    """Lock a folder among the processes of this machine; yield True to the first holder.
+
+    Later holders wait until the one before them left the block or died, and get False.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -9,21 +9,21 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """One byte string for one value: sorted keys, no white space, shortest float form, no NaN.
+    """Return the one byte string of a value: sorted keys, no white space, shortest float form, UTF-8.
 
     Raises:
-        TypeError: the value holds something that is not JSON.
-        ValueError: the value holds NaN or an infinity.
+        TypeError: the value contains something that is not JSON.
+        ValueError: the value contains NaN or an infinity.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of the value's canonical JSON, in hex."""
+    """Return the SHA-256 of the value's canonical JSON, in hex."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

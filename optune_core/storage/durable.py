@@ -1,4 +1,4 @@
-"""Files that appear whole and survive a power loss: written beside their place, synced, and then named."""
+"""Files that appear complete and survive a power loss: written beside their target, synced, and then renamed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def beside(target: Path, write: Callable[[Path], None]) -> Iterator[Path]:
-    """A temporary file beside the target, written by `write`; gone afterwards, whatever happens."""
+    """Write a temporary file beside the target with `write`, and remove it at the end of the block in any case."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         for last in (False, False, True):
@@ -19,7 +19,7 @@ def beside(target: Path, write: Callable[[Path], None]) -> Iterator[Path]:
             try:
                 write(temporary)
                 break
-            except FileNotFoundError:  # a collector of garbage saw the folder while it was empty
+            except FileNotFoundError:  # garbage collection removed the folder while it was still empty
                 if last:
                     raise
         yield temporary
@@ -28,7 +28,7 @@ def beside(target: Path, write: Callable[[Path], None]) -> Iterator[Path]:
 
 
 def link(temporary: Path, target: Path) -> bool:
-    """Give the target its content, unless something stands there."""
+    """Link the temporary file as the target. Returns False, and changes nothing, where the target exists."""
     try:
         os.link(temporary, target)
     except FileExistsError:
@@ -37,6 +37,7 @@ def link(temporary: Path, target: Path) -> bool:
 
 
 def write(file: Path, body: bytes) -> None:
+    """Write a new file and sync it. Raises FileExistsError if the file exists."""
     with file.open("xb") as opened:
         opened.write(body)
         opened.flush()
@@ -44,7 +45,7 @@ def write(file: Path, body: bytes) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents so that they survive a power loss: each is synced into its own parent."""
+    """Make a folder and its missing parents, and sync each into its own parent so that it survives a power loss."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -52,6 +53,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
+    """Sync the entries of a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

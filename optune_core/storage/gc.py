@@ -1,13 +1,14 @@
-"""Garbage: what no run needs and nobody is writing.
+"""Garbage: objects that no run needs and nobody is writing.
 
-Kept is
-- what the records of a run or of a human study refer to, and what that was made from;
-- what was made from the last committed state of a run that is not at its target: its work in progress;
-- everything that is committed, while a run is in preparation: nothing records yet what it found;
-- checkpoints of a policy that is not committed, while a run is not at its target;
-- whatever is younger than the grace by the store's own clock: attempts that are being written.
-An artifact goes in the order commit, data, so that it is never seen in part. The one exception is asked for: the
-float32 masters of policies that nothing is trained from, two thirds of their bytes, which are made again if needed.
+These are kept:
+- artifacts that the records of a run or of a human study refer to, and the artifacts that those were made from;
+- artifacts made from the latest committed state of a run that is not at its target: its work in progress;
+- all committed artifacts while a run is in preparation, since no record names yet which ones it uses;
+- checkpoints of a policy that is not committed, while any run is not at its target;
+- objects younger than the grace period by the store's own clock, which an attempt may still be writing.
+Of an artifact the manifest is deleted before the data, so that no reader finds a part of it. The exception has to be
+requested: float32 master weights of policies from which nothing is trained. They are two thirds of a policy's bytes
+and are made again when they are needed.
 """
 
 from __future__ import annotations
@@ -28,33 +29,34 @@ from optune_core.storage.sweeps import all_cells
 _READERS = 16
 
 Artifact = tuple[str, str]
-"""(stage, key)."""
+"""Stage and key."""
 
 
 @dataclass
 class Garbage:
-    """What may be deleted, commits first."""
+    """Objects that may be deleted, manifests before data."""
 
     commits: list[Entry] = field(default_factory=list)
     data: list[Entry] = field(default_factory=list)
     kept_bytes: int = 0
     waiting_cells: list[str] = field(default_factory=list)
-    """Cells of sweeps that are not finished, for which all masters are kept."""
+    """Unfinished cells of sweeps, because of which all master weights are kept."""
 
     @property
     def bytes(self) -> int:
+        """Bytes that deleting frees."""
         return sum(entry.size for entry in (*self.commits, *self.data))
 
 
 def find_garbage(store: ArtifactStore, grace_seconds: float, *, masters: bool = False) -> Garbage:
-    """List the store and tell what may go. Deletes nothing.
+    """List the store and return the objects that may be deleted. Deletes nothing.
 
     Args:
         store: the store.
-        grace_seconds: age below which everything is kept.
-        masters: also the masters of policies, but for the last one of each run, where it may go on, and for those that
-            an unfinished run or cell of a sweep could train from. Such a policy can still be evaluated; who trains from
-            it trains it anew.
+        grace_seconds: age in seconds below which everything is kept.
+        masters: include the master weights of policies, except those of each run's latest policy, from which the run
+            may be continued, and those from which an unfinished run or cell of a sweep could train. A policy without
+            its master weights can still be evaluated; to train from it, it is trained again first.
 
     Raises:
         StoreError, TransientError: the store refused, or could not be reached.
@@ -71,7 +73,7 @@ def find_garbage(store: ArtifactStore, grace_seconds: float, *, masters: bool = 
     garbage = Garbage()
     if masters:
         garbage.waiting_cells = sorted(all_cells(store.objects) - (leases.keys() - unfinished))
-        masters = not garbage.waiting_cells  # one that has not begun may share any policy
+        masters = not garbage.waiting_cells  # a cell that has not begun may share any policy
 
     def sort(entry: Entry, needed: bool) -> None:
         if needed or entry.modified >= young:
@@ -101,7 +103,7 @@ def find_garbage(store: ArtifactStore, grace_seconds: float, *, masters: bool = 
 
 
 def delete_garbage(store: ArtifactStore, garbage: Garbage) -> None:
-    """Delete what `find_garbage` found. May be interrupted and repeated."""
+    """Delete the objects that `find_garbage` found. May be interrupted and repeated."""
     for entry in (*garbage.commits, *garbage.data):
         store.objects.delete(entry.path)
 
@@ -126,7 +128,7 @@ def _needed(
     leases: Mapping[str, LeaseRecord | None],
     unfinished: set[str],
 ) -> tuple[set[Artifact], set[Artifact]]:
-    """What is kept, and of it what runs may be trained from."""
+    """Return the artifacts to keep, and the policies from which a run may be trained."""
     recorded = _artifacts([StudyLedger(store.objects, study).record() for study in list_studies(store.objects)])
     last_states: set[Artifact] = set()
     last_policies: set[Artifact] = set()
@@ -147,7 +149,7 @@ def _needed(
     for artifact, manifest in manifests.items():
         for parent in manifest.parents.values():
             parents[artifact].add((parent.stage, parent.key))
-            made_from[parent.digest].add(artifact)  # parents enter a key by content: any with it finds the artifact
+            made_from[parent.digest].add(artifact)  # by digest: any parent with the same content leads to it
     children = {artifact: made_from[manifest.ref.digest] for artifact, manifest in manifests.items()}
     in_progress = _closure(last_states, children)
     if unfinished:
@@ -160,21 +162,22 @@ def _needed(
 
 
 def _is_manifest(entry: Entry) -> bool:
-    return entry.path.count("/") == 3 and entry.path.endswith("/manifest.json")  # an attempt's file may be called so
+    # An artifact's own file may have the same name, one folder deeper.
+    return entry.path.count("/") == 3 and entry.path.endswith("/manifest.json")
 
 
 def _is_master(entry: Entry) -> bool:
-    """Whether it is of the float32 weights of a policy: artifacts/policy/KEY/ATTEMPT/master/…"""
+    """Whether the object holds float32 master weights of a policy: artifacts/policy/KEY/ATTEMPT/master/…"""
     parts = entry.path.split("/")
     return parts[1] == "policy" and parts[4:5] == ["master"]
 
 
 def _closure(start: set[Artifact], edges: Mapping[Artifact, set[Artifact]]) -> set[Artifact]:
-    reached, waiting = set(start), list(start)
-    while waiting:
-        for following in edges.get(waiting.pop(), set()) - reached:
-            reached.add(following)
-            waiting.append(following)
+    reached, to_visit = set(start), list(start)
+    while to_visit:
+        for neighbour in edges.get(to_visit.pop(), set()) - reached:
+            reached.add(neighbour)
+            to_visit.append(neighbour)
     return reached
 
 
@@ -183,7 +186,7 @@ def _artifacts(record: object) -> set[Artifact]:
 
 
 def references(value: object) -> Iterator[Ref]:
-    """All references in a record, wherever they stand."""
+    """Find all references in a record, at any depth."""
     if isinstance(value, dict):
         if value.keys() == {"stage", "key", "digest"}:
             yield Ref.from_json(value)

@@ -1,4 +1,4 @@
-"""Which runs of a store were interrupted and should go on: the store alone tells, and nobody's clock is believed."""
+"""Runs of a store that were interrupted and should be resumed, found without comparing the clocks of machines."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from optune_core.storage.ledger import list_runs
 from optune_core.storage.objects import Objects
 
 WATCH_SECONDS = 1.5 * TTL_SECONDS
-"""How long a run is watched. A start that waits for a dead holder's lease takes it within TTL_SECONDS, so after this
-it has moved, and a start that was seen before the watch and has not moved the lease is dead too."""
+"""Time for which the leases are watched. A new start that waits for a dead holder's lease takes it within TTL_SECONDS,
+so a lease that has not changed after this time has no living start behind it."""
 
 _READERS = 16
 
 
 def suspects(objects: Objects) -> dict[str, LeaseRecord]:
-    """Runs that ended as interrupted, or are at work as far as a single look can tell."""
+    """Return the runs whose record says `interrupted` or `working`; of the latter some are really being worked on."""
     records = _leases(objects, filter(is_name, list_runs(objects)))
     return {run: record for run, record in records.items() if record is not None and is_resumable(record)}
 
 
 def unmoved(objects: Objects, suspects: Mapping[str, LeaseRecord]) -> list[str]:
-    """Those of the suspects whose lease does not change while all are watched: nobody works on them.
+    """Return the suspects whose lease does not change while all are watched: nobody works on these runs.
 
-    Returns as soon as every one has moved, and after WATCH_SECONDS at the latest.
+    Returns as soon as every lease has changed, and after WATCH_SECONDS at the latest.
     """
     left = dict(suspects)
     deadline = time.monotonic() + WATCH_SECONDS

@@ -1,9 +1,9 @@
-"""Who works on a run, and how its last start ended: `<root>/runs/<run>/lease.json`, the one record that changes.
+"""The lease of a run, `<root>/runs/<run>/lease.json`: who works on the run, and how its last start ended.
 
-A lease saves work; it decides nothing. Were it ignored, two runners would make the same artifacts and one commit of
-each would stand. It is held by compare-and-swap, and nobody compares clocks of different machines: who finds it
-held watches it, and takes it when it has not moved for TTL_SECONDS of its own monotonic clock, or at once where the
-holder was a process of this very machine and is gone.
+A lease saves work; it decides nothing. If it were ignored, two processes would make the same artifacts, and one
+commit of each would be kept. It is held by compare-and-swap, and clocks of different machines are never compared: a
+process that finds the lease held watches it, and takes it when it has not changed for TTL_SECONDS of the watching
+process's monotonic clock, or at once where the holder was a process of the same machine that has ended.
 """
 
 from __future__ import annotations
@@ -28,42 +28,43 @@ from optune_core.storage.canonical import canonical_json
 from optune_core.storage.objects import Objects
 
 TTL_SECONDS = float(os.environ.get("OPTUNE_LEASE_SECONDS", "45"))
-"""A lease that has not moved for so long is free. The same for all who share a store."""
+"""Time without a change after which a lease is free. All processes that share a store need the same value."""
 BEAT_SECONDS = TTL_SECONDS / 4
 
 MAX_FRUITLESS = 5
-"""Starts in a row that committed nothing, after which a run is not started again without being asked for."""
+"""Starts in a row that committed nothing, after which a run is no longer started automatically."""
 
 State = Literal["working", "interrupted", "stopped", "failed", "finished"]
-"""How the last start stands or ended. Only `interrupted`, and `working` with nobody at it, is to be resumed:
-a `stopped` run was stopped by its user, a `failed` one would fail again."""
+"""State or end of the last start. A run is resumed after `interrupted`, and after `working` where no process works on
+it: a `stopped` run was stopped by the user, and a `failed` one would fail again."""
 
 
 @dataclass(frozen=True)
 class LeaseRecord:
-    """What `lease.json` holds."""
+    """Content of `lease.json`."""
 
     state: State
     holder: str | None
-    """Unique to a start; None once it ended."""
+    """Id of the start that holds the lease; None once the start ended."""
     where: str
-    """Host and process, for people."""
+    """Host and process of the last start, for people."""
     process: str | None
-    """The holder's process, as `_process_identity` names it."""
+    """Process of the holder, as `_process_identity` names it."""
     starts: int
     beat: int
     fruitless: int
-    """Starts in a row, up to this one, that committed nothing yet."""
+    """Number of starts in a row, the last one included, that have committed nothing."""
     message: str
     config: dict[str, Any] = field(default_factory=dict)
-    """The resolved configuration of the last start, target iterations included."""
+    """Resolved configuration of the last start, target iterations included."""
 
     @property
     def is_open(self) -> bool:
-        """Whether the last start neither came to its end nor was given up."""
+        """Whether the last start neither finished, failed nor was stopped by the user."""
         return self.state in ("working", "interrupted")
 
     def to_bytes(self) -> bytes:
+        """Return the record as canonical JSON."""
         return canonical_json(asdict(self))
 
 
@@ -71,17 +72,17 @@ _RECORD = TypeAdapter(LeaseRecord)
 
 
 def read_lease(objects: Objects, run: str) -> LeaseRecord | None:
-    """The lease record of a run, or None if it was never started (or the record is not one)."""
+    """Return the lease record of a run, or None if the run was never started or the record cannot be read."""
     return _parse(objects.read(_path(run)))
 
 
 def is_resumable(record: LeaseRecord | None) -> bool:
-    """Whether the run was interrupted and may be started again unasked, if nobody works on it."""
+    """Whether a run with this record may be started again automatically, provided that no process works on it."""
     return record is not None and record.is_open and record.fruitless < MAX_FRUITLESS
 
 
 class Lease:
-    """A held lease: beats in a thread until it is released."""
+    """A held lease, renewed every BEAT_SECONDS by a thread until it is released."""
 
     def __init__(self, objects: Objects, run: str, record: LeaseRecord, on_lost: Callable[[], None]) -> None:
         self._objects = objects
@@ -96,13 +97,13 @@ class Lease:
         self._thread.start()
 
     def progressed(self) -> None:
-        """Something was committed in this start: it is not fruitless, which is recorded at once."""
+        """Record, without delay, that this start has committed something and so is not fruitless."""
         if not self._progressed:
             self._progressed = True
             self._wake.set()
 
     def release(self, state: State, message: str = "") -> None:
-        """End the start. A lease that was lost meanwhile is left to its new holder."""
+        """Record how the start ended, and give up the lease. A lease that was lost is left to its new holder."""
         self._stop_beating()
         self._move(state=state, message=message, holder=None, process=None)
 
@@ -122,19 +123,19 @@ class Lease:
                     self._on_lost()
                     return
             except (StoreError, TransientError):
-                continue  # the store is away: others cannot take the lease either
+                continue  # while the store cannot be reached, no other process can take the lease either
 
     def _move(self, **changes: Any) -> bool:
         with self._lock:
             fruitless = 0 if self._progressed else self._record.fruitless
             moved = replace(self._record, beat=self._record.beat + 1, fruitless=fruitless, **changes)
             if not self._objects.swap(self._path, self._record.to_bytes(), moved.to_bytes()):
-                # Perhaps an earlier move of ours stands, whose answer was lost for good.
-                standing = _parse(self._objects.read(self._path))
-                if standing is None or standing.holder != self._record.holder:
+                # Perhaps an earlier write of this process was stored and only its answer was lost.
+                current = _parse(self._objects.read(self._path))
+                if current is None or current.holder != self._record.holder:
                     return False
-                moved = replace(moved, beat=standing.beat + 1)
-                if not self._objects.swap(self._path, standing.to_bytes(), moved.to_bytes()):
+                moved = replace(moved, beat=current.beat + 1)
+                if not self._objects.swap(self._path, current.to_bytes(), moved.to_bytes()):
                     return False
             self._record = moved
             return True
@@ -147,31 +148,37 @@ def take(
     *,
     unasked: bool = False,
     on_lost: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda message: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> Lease:
-    """Take the lease of a run; waits up to TTL_SECONDS where its holder may be dead.
+    """Take the lease of a run. Waits up to TTL_SECONDS where it is not known whether the holder is alive.
 
     Args:
-        config: the resolved configuration of this start.
-        unasked: no person asked for this start.
-        on_lost: called, from another thread, when the lease was taken over.
-        say: told why it has to wait.
+        objects: the store.
+        run: name of the run.
+        config: resolved configuration of this start.
+        unasked: True for a start that no person asked for, such as an automation's.
+        on_lost: called from another thread when another process has taken the lease.
+        log: called with a message before waiting.
 
     Raises:
-        RunBusy: somebody works on the run.
-        OptuneError: an unasked start of a run whose last MAX_FRUITLESS starts committed nothing.
+        RunBusy: another process works on the run.
+        OptuneError: the start is unasked, and the last MAX_FRUITLESS starts of the run committed nothing.
         StoreError, TransientError: the store refused, or could not be reached.
     """
     body = objects.read(_path(run))
     before = _parse(body)
     if before is not None and before.holder is not None and not is_gone(before):
-        say(f"run {run!r} was last worked on by {before.where}: seeing for {TTL_SECONDS:.0f} s whether it still is")
+        log(
+            f"run {run!r} was last worked on by {before.where}: "
+            f"waiting up to {TTL_SECONDS:.0f} s to see whether it is still alive"
+        )
         body = _watch(objects, run, before)
         before = _parse(body)
     if unasked and before is not None and before.fruitless >= MAX_FRUITLESS:
         raise OptuneError(
-            f"run {run!r}: {before.fruitless} starts in a row committed nothing (last: {before.message or 'killed'}). "
-            "It is not started again by itself: mend the cause, then start it once by hand"
+            f"run {run!r}: the last {before.fruitless} starts committed nothing (the last of them ended with: "
+            f"{before.message or 'killed'}), so it is not started automatically any more. "
+            "Fix the cause, then start the run once by hand"
         )
     record = LeaseRecord(
         state="working",
@@ -198,26 +205,26 @@ def hold(
     *,
     unasked: bool = False,
     on_lost: Callable[[], None] = lambda: None,
-    say: Callable[[str], None] = lambda message: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> Iterator[Lease]:
-    """Hold the lease of a run, and leave a record of how the block ended. Raises as `take`."""
-    lease = take(objects, run, config, unasked=unasked, on_lost=on_lost, say=say)
+    """Hold the lease of a run for a block, and record how the block ended. Arguments and errors are those of `take`."""
+    lease = take(objects, run, config, unasked=unasked, on_lost=on_lost, log=log)
     try:
         yield lease
     except KeyboardInterrupt:
-        _release(lease, "stopped", "stopped by its user")
+        _release(lease, "stopped", "stopped by the user")
         raise
     except OptuneError as error:
         _release(lease, "failed", f"{type(error).__name__}: {error}")
         raise
-    except BaseException as error:  # something outside failed, or this process was told to end
+    except BaseException as error:  # a failure outside of the run, or a signal to end this process
         _release(lease, "interrupted", f"{type(error).__name__}: {error}")
         raise
     _release(lease, "finished", "")
 
 
 def stop(objects: Objects, run: str) -> None:
-    """Note that the user cancelled a run whose process is gone: it is not to be resumed."""
+    """Record that the user cancelled a run whose process has ended, so that the run is not resumed."""
     while (body := objects.read(_path(run))) is not None and (record := _parse(body)) is not None:
         if not record.is_open:
             return
@@ -230,15 +237,15 @@ def _release(lease: Lease, state: State, message: str) -> None:
     try:
         lease.release(state, redact(message)[:2000])
     except (StoreError, TransientError):
-        return  # it runs out by itself
+        return  # without renewals it becomes free after TTL_SECONDS
 
 
 def _watch(objects: Objects, run: str, held: LeaseRecord) -> bytes | None:
-    """Return what stands when the lease was let go, or has not moved for TTL_SECONDS. Raises RunBusy if it moves."""
+    """Return the stored lease once it was given up or has not changed for TTL_SECONDS. Raises RunBusy if it changes."""
     deadline = time.monotonic() + TTL_SECONDS
     while True:
         time.sleep(min(1.0, TTL_SECONDS / 10))
-        overdue = time.monotonic() >= deadline  # before the look: it may be this process that was paused
+        overdue = time.monotonic() >= deadline  # computed before reading, in case this process was paused in between
         body = objects.read(_path(run))
         now = _parse(body)
         if now is None or now.holder is None:
@@ -251,8 +258,9 @@ def _watch(objects: Objects, run: str, held: LeaseRecord) -> bytes | None:
 
 def _busy(run: str, where: str) -> str:
     return (
-        f"run {run!r} is being worked on ({where}). Leave it to that, and look with `optune status {run}`; "
-        f"should it die, the same command takes over {TTL_SECONDS:.0f} s later"
+        f"run {run!r} is being worked on by {where}, and one process at a time works on a run. "
+        f"Follow it with `optune status {run}`. If that process dies, the same command takes over the run "
+        f"{TTL_SECONDS:.0f} s later"
     )
 
 
@@ -262,7 +270,7 @@ def _parse(body: bytes | None) -> LeaseRecord | None:
     try:
         return _RECORD.validate_json(body)
     except ValueError:
-        return None  # a lease decides nothing: a broken one is as good as none
+        return None  # a lease decides nothing, so one that cannot be read may be replaced
 
 
 def _path(run: str) -> str:
@@ -273,7 +281,7 @@ def _path(run: str) -> str:
 
 
 def is_gone(record: LeaseRecord) -> bool:
-    """Whether the holder was a process of this machine, and has ended."""
+    """Whether the holder was a process of this machine and has ended."""
     here = _process_identity(os.getpid())
     if record.process is None or here is None:
         return False
@@ -284,7 +292,7 @@ def is_gone(record: LeaseRecord) -> bool:
 
 
 def _process_identity(pid: int) -> str | None:
-    """Boot and process namespace, then pid and time of birth; None where Linux does not tell."""
+    """Name a process by boot, process namespace, pid and start time; None if it has ended, or without Linux's /proc."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")

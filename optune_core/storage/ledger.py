@@ -1,5 +1,7 @@
-"""The run ledger: an immutable record for a run, for each iteration, for each evaluation. The store alone tells where
-every run stands."""
+"""The run ledger: an immutable record for the run, for each iteration and for each evaluation.
+
+The state of every run follows from the store alone.
+"""
 
 from __future__ import annotations
 
@@ -32,11 +34,11 @@ class Ledger:
         Fields that change no result (`free_fields`) may differ.
 
         Args:
-            config: the resolved configuration.
+            config: resolved configuration.
             inputs: identities of the artifacts that all iterations read; None where they are not known yet.
 
         Raises:
-            ConfigDrift: another configuration, or inputs that have changed; the message lists what differs.
+            ConfigDrift: the configuration or the inputs differ; the message lists each difference.
         """
         if (body := self.objects.read(f"{self._base}/run.json")) is not None:
             self._refuse_drift(json.loads(body), config, inputs)
@@ -45,7 +47,7 @@ class Ledger:
         """Create the run, or find it created with the same configuration and inputs.
 
         Raises:
-            ConfigDrift: as `check`.
+            ConfigDrift: the run exists with another configuration or other inputs; the message lists each difference.
         """
         body = canonical_json({"run": self.run, "config": config.model_dump(mode="json"), "inputs": dict(inputs)})
         self._refuse_drift(json.loads(self.objects.create(f"{self._base}/run.json", body)), config, inputs)
@@ -65,36 +67,39 @@ class Ledger:
             )
 
     def config(self) -> dict[str, Any] | None:
-        """The configuration that the run was created with, or None if there is no such run."""
+        """Return the configuration that the run was created with, or None if the run does not exist."""
         body = self.objects.read(f"{self._base}/run.json")
         return None if body is None else json.loads(body)["config"]
 
     def inputs(self) -> dict[str, Any]:
-        """Identities of the artifacts that all iterations read; empty while they are being prepared."""
+        """Return the identities of the artifacts that all iterations read; empty while they are being prepared."""
         body = self.objects.read(f"{self._base}/run.json")
         return {} if body is None else dict(json.loads(body)["inputs"])
 
     def show_page(self, page: str) -> str:
-        """Put the run's page in the place of an earlier one. A view: whatever it says stands elsewhere in the store.
+        """Store the run's page, in place of an earlier one. It only shows: all its facts are in other objects.
+
+        Args:
+            page: HTML.
 
         Returns:
-            Where it stands, as a path or URL for people.
+            Location of the page, as a path or URL for people.
         """
         path = f"{self._base}/report.html"
-        # Whether ours or one that was made at the same time stands is all the same.
+        # If another process stores its page at the same time, either page may remain.
         self.objects.swap(path, self.objects.read(path), page.encode())
         return f"{self.objects.url}/{path}"
 
     def commit_iteration(self, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Commit an iteration once. Returns the record that stands: this one, or an earlier commit's."""
+        """Commit the record of an iteration once. Returns the committed record: this one, or an earlier commit's."""
         return self._commit("iterations", iteration, record)
 
     def iteration(self, iteration: int) -> dict[str, Any] | None:
-        """The committed record of an iteration, or None."""
+        """Return the committed record of an iteration, or None."""
         return self._read("iterations", iteration)
 
     def iterations(self) -> list[dict[str, Any]]:
-        """All committed records, in order. Reads from 0 up to the first gap; needs no listing."""
+        """Return all committed records of iterations, in order, read from 0 up to the first gap without a listing."""
         records: list[dict[str, Any]] = []
         while (record := self.iteration(len(records))) is not None:
             records.append(record)
@@ -129,15 +134,16 @@ class Ledger:
         records: list[dict[str, Any]] = []
         for name in self.objects.names(f"{self._base}/{kind}"):
             for file in self.objects.names(f"{self._base}/{kind}/{name}"):
-                iteration = file.removesuffix(".json")  # a killed writer's temporary file has no such name
+                iteration = file.removesuffix(".json")
+                # A killed process may have left a temporary file, whose name is no number.
                 if iteration.isdecimal() and (record := self._read(f"{kind}/{name}", int(iteration))) is not None:
                     records.append(record)
         return sorted(records, key=lambda record: (record["name"], record["iteration"]))
 
     def _commit(self, kind: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
         body = self.objects.create(self._path(kind, iteration), canonical_json(dict(record)))
-        standing: dict[str, Any] = json.loads(body)
-        return standing
+        committed: dict[str, Any] = json.loads(body)
+        return committed
 
     def _read(self, kind: str, iteration: int) -> dict[str, Any] | None:
         body = self.objects.read(self._path(kind, iteration))
@@ -152,28 +158,30 @@ class Ledger:
 
 
 def list_runs(objects: Objects) -> list[str]:
-    """Names of the runs in a store."""
+    """Return the names of the runs in a store."""
     return objects.names("runs")
 
 
 def no_such_run(objects: Objects, run: str, wanted: str = "") -> str:
-    """What to say of a run that a store does not have.
+    """Write the message for a run that does not exist.
 
     Args:
-        wanted: what for, such as `to evaluate`.
+        objects: the store.
+        run: name of the run.
+        wanted: purpose for which the run was looked for, such as `to evaluate`; added to the message.
     """
     known = ", ".join(list_runs(objects)) or "none"
     return f"store {objects.url!r} has no run {run!r}{wanted and f' {wanted}'}; its runs: {known}"
 
 
 def unused_name(objects: Objects, run: str) -> str:
-    """The first of run-2, run-3, … that no run has."""
+    """Return the first name of run-2, run-3, … that no run has."""
     taken = set(list_runs(objects))
     return next(name for number in count(2) if (name := f"{run}-{number}") not in taken)
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """`field: old → new`, one line for every leaf that differs between two JSON values."""
+    """List the differences between two JSON values, one line `field: old → new` for every leaf that differs."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             line

@@ -1,7 +1,7 @@
-"""Records of human studies: what is asked, who takes part, and every choice that was made.
+"""Records of human studies: the pairs that are asked about, the participants, and every choice that was made.
 
-All of them are objects created once, so a choice that was acknowledged survives whatever happens to the server, and
-any number of servers may hold the same study: they agree by who created an object first.
+All of them are objects created once. So an acknowledged choice survives whatever happens to the server, and any number
+of servers may hold the same study: the first one to create an object wins, and the others read it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Record = dict[str, Any]
 class Log:
     """JSON records below a prefix: 0000.json, 0001.json, … without a gap, each created once and never changed.
 
-    A record is durable when `append` returns. Appenders that race, in however many processes, get numbers of their
-    own. Reading goes from 0 up to the first gap and needs no listing; what was read once is kept.
+    A record is durable when `append` returns. Appenders that race, in any number of processes, get different numbers.
+    Reading goes from 0 up to the first gap and needs no listing; records that were read once are kept in memory.
     """
 
     def __init__(self, objects: Objects, prefix: str) -> None:
@@ -34,25 +34,27 @@ class Log:
         self._lock = threading.Lock()
 
     def read(self) -> list[Record]:
-        """All records, those of other processes included."""
+        """Return all records, those of other processes included."""
         with self._lock:
             self._catch_up()
             return list(self._known)
 
     def append(self, make: Callable[[Sequence[Record]], Record | None]) -> None:
-        """Add the record that `make` returns for the ones before it, with a unique `id`; nothing if it returns None.
+        """Append one record, with a unique `id`.
 
-        `make` is asked again where another appender came first.
+        Args:
+            make: called with all records so far; returns the record to append, or None to append nothing. Called
+                again where another appender came first.
 
         Raises:
-            StoreError, TransientError: the record does not stand, or it is not known whether it does.
+            StoreError, TransientError: the record is not stored, or it is not known whether it is.
         """
         with self._lock:
             while True:
                 self._catch_up()
                 if (made := make(self._known)) is None:
                     return
-                # The id tells our bytes from another's, when an answer of the store was lost on the way.
+                # With the id our bytes differ from everybody else's, even if an answer of the store was lost.
                 record = made | {"id": uuid.uuid4().hex}
                 body = canonical_json(record)
                 if self._objects.create(self._path(len(self._known)), body) == body:
@@ -81,28 +83,28 @@ class StudyLedger:
         self._ratings: dict[str, Log] = {}
 
     def create(self, record: Mapping[str, Any]) -> None:
-        """Create the study, or find it created with the same record.
+        """Create the study, unless it exists with the same record.
 
         Raises:
-            StudyError: a study of this name asks something else.
+            StudyError: a study of this name exists with another record.
         """
         body = canonical_json(dict(record))
         if self.objects.create(f"{self._base}/study.json", body) != body:
             raise StudyError(
-                f"study {self.study!r} in {self.objects.url!r} exists and asks about other pairs: a study never "
-                "changes, so give the new one another name"
+                f"study {self.study!r} in {self.objects.url!r} exists and asks about other pairs, and a study never "
+                "changes. Give the new study another name"
             )
 
     def record(self) -> Record | None:
-        """What the study was created with, or None if there is no such study."""
+        """Return the record that the study was created with, or None if the study does not exist."""
         body = self.objects.read(f"{self._base}/study.json")
         return None if body is None else json.loads(body)
 
     def ratings(self, participant: str) -> Log:
-        """The choices of a participant, in the order of making.
+        """Return the log of a participant's choices, in the order in which they were made.
 
         Args:
-            participant: the `id` of a record of `participants`.
+            participant: `id` of a record of `participants`.
         """
         return self._ratings.setdefault(participant, Log(self.objects, f"{self._base}/ratings/{participant}"))
 
@@ -112,5 +114,5 @@ class StudyLedger:
 
 
 def list_studies(objects: Objects) -> list[str]:
-    """Names of the studies in a store."""
+    """Return the names of the studies in a store."""
     return objects.names("studies")

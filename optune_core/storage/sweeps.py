@@ -1,6 +1,6 @@
-"""Which runs belong to a sweep: `<root>/sweeps/<sweep>/cells/<run>.json`, created once for each cell.
+"""Records of which runs belong to a sweep: `<root>/sweeps/<sweep>/cells/<run>.json`, created once for each cell.
 
-A sweep grows by further records; none is changed or taken away. What a cell computes is in its own run's records.
+A sweep grows by further records; none is changed or removed. The results of a cell are in the records of its run.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from optune_core.storage.objects import Objects
 
 
 def all_cells(objects: Objects) -> set[str]:
-    """The runs that are cells of any sweep."""
+    """Return the runs that are cells of any sweep."""
     paths = [PurePosixPath(entry.path) for entry in objects.walk("sweeps")]
     return {path.stem for path in paths if path.parent.name == "cells"}
 
 
 class SweepRecord:
-    """The record of one sweep."""
+    """Records and figures of one sweep."""
 
     def __init__(self, objects: Objects, sweep: str) -> None:
         try:
@@ -34,20 +34,25 @@ class SweepRecord:
         self._base = f"sweeps/{sweep}"
 
     def add(self, run: str, values: Mapping[str, Any]) -> None:
-        """Note that a run is a cell; nothing where it is one already. Its name says its values, so they agree."""
+        """Record that a run is a cell, unless it is recorded. A run's name contains its values, so these agree.
+
+        Args:
+            run: name of the cell's run.
+            values: value of each swept field.
+        """
         body = canonical_json({"run": run, "values": dict(values)})
         self.objects.create(f"{self._base}/cells/{validate_name(run)}.json", body)
 
     def cells(self) -> list[dict[str, Any]]:
-        """All cells that any start of the sweep had, by name: `run` and `values`. From a listing, so for display."""
+        """Return `run` and `values` of the cells of all starts, sorted by name. From a listing, so for display only."""
         bodies = [self.objects.read(f"{self._base}/cells/{name}") for name in self.objects.names(f"{self._base}/cells")]
         return [json.loads(body) for body in bodies if body is not None]
 
     def keep_figure(self, file: Path) -> str:
-        """Put a figure beside the record, in place of an earlier one of its name: figures show, and decide nothing.
+        """Store a figure beside the records, in place of an earlier one of the same name.
 
         Returns:
-            Where it lies, as a path or URL for people.
+            Location of the figure, as a path or URL for people.
         """
         path = f"{self._base}/figures/{file.name}"
         self.objects.upload(file, path)

@@ -35,7 +35,7 @@ def working_on(objects: Objects, run: str, config: OptuneConfig, *, unasked: boo
         os.kill(os.getpid(), signal.SIGTERM)
 
     settings = config.model_dump(mode="json")
-    with hold(objects, run, settings, unasked=unasked, on_lost=lost, say=logger.info) as lease:
+    with hold(objects, run, settings, unasked=unasked, on_lost=lost, log=logger.info) as lease:
         _held = lease
         try:
             yield

@@ -23,7 +23,7 @@ from optune_core.evaluation.subject import (
 from optune_core.evaluation.win_score.report import comparison_markdown
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Work
 from optune_core.storage.gc import delete_garbage, find_garbage
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 
 EVALUATION = """
 name: small

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from optune_core.errors import ConfigDrift, CorruptArtifact, StoreError, TransientError
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, Work, open_objects
+from optune_core.storage.backends import check_conditional_writes
 from optune_core.storage.canonical import canonical_json
-from optune_core.storage.objects import LocalObjects, check_conditional_writes
+from optune_core.storage.local import LocalObjects
 from tests.sections import AnyConfig
 from tests.waiting import PATIENCE
 
@@ -232,7 +233,7 @@ def test_manifest_that_points_outside_its_artifact_is_refused(store: ArtifactSto
     value["files"] = {path: {"size": 1, "sha256": "0" * 64}}
     file.unlink()
     file.write_text(json.dumps(value))
-    with pytest.raises(CorruptArtifact, match="outside its artifact"):
+    with pytest.raises(CorruptArtifact, match="outside the artifact's own folder"):
         store.manifest(manifest.ref)
 
 
@@ -249,7 +250,7 @@ def test_torn_manifest_is_refused_and_gives_way_to_the_next_commit(store: Artifa
 
 def test_a_reference_to_other_content_is_refused(store: ArtifactStore) -> None:
     manifest = commit(store)
-    with pytest.raises(CorruptArtifact, match="was referred to"):
+    with pytest.raises(CorruptArtifact, match="but the reference to it has"):
         store.manifest(Ref("demo", manifest.ref.key, "0" * 64))
     with pytest.raises(StoreError, match="holds no artifact"):
         store.manifest(Ref("demo", "0" * 64, "0" * 64))

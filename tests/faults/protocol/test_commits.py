@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from optune_core.errors import CorruptArtifact, StoreError, TransientError
 from optune_core.storage import ArtifactStore, Manifest, Work
 from optune_core.storage import artifacts as artifacts_module
-from optune_core.storage.objects import LocalObjects, Objects
+from optune_core.storage.local import LocalObjects
+from optune_core.storage.objects import Objects
 from tests.faults.protocol.memory import Memory, OverwritingSwap
 from tests.faults.protocol.turns import Runner, Turn, play, schedules
 

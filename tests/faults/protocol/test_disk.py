@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 from tests.waiting import until
 
 pytestmark = pytest.mark.faults

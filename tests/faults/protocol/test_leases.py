@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from optune_core.errors import RunBusy, TransientError
 from optune_core.storage import lease as lease_module
 from optune_core.storage.lease import Lease, read_lease, take
-from optune_core.storage.objects import LocalObjects, Objects
+from optune_core.storage.local import LocalObjects
+from optune_core.storage.objects import Objects
 from tests.faults.protocol.memory import Memory, OverwritingSwap
 from tests.faults.protocol.turns import Runner, Turn, clocks, play, schedules
 

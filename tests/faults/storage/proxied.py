@@ -14,7 +14,7 @@ import pytest
 
 from optune_core.storage import ArtifactStore, Manifest, Work
 from optune_core.storage.gc import find_garbage
-from optune_core.storage.objects import S3Objects
+from optune_core.storage.s3 import S3Objects
 from tests.faults import s3_proxy as faults
 from tests.faults.s3_proxy import S3Proxy
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from optune_core.errors import TransientError
-from optune_core.storage.objects import S3Objects
+from optune_core.storage.s3 import S3Objects
 from tests.faults import s3_proxy as faults
 from tests.faults.s3_proxy import ALWAYS, Fault
 from tests.faults.storage.proxied import (

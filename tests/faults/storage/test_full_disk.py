@@ -11,9 +11,9 @@ import pytest
 from optune_core.errors import DiskFull
 from optune_core.process import failpoints
 from optune_core.storage import ArtifactStore, Ledger, Work
-from optune_core.storage import objects as objects_module
+from optune_core.storage import local as local_module
 from optune_core.storage.gc import delete_garbage, find_garbage
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 from tests.faults.storage.proxied import WORK, Stage, commit, leftovers
 
 pytestmark = pytest.mark.faults
@@ -53,7 +53,7 @@ def test_any_system_call_may_find_the_disk_full(tmp_path: Path, call: str, monke
 
     with monkeypatch.context() as patch:
         if call == "write":
-            patch.setattr(objects_module, "write", half_written)
+            patch.setattr(local_module, "write", half_written)
         else:
             patch.setattr(os, call, full)
         if call != "replace":

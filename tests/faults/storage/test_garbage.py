@@ -12,7 +12,7 @@ from optune_core.storage import ArtifactStore, Ledger, Work
 from optune_core.storage import lease as lease_module
 from optune_core.storage.gc import delete_garbage, find_garbage
 from optune_core.storage.lease import LeaseRecord, read_lease, take
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 from tests.faults import s3_proxy as faults
 from tests.faults.s3_proxy import ALWAYS, Fault
 from tests.faults.storage.proxied import DATA, Stage, commit, each_transient, half_an_hour_of_grace, stored_file

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from optune_core.errors import StoreError
-from optune_core.storage.objects import S3Objects, check_conditional_writes
+from optune_core.storage.backends import check_conditional_writes
+from optune_core.storage.s3 import S3Objects
 from tests.faults import s3_proxy as faults
 from tests.faults.s3_proxy import ALWAYS, Fault
 from tests.faults.storage.proxied import Stage, below, commit, each_transient

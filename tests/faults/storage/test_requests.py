@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from optune_core.errors import TransientError
-from optune_core.storage.objects import S3Objects
+from optune_core.storage.s3 import S3Objects
 from tests.faults import s3_proxy as faults
 from tests.faults.s3_proxy import ALWAYS, Fault
 from tests.faults.storage.proxied import DATA, Stage, each_transient

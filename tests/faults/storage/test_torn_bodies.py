@@ -97,6 +97,6 @@ def test_a_store_that_damages_every_commit_is_given_up_not_tried_for_ever(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ArtifactStore, "_is_damaged", lambda store, manifest: True)
-    with pytest.raises(TransientError, match="damaged as soon as it was committed"):
+    with pytest.raises(TransientError, match="damaged 5 times in a row right after it was committed"):
         commit(stage.store())
     assert stage.proxy.count("GET", "/manifest.json") <= 4 * artifacts_module._COMMIT_ROUNDS

@@ -13,7 +13,7 @@ from optune_core.errors import CorruptArtifact
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Work
 from optune_core.storage.gc import delete_garbage, find_garbage
 from optune_core.storage.lease import LeaseRecord, State
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 from tests.sections import AnyConfig
 
 HOUR = 3600.0

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from optune_core.storage import lease as lease_module
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 from tests.unit.lease.holders import TTL, Runner
 
 

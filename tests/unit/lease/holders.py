@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 
 from optune_core.storage.lease import LeaseRecord, read_lease
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 from tests.waiting import PATIENCE
 
 TTL = 0.4
@@ -36,7 +36,7 @@ class Runner:
 import sys
 from pathlib import Path
 from optune_core.storage import lease
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 from tests.waiting import PATIENCE
 lease.TTL_SECONDS, lease.BEAT_SECONDS = float(sys.argv[2]), float(sys.argv[2]) / 8
 held = lease.take(LocalObjects(Path(sys.argv[1])), "run", {"who": "child"}, on_lost=lambda: print("lost", flush=True))

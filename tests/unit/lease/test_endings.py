@@ -8,7 +8,7 @@ import pytest
 
 from optune_core.errors import DataError, OptuneError, Preempted, TransientError
 from optune_core.storage.lease import MAX_FRUITLESS, hold, is_resumable, read_lease, stop, take
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 from tests.unit.lease.holders import PATH, put, record
 from tests.waiting import until
 
@@ -17,7 +17,7 @@ from tests.waiting import until
     ("ending", "state", "message", "resumable"),
     [
         (None, "finished", "", False),
-        (KeyboardInterrupt(), "stopped", "stopped by its user", False),
+        (KeyboardInterrupt(), "stopped", "stopped by the user", False),
         (DataError("no prompts"), "failed", "DataError: no prompts", False),
         (ValueError("a bug?"), "interrupted", "ValueError: a bug?", True),
         (TransientError("503"), "interrupted", "TransientError: 503", True),
@@ -104,7 +104,8 @@ def test_starts_that_commit_nothing_are_counted_and_refused_in_the_end(objects: 
         assert record(objects).fruitless == n
         assert is_resumable(record(objects)) is (n < MAX_FRUITLESS)
     with pytest.raises(
-        OptuneError, match=rf"{MAX_FRUITLESS} starts in a row committed nothing \(last: TransientError: preempted\)"
+        OptuneError,
+        match=rf"the last {MAX_FRUITLESS} starts committed nothing .*ended with: TransientError: preempted\)",
     ):
         take(objects, "run", {}, unasked=True)
     assert record(objects).starts == MAX_FRUITLESS, "a refused start counts as one"
@@ -139,5 +140,5 @@ def test_a_commit_is_noted_before_the_end(objects: LocalObjects) -> None:
 
 def test_a_killed_unasked_start_counts(objects: LocalObjects) -> None:
     put(objects, process=None, fruitless=MAX_FRUITLESS)
-    with pytest.raises(OptuneError, match=r"committed nothing \(last: killed\)"):
+    with pytest.raises(OptuneError, match=r"committed nothing \(the last of them ended with: killed\)"):
         take(objects, "run", {}, unasked=True)

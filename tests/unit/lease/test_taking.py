@@ -12,7 +12,7 @@ import pytest
 from optune_core.errors import RunBusy, StoreError
 from optune_core.storage import lease as lease_module
 from optune_core.storage.lease import Lease, LeaseRecord, is_resumable, read_lease, take
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 from tests.unit.lease.holders import PATH, TTL, put, record
 from tests.waiting import PATIENCE, until
 

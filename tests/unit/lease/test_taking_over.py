@@ -16,7 +16,7 @@ import pytest
 from optune_core.errors import RunBusy, TransientError
 from optune_core.storage import lease as lease_module
 from optune_core.storage.lease import take
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 from tests.unit.lease.holders import PATH, TTL, Runner, put, record
 from tests.waiting import PATIENCE, until
 
