@@ -101,7 +101,7 @@ def _gain(previous_reward: pa.ChunkedArray, replay: pa.Table) -> dict[str, Any]:
 
 
 def _gains(previous_reward: pa.ChunkedArray, replay: pa.Table) -> tuple[Values, Values, Values]:
-    """Return each prompt's gain (0 without one), whether it has one, and the rows with a previous pair, lowest first."""
+    """Return each prompt's gain (0 if none), whether it has one, and the rows with a previous pair, lowest first."""
     before, after = previous_reward.to_numpy(), replay["chosen_reward"].to_numpy()
     paired = np.flatnonzero(~np.isnan(before))
     ranked = paired[np.argsort(before[paired], kind="stable")]

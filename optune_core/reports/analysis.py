@@ -76,10 +76,14 @@ def pair_facts(replay: pa.Table, beta2: float | None, min_reward_gap: float | No
     )
     gaps = chosen - rejected
     trained = gaps if min_reward_gap is None else gaps[gaps >= min_reward_gap]
-    made = {entry["values"]: entry["counts"] for entry in pc.value_counts(pairs["generated_at"]).to_pylist()}
     # σ, in a form that does not overflow.
     weights = np.zeros(0) if beta2 is None else 0.5 * (1 + np.tanh(beta2 * trained / 2))
-    return PairFacts(chosen, rejected, chosen_tokens, rejected_tokens, made, weights)
+    return PairFacts(chosen, rejected, chosen_tokens, rejected_tokens, made_counts(pairs), weights)
+
+
+def made_counts(pairs: pa.Table) -> dict[int, int]:
+    """Return how many pairs of a replay set were made in which iteration (column generated_at)."""
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(pairs["generated_at"]).to_pylist()}
 
 
 def correlations(pairs: PairFacts) -> dict[str, float | None]:
