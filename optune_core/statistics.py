@@ -1,4 +1,4 @@
-"""Numbers about a replay set and about held-out rewards. Pure functions of tables."""
+"""Statistics of replay sets and of held-out rewards, and the bootstrap of all intervals. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import pyarrow.compute as pc
 from optune_core.replay import trainable
 
 RESAMPLES = 2000
-"""Of a bootstrap."""
+"""Resamples that each bootstrap interval of the project is computed from."""
 
 Values = npt.NDArray[Any]
 
 
 def without_texts(replay: pa.Table) -> pa.Table:
-    """What `replay_statistics` reads of D_t (schema REPLAY): a few numbers a prompt, token ids as their count."""
+    """Return the columns of D_t (schema REPLAY) that `replay_statistics` reads: numbers, and token ids as counts."""
     return pair_numbers(replay).append_column("sampled_from", replay["sampled_from"])
 
 
 def pair_numbers(replay: pa.Table) -> pa.Table:
-    """The same of columns that replay sets had from the first version on."""
+    """Return rewards, response lengths and origin of the pairs, from columns that replay sets of every version have."""
     return pa.table(
         {
             "chosen_reward": replay["chosen_reward"],
@@ -40,7 +40,7 @@ def pair_numbers(replay: pa.Table) -> pa.Table:
 
 
 def replay_statistics(previous_reward: pa.ChunkedArray, replay: pa.Table, iteration: int) -> dict[str, Any]:
-    """What changed from D_{t-1} to D_t.
+    """Describe D_t, and what changed from D_{t-1} to it.
 
     Args:
         previous_reward: chosen_reward of D_{t-1} (float64, null without a pair).
@@ -48,12 +48,12 @@ def replay_statistics(previous_reward: pa.ChunkedArray, replay: pa.Table, iterat
         iteration: t.
 
     Returns:
-        `rm/*`: mean rewards of the pairs; `tokens/*`: mean response lengths; `reward_length_correlation`: Pearson,
-        over both responses of all pairs; `age/mean`: iterations since the pair was made; `staleness/mean`: iterations
-        by which the policy that sampled a pair was behind then; `gain/*`: change of the chosen reward of regenerated
-        prompts that had a pair before, its mean, and the share of the total that comes from the half of all prompts
-        with the lowest previous chosen reward (Figure 2). None where undefined, and the share where the total is not
-        positive.
+        `rm/*`: mean rewards of the pairs; `tokens/*`: mean response lengths; `reward_length_correlation`: Pearson's
+        r over both responses of all pairs; `age/mean`: iterations since the pair was made; `staleness/mean`:
+        iterations by which the policy that sampled a pair was behind at that time; `gain/*`: change of the chosen
+        reward of regenerated prompts that had a pair before: its mean, and the share of the total that comes from the
+        half of all prompts with the lowest previous chosen reward (Figure 2). None where undefined; the share is also
+        None where the total is not positive.
     """
     pairs = trainable(replay)
     chosen, rejected = (pairs[f"{side}_reward"].to_numpy() for side in ("chosen", "rejected"))
@@ -76,14 +76,15 @@ def replay_statistics(previous_reward: pa.ChunkedArray, replay: pa.Table, iterat
 
 
 def half_gains(previous_reward: pa.ChunkedArray, replay: pa.Table) -> tuple[float, float]:
-    """Reward that was gained in the lower and in the upper half of the prompts: the two bars of Figure 2.
+    """Return the reward gained in the lower and in the upper half of the prompts: the two bars of Figure 2.
 
-    Args: as for `replay_statistics`.
+    Args:
+        previous_reward, replay: the same as for `replay_statistics`.
 
     Returns:
         Summed change of the chosen reward of regenerated prompts that had a pair before: over the half of all
-        prompts with the lowest previous chosen reward, and over the others. (Of an odd number the one in the middle
-        is an upper one.)
+        prompts with the lowest previous chosen reward, and over the others. The middle one of an odd number of
+        prompts belongs to the upper half.
     """
     gains, _, ranked = _gains(previous_reward, replay)
     middle = len(ranked) // 2
@@ -100,7 +101,7 @@ def _gain(previous_reward: pa.ChunkedArray, replay: pa.Table) -> dict[str, Any]:
 
 
 def _gains(previous_reward: pa.ChunkedArray, replay: pa.Table) -> tuple[Values, Values, Values]:
-    """Each prompt's gain (0 without one), whether it has one, and the rows with a previous pair, lowest first."""
+    """Return each prompt's gain (0 if none), whether it has one, and the rows with a previous pair, lowest first."""
     before, after = previous_reward.to_numpy(), replay["chosen_reward"].to_numpy()
     paired = np.flatnonzero(~np.isnan(before))
     ranked = paired[np.argsort(before[paired], kind="stable")]
@@ -109,8 +110,9 @@ def _gains(previous_reward: pa.ChunkedArray, replay: pa.Table) -> tuple[Values, 
 
 
 def correlation(x: Values, y: Values) -> float | None:
-    """Pearson's r, or None where one side does not vary."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:  # exact, where a rounded mean leaves a variance
+    """Return Pearson's r, or None where one side does not vary."""
+    # A constant side can have a positive variance, as its mean is rounded; its range is exactly 0.
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     x, y = x - x.mean(), y - y.mean()
     variances = (x * x).sum() * (y * y).sum()
@@ -118,7 +120,7 @@ def correlation(x: Values, y: Values) -> float | None:
 
 
 def speedup_bound(share: float, rho: float) -> float:
-    """1 / (1 - g·(1 - ρ)), the most that regenerating ρ of the prompts can speed up an iteration.
+    """Return 1 / (1 - g·(1 - ρ)), the most that regenerating ρ of the prompts can speed up an iteration.
 
     Args:
         share: g, the share of generation and scoring in the time of an iteration at ρ = 1.
@@ -128,7 +130,7 @@ def speedup_bound(share: float, rho: float) -> float:
 
 
 def reward_per_prompt(scores: pa.Table) -> dict[str, float]:
-    """Mean reward of each prompt's scored responses (schema SCORES); prompts without any are left out."""
+    """Return the mean reward of each prompt's scored responses (schema SCORES); prompts without any are left out."""
     rewards: dict[str, list[float]] = {}
     for prompt_id, reward in zip(scores["prompt_id"].to_pylist(), scores["reward"].to_pylist(), strict=True):
         if reward is not None:
@@ -137,7 +139,7 @@ def reward_per_prompt(scores: pa.Table) -> dict[str, float]:
 
 
 def paired_difference(before: dict[str, float], after: dict[str, float]) -> dict[str, Any]:
-    """Mean change over the prompts that have both, with a 95 % bootstrap interval over prompts.
+    """Return the mean change over the prompts that have both, with a 95 % bootstrap interval over prompts.
 
     Returns:
         `before`, `after`, `difference`, `low`, `high`, and `prompts`, the number of prompts.
@@ -159,8 +161,20 @@ def paired_difference(before: dict[str, float], after: dict[str, float]) -> dict
     }
 
 
+def resampled_counts(total: int, shares: Values, seed: int = 0) -> Values:
+    """Return how often each kind is drawn in each resample of a bootstrap, shape (RESAMPLES, kinds).
+
+    Drawing items with replacement makes the counts of their kinds multinomial, so the counts are drawn directly.
+
+    Args:
+        total: items of a resample.
+        shares: share of each kind among the items, shape (kinds,).
+    """
+    return np.random.default_rng(seed).multinomial(total, shares, RESAMPLES)
+
+
 def central_interval(resampled: Sequence[float]) -> tuple[float, float]:
-    """The interval that holds the central 95 % of a statistic's resampled values."""
+    """Return the interval that holds the central 95 % of a statistic's resampled values."""
     ordered = sorted(resampled)
     return ordered[int(0.025 * len(ordered))], ordered[int(0.975 * len(ordered)) - 1]
 

@@ -78,11 +78,15 @@ def pair_facts(replay: pa.Table, loss: Loss, min_reward_gap: float | None) -> Pa
     )
     gaps = chosen - rejected
     trained = gaps if min_reward_gap is None else gaps[gaps >= min_reward_gap]
-    made = {entry["values"]: entry["counts"] for entry in pc.value_counts(pairs["generated_at"]).to_pylist()}
     weights = loss.pair_weights(trained)
-    return PairFacts(
-        chosen, rejected, chosen_tokens, rejected_tokens, made, np.zeros(0) if weights is None else weights
-    )
+    if weights is None:
+        weights = np.zeros(0)
+    return PairFacts(chosen, rejected, chosen_tokens, rejected_tokens, made_counts(pairs), weights)
+
+
+def made_counts(pairs: pa.Table) -> dict[int, int]:
+    """Return how many pairs of a replay set were made in which iteration (column generated_at)."""
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(pairs["generated_at"]).to_pylist()}
 
 
 def correlations(pairs: PairFacts) -> dict[str, float | None]:

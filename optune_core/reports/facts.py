@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from optune_core.statistics import Values
 
-Rewards = npt.NDArray[np.float64]
 Row = dict[str, Any]
 
 
@@ -40,17 +38,17 @@ class Responses:
 class PairFacts:
     """The pairs of D_t, one entry a pair, in the replay set's order."""
 
-    chosen_rewards: Rewards
-    rejected_rewards: Rewards
-    chosen_tokens: Rewards
-    rejected_tokens: Rewards
+    chosen_rewards: Values
+    rejected_rewards: Values
+    chosen_tokens: Values
+    rejected_tokens: Values
     made: dict[int, int]
     """Iteration in which pairs were made → how many of them."""
-    weights: Rewards
+    weights: Values
     """R of Eq. 6, of the pairs that are trained on; none under a loss without weights."""
 
     @property
-    def gaps(self) -> Rewards:
+    def gaps(self) -> Values:
         return self.chosen_rewards - self.rejected_rewards
 
     @property

@@ -1,11 +1,17 @@
-"""Markdown for Prefect's UI. Pictures are data images: the UI shows those, and no inline SVG."""
+"""Markdown pages for Prefect's UI. It shows no inline SVG, but SVG files as data images."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from optune_core.data.schemas import REPLAY, only, read_table
-from optune_core.reports.plots import age_picture, reward_picture, stage_picture
+from optune_core.replay import trainable
+from optune_core.reports.analysis import made_counts
+from optune_core.reports.figures import age_chart, reward_chart, time_chart
+from optune_core.reports.picture import data_image, picture
 from optune_core.reports.summary import savings
 from optune_core.storage import ArtifactStore, Ref
 from optune_core.words import number, percent
@@ -51,11 +57,20 @@ def iteration_markdown(store: ArtifactStore, run: str, record: Row) -> str:
         f"Speed-up over regenerating every prompt: **{number(saved['speedup'], 2)}×** "
         f"(bound {number(saved['bound'], 2)}×).",
         "",
-        f"![rewards]({reward_picture(replay)})",
-        f"![ages]({age_picture(replay, t)})",
-        f"![stages]({stage_picture(timing)})",
+        *_pictures(t, replay, timing),
     ]
     return "\n".join(lines)
+
+
+def _pictures(t: int, replay: pa.Table, timing: Mapping[str, float]) -> list[str]:
+    pairs = trainable(replay)
+    rewards = pairs["chosen_reward"].to_numpy(), pairs["rejected_reward"].to_numpy()
+    charts = {
+        "rewards": reward_chart({t: rewards}),
+        "ages": age_chart({t: made_counts(pairs)}),
+        "stages": time_chart({t: timing}),
+    }
+    return [f"![{name}]({data_image(picture(chart.title, {'': chart}))})" for name, chart in charts.items()]
 
 
 def run_markdown(summary: Row, page: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from optune_core.statistics import RESAMPLES
+from optune_core.statistics import resampled_counts
 from optune_core.study.agreement import krippendorff_alpha
 from optune_core.study.pairing import Pair
 from optune_core.study.sessions import CHOICES, Participant
@@ -110,9 +110,9 @@ def _percentages(prompts: Sequence[Sequence[str]]) -> dict[str, Row] | None:
     if not prompts:
         return None
     counts = np.array([[prompt.count(outcome) for outcome in OUTCOMES] for prompt in prompts], dtype=np.float64)
-    drawn = np.random.default_rng(0).multinomial(len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES)
-    shares = drawn @ counts
+    shares = resampled_counts(len(counts), np.full(len(counts), 1 / len(counts))) @ counts
     shares *= 100 / shares.sum(axis=1, keepdims=True)
+    # Interpolated, where `central_interval` takes a resampled value: the intervals of earlier studies must stay equal.
     low, high = np.quantile(shares, [0.025, 0.975], axis=0)
     value = 100 * counts.sum(axis=0) / counts.sum()
     several = len(prompts) > 1

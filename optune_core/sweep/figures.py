@@ -3,40 +3,46 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 from optune_core.losses.wdpo import WeightedDpo
+from optune_core.reports.picture import picture
+from optune_core.reports.svg import COLOURS, SYMBOLS, Chart, Key, Range, Ticks, axis_range, integer_ticks
 from optune_core.selection.everything import simplest
 from optune_core.selection.optune import Optune
-from optune_core.sweep.results import WIN_SCORE, CellResult, Setting, known_metrics, settings
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from optune_core.sweep.results import WIN_SCORE, CellResult, Measured, Setting, known_metrics, settings
+from optune_core.words import policy
 
 T = TypeVar("T")
 
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Okabe and Ito's, told apart by colour-blind readers too; lines and markers say the same once more."""
-_FULL, _OFFLINE, _BASELINE, _GRID = "#000000", "#767676", "#8c8c8c", "#d9d9d9"
-_LINES = ("-", "--", ":", "-.")
-_MARKERS = ("o", "s", "^", "D")
-_COLUMNS = 3
+_DASHES = ("", "dash1", "dash2", "dash3")
+_SYMBOLS = list(SYMBOLS)[:4]
+_HEIGHT = 250
 
-Interval = tuple[float, float, float]
-"""Mean, low, high."""
+
+@dataclass(frozen=True)
+class _Line:
+    key: Key
+    points: list[tuple[float, Measured]]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    label: str
+    range: Range
+    ticks: Ticks | None = None
 
 
 def draw_figures(sweep: str, results: Sequence[CellResult], folder: Path) -> list[Path]:
-    """Write the figures as PNG files: for the win score, or for each held-out reward where nothing was compared.
+    """Write the figures as SVG files: for the win score, or for each held-out reward where nothing was compared.
 
-    Shown are the settings of which at least one cell is whole; none where there is no such setting.
+    They show the settings of which at least one cell is complete; there are none without such a setting.
 
     Args:
-        folder: made if it is not there; figures of the same name are replaced.
+        folder: created where it is missing; figures of the same name are replaced.
 
     Returns:
         The files.
@@ -46,23 +52,22 @@ def draw_figures(sweep: str, results: Sequence[CellResult], folder: Path) -> lis
     files = []
     for metric in known_metrics([cell for setting in shown for cell in setting.whole]):
         for name, draw in _figures(shown).items():
-            figure = draw(sweep, shown, metric)
-            file = folder / f"{metric.replace(' ', '-')}-{name}.png"
-            figure.savefig(file, format="png")
+            file = folder / f"{metric.replace(' ', '-')}-{name}.svg"
+            file.write_text(draw(sweep, shown, metric), encoding="utf-8")
             files.append(file)
     return files
 
 
 def _rank(setting: Setting) -> tuple[int, str, float]:
-    """OPTune's ratios, those of other selectors, all prompts, offline: the order of legends and panels."""
+    """Return the order of legends and panels: OPTune's ratios, those of other selectors, all prompts, offline."""
     selection = simplest(setting.first.config.selection)
     first = (2 if selection.regenerates else 3) if not selection.ranks else int(not isinstance(selection, Optune))
     return first, selection.type, selection.share
 
 
-def _figures(shown: Sequence[Setting]) -> dict[str, Callable[[str, Sequence[Setting], str], Figure]]:
-    """The figures that these settings can fill, by the ends of their files' names."""
-    figures: dict[str, Callable[[str, Sequence[Setting], str], Figure]] = {
+def _figures(shown: Sequence[Setting]) -> dict[str, Callable[[str, Sequence[Setting], str], str]]:
+    """Return what draws the figures that these settings can fill, by the ends of the files' names."""
+    figures: dict[str, Callable[[str, Sequence[Setting], str], str]] = {
         "by-iteration": _by_iteration,
         "by-time": _by_time,
     }
@@ -73,149 +78,153 @@ def _figures(shown: Sequence[Setting]) -> dict[str, Callable[[str, Sequence[Sett
     return figures
 
 
-def _by_iteration(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
-    panels = _grouped(shown, _loss)
-
-    def draw(axes: Axes, drawn: Sequence[Setting]) -> None:
-        for number, setting in enumerate(drawn):
-            aside = 0.04 * (number - (len(drawn) - 1) / 2)
-            points = [(t + aside, found) for t in _iterations(setting) if (found := _interval(setting, t, metric))]
-            _line(axes, points, **_look(setting, shown))
-        _whole_numbers(axes, drawn)
+def _by_iteration(sweep: str, shown: Sequence[Setting], metric: str) -> str:
+    def lines(drawn: Sequence[Setting]) -> list[_Line]:
+        return [
+            _Line(_key(setting, shown), _at_iterations(setting, metric, 0.04 * (number - (len(drawn) - 1) / 2)))
+            for number, setting in enumerate(drawn)
+        ]
 
     title = f"{sweep}: {_long(metric)} by iteration"
-    return _panels(title, panels, draw, "policy after iteration", metric)
+    return _panels(title, _grouped(shown, _loss), lines, _policies(shown), metric)
 
 
-def _by_time(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
-    panels = _grouped(shown, _loss)
+def _by_time(sweep: str, shown: Sequence[Setting], metric: str) -> str:
     longest = max(setting.seconds_at(setting.first.config.iterations) for setting in shown)
     unit, divisor = ("hours", 3600.0) if longest > 7200 else ("minutes", 60.0) if longest > 120 else ("seconds", 1.0)
 
-    def draw(axes: Axes, drawn: Sequence[Setting]) -> None:
-        for setting in drawn:
-            points = [
-                (setting.seconds_at(t) / divisor, found)
-                for t in _iterations(setting)
-                if (found := _interval(setting, t, metric))
-            ]
-            _line(axes, points, **_look(setting, shown))
+    def lines(drawn: Sequence[Setting]) -> list[_Line]:
+        return [
+            _Line(
+                _key(setting, shown),
+                [(setting.seconds_at(t) / divisor, found) for t, found in _measured(setting, metric)],
+            )
+            for setting in drawn
+        ]
 
-    title = f"{sweep}: {_long(metric)} by training time"
-    return _panels(title, panels, draw, f"{unit}, generation and scoring included", metric)
+    axis = _Axis(f"{unit}, generation and scoring included", axis_range([0.0, longest / divisor]))
+    return _panels(f"{sweep}: {_long(metric)} by training time", _grouped(shown, _loss), lines, axis, metric)
 
 
-def _by_loss(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
+def _by_loss(sweep: str, shown: Sequence[Setting], metric: str) -> str:
     panels = _grouped(shown, lambda setting: ", ".join(filter(None, (setting.first.selection, setting.first.others))))
     losses = list(dict.fromkeys(setting.first.loss for setting in sorted(shown, key=_beta2)))
+    keys = {loss: _numbered(loss, number, number) for number, loss in enumerate(losses)}
 
-    def draw(axes: Axes, drawn: Sequence[Setting]) -> None:
-        for setting in sorted(drawn, key=_beta2):
-            number = losses.index(setting.first.loss)
-            aside = 0.06 * (number - (len(losses) - 1) / 2)
-            points = [(t + aside, found) for t in _iterations(setting) if (found := _interval(setting, t, metric))]
-            look = {"color": _COLOURS[number % 6], "linestyle": _LINES[number % 4], "marker": _MARKERS[number % 4]}
-            _line(axes, points, label=setting.first.loss, **look)
-        _whole_numbers(axes, drawn)
+    def lines(drawn: Sequence[Setting]) -> list[_Line]:
+        return [
+            _Line(
+                keys[setting.first.loss],
+                _at_iterations(setting, metric, 0.06 * (losses.index(setting.first.loss) - (len(losses) - 1) / 2)),
+            )
+            for setting in sorted(drawn, key=_beta2)
+        ]
 
-    title = f"{sweep}: {_long(metric)} of DPO and weighted DPO"
-    return _panels(title, panels, draw, "policy after iteration", metric)
+    return _panels(f"{sweep}: {_long(metric)} of DPO and weighted DPO", panels, lines, _policies(shown), metric)
 
 
-def _by_beta2(sweep: str, shown: Sequence[Setting], metric: str) -> Figure:
+def _by_beta2(sweep: str, shown: Sequence[Setting], metric: str) -> str:
     betas = _betas(shown)
     panels = _grouped(
         (setting for setting in shown if _beta2(setting) < math.inf),
         lambda setting: setting.first.others,
     )
 
-    def draw(axes: Axes, drawn: Sequence[Setting]) -> None:
-        lines = _grouped(drawn, lambda setting: setting.first.selection)
-        for number, along in enumerate(lines.values()):
-            aside = 0.05 * (number - (len(lines) - 1) / 2)
-            points = [
-                (betas.index(_beta2(setting)) + aside, found)
-                for setting in sorted(along, key=_beta2)
-                if (found := _interval(setting, setting.first.config.iterations, metric))
-            ]
-            _line(axes, points, **_look(along[0], shown))
-        axes.set_xticks(range(len(betas)), ["0 (DPO)" if beta == 0 else f"{beta:g}" for beta in betas])
+    def lines(drawn: Sequence[Setting]) -> list[_Line]:
+        selections = _grouped(drawn, lambda setting: setting.first.selection)
+        return [
+            _Line(
+                _key(along[0], shown),
+                [
+                    (betas.index(_beta2(setting)) + 0.05 * (number - (len(selections) - 1) / 2), found)
+                    for setting in sorted(along, key=_beta2)
+                    if (found := _interval(setting, setting.first.config.iterations, metric))
+                ],
+            )
+            for number, along in enumerate(selections.values())
+        ]
 
-    return _panels(f"{sweep}: {_long(metric)} of the last policy by β₂", panels, draw, "β₂", metric)
+    ticks = [(float(number), "0 (DPO)" if beta == 0 else f"{beta:g}") for number, beta in enumerate(betas)]
+    axis = _Axis("β₂", (-0.35, len(betas) - 0.65), ticks)
+    return _panels(f"{sweep}: {_long(metric)} of the last policy by β₂", panels, lines, axis, metric)
 
 
 def _panels(
     title: str,
     panels: dict[str, list[Setting]],
-    draw: Callable[[Axes, Sequence[Setting]], None],
-    x_name: str,
+    lines: Callable[[Sequence[Setting]], list[_Line]],
+    axis: _Axis,
     metric: str,
-) -> Figure:
-    """One panel a group, with common axes and one legend beside them."""
-    from matplotlib.figure import Figure
-
-    columns = min(_COLUMNS, len(panels))
-    rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(2.4 + 3.1 * columns, 1.2 + 2.7 * rows), dpi=120, layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    handles: dict[str, Any] = {}
-    for axes, (name, drawn) in zip(grid, panels.items(), strict=False):
-        axes.axhline(50.0 if metric == WIN_SCORE else 0.0, color=_BASELINE, linewidth=0.8)
-        draw(axes, drawn)
-        axes.set_title(name, fontsize=10)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color=_GRID, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.tick_params(labelbottom=True)
-        handles |= {text: handle for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+) -> str:
+    """Draw one panel a group, with common axes."""
+    drawn = {name: lines(group) for name, group in panels.items()}
+    par = 50.0 if metric == WIN_SCORE else 0.0
+    ends = [end for group in drawn.values() for line in group for _, at in line.points for end in (at.low, at.high)]
+    charts = {name: _chart(name, group, axis, axis_range([*ends, par]), par) for name, group in drawn.items()}
+    shown = metric if metric == WIN_SCORE else f"change of {_long(metric)}"
     judged = _judged(panels) if metric == WIN_SCORE else []
-    width = 28 + 38 * columns
-    figure.suptitle("\n".join(part for text in [title, *judged] for part in textwrap.wrap(text, width)), fontsize=10)
-    figure.supxlabel(f"{x_name}\n{_bars(panels)}", fontsize=9)
-    figure.supylabel(metric if metric == WIN_SCORE else f"change of {_long(metric)}", fontsize=9)
-    figure.legend(list(handles.values()), list(handles), loc="outside right center", frameon=False, fontsize=9)
-    return figure
+    return picture(title, charts, subtitle=f"y: {shown}", notes=[*judged, _bars(panels)])
 
 
-def _line(axes: Axes, points: Sequence[tuple[float, Interval]], **look: Any) -> None:
-    means = [mean for _, (mean, _, _) in points]
-    errors = [[mean - low for _, (mean, low, _) in points], [high - mean for _, (mean, _, high) in points]]
-    axes.errorbar(
-        [x for x, _ in points], means, yerr=errors, linewidth=1.4, markersize=4.5, elinewidth=0.9, capsize=2.5, **look
+def _chart(name: str, lines: Sequence[_Line], axis: _Axis, y: Range, par: float) -> Chart:
+    chart = Chart(
+        name,
+        x=axis.range,
+        y=y,
+        x_label=axis.label,
+        x_ticks=axis.ticks,
+        height=_HEIGHT,
+        legend=[line.key for line in lines],
     )
+    chart.level(par)
+    for line in lines:
+        style, points = line.key.style, [(x, measured.value) for x, measured in line.points]
+        for x, measured in line.points:
+            chart.interval(x, measured.low, measured.high, style)
+        chart.line(points, style)
+        tips = [f"{line.key.text}: {measured.value:.4g}" for _, measured in line.points]
+        chart.dots(points, style, tips, line.key.symbol or "circle")
+    return chart
 
 
-def _look(setting: Setting, shown: Sequence[Setting]) -> dict[str, Any]:
-    """Colours are ratios, lines and markers are selectors, the same in all panels."""
+def _key(setting: Setting, shown: Sequence[Setting]) -> Key:
+    """Return a setting's look: colours and symbols are ratios, dashes are selectors, the same in all panels."""
     selection = simplest(setting.first.config.selection)
     label = setting.first.selection
     if not selection.ranks:
-        colour = _FULL if selection.regenerates else _OFFLINE
-        return {"color": colour, "linestyle": "-", "marker": "*" if colour == _FULL else "x", "label": label}
+        return Key(label, "ink", "star") if selection.regenerates else Key(label, "muted", "cross")
     ranked = [simplest(other.first.config.selection) for other in shown]
     ranked = [other for other in ranked if other.ranks]
     ratios = sorted({other.share for other in ranked})
     selectors = [name for _, name in sorted({(not isinstance(other, Optune), other.type) for other in ranked})]
-    line = selectors.index(selection.type) % 4
-    return {
-        "color": _COLOURS[ratios.index(selection.share) % 6],
-        "linestyle": _LINES[line],
-        "marker": _MARKERS[line],
-        "label": label,
-    }
+    return _numbered(label, ratios.index(selection.share), selectors.index(selection.type))
 
 
-def _interval(setting: Setting, t: int, metric: str) -> Interval | None:
-    """Over seeds ± a standard deviation; with one seed 95 % over prompts."""
+def _numbered(label: str, colour: int, dash: int) -> Key:
+    style = f"{COLOURS[colour % len(COLOURS)]} {_DASHES[dash % len(_DASHES)]}".rstrip()
+    return Key(label, style, _SYMBOLS[colour % len(_SYMBOLS)])
+
+
+def _at_iterations(setting: Setting, metric: str, aside: float) -> list[tuple[float, Measured]]:
+    """Return a metric by iteration, a little aside so that the intervals of several settings do not overlap."""
+    return [(t + aside, found) for t, found in _measured(setting, metric)]
+
+
+def _measured(setting: Setting, metric: str) -> list[tuple[int, Measured]]:
+    iterations = range(setting.first.config.iterations + 1)
+    return [(t, found) for t in iterations if (found := _interval(setting, t, metric))]
+
+
+def _interval(setting: Setting, t: int, metric: str) -> Measured | None:
+    """Return a metric of π_t: over seeds ± a standard deviation; with one seed 95 % over prompts."""
     over_seeds = setting.at(t, metric)
     if over_seeds is None:
         return None
-    if over_seeds.deviation is not None:
-        return over_seeds.mean, over_seeds.mean - over_seeds.deviation, over_seeds.mean + over_seeds.deviation
+    mean, deviation = over_seeds.mean, over_seeds.deviation
+    if deviation is not None:
+        return Measured(mean, mean - deviation, mean + deviation)
     (only,) = (found for cell in setting.whole if (found := cell.points[t].metrics.get(metric)))
-    return only.value, only.low, only.high
+    return only
 
 
 def _bars(panels: dict[str, list[Setting]]) -> str:
@@ -233,18 +242,14 @@ def _long(metric: str) -> str:
 
 def _judged(panels: dict[str, list[Setting]]) -> list[str]:
     cells = [cell for drawn in panels.values() for setting in drawn for cell in setting.whole]
-    return sorted({cell.compared for cell in cells if cell.compared})
+    return [f"win score {text}" for text in sorted({cell.compared for cell in cells if cell.compared})]
 
 
-def _whole_numbers(axes: Axes, drawn: Sequence[Setting]) -> None:
-    """Ticks at the policies: π_t comes after iteration t - 1."""
-    ticks = range(max(setting.first.config.iterations for setting in drawn) + 1)
-    axes.set_xticks(list(ticks), ["π₀", *[str(t - 1) for t in ticks[1:]]])
-    axes.set_xlim(-0.35, ticks[-1] + 0.35)
-
-
-def _iterations(setting: Setting) -> range:
-    return range(setting.first.config.iterations + 1)
+def _policies(shown: Sequence[Setting]) -> _Axis:
+    """Return the axis of policies: π_t comes after iteration t - 1."""
+    last = max(setting.first.config.iterations for setting in shown)
+    ticks = integer_ticks(last, lambda t: policy(0) if t == 0 else str(t - 1))
+    return _Axis("policy after iteration", (-0.35, last + 0.35), ticks)
 
 
 def _loss(setting: Setting) -> str:
@@ -252,13 +257,13 @@ def _loss(setting: Setting) -> str:
 
 
 def _beta2(setting: Setting) -> float:
-    """For order; losses without β₂ come last."""
+    """Return β₂ for the order; losses without β₂ come last."""
     loss = setting.first.config.training.loss
     return loss.beta2 if isinstance(loss, WeightedDpo) else math.inf
 
 
 def _betas(shown: Sequence[Setting]) -> list[float]:
-    """The values of β₂, ascending."""
+    """Return the values of β₂, ascending."""
     return sorted({beta2 for setting in shown if (beta2 := _beta2(setting)) < math.inf})
 
 

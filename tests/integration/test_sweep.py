@@ -202,7 +202,7 @@ def test_the_table_and_the_figures(swept: tuple[Path, str], environment: dict[st
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.count("2/2") == 4
     assert "s saved" in shown.stdout
-    assert len(list((tmp_path / "figures").glob("*.png"))) == 6
+    assert len(list((tmp_path / "figures").glob("*.svg"))) == 6
 
 
 def test_another_base_is_refused_and_a_grown_grid_is_not(

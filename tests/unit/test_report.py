@@ -20,7 +20,7 @@ from optune_core.reports.examples import ranked_changes
 from optune_core.reports.facts import Example, HeldOut, Version
 from optune_core.reports.figures import thinned, time_shares
 from optune_core.reports.page import RunPage, clip, differing_settings, mean_reused_age, minus, render_page
-from optune_core.reports.svg import spread, ticks
+from optune_core.reports.svg import axis_range, ticks
 from optune_core.statistics import half_gains
 from tests.tiny import WDPO
 from tests.unit.facts import CONFIG, SECONDS, iteration, sound_run
@@ -153,7 +153,7 @@ def test_ticks_are_few_inside_and_evenly_spaced(low: float, width: float, most: 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=5))
 def test_an_axis_holds_its_values_and_is_not_empty(values: list[float]) -> None:
-    low, high = spread(values, include=[0.0])
+    low, high = axis_range(values, include=[0.0])
     assert low < high
     assert all(low <= value <= high for value in [*values, 0.0])
 

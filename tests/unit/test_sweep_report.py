@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -253,14 +254,36 @@ def made_up(folder: Path, win: bool, seeds: int, betas: list[float]) -> list[Cel
     ],
 )
 def test_figures(tmp_path: Path, win: bool, seeds: int, betas: list[float], files: list[str]) -> None:
-    from matplotlib.image import imread
-
-    drawn = draw_figures("swept", made_up(tmp_path, win, seeds, betas), tmp_path / "figures")
-    assert [file.stem for file in drawn] == files
+    results = made_up(tmp_path, win, seeds, betas)
+    drawn = draw_figures("swept", results, tmp_path / "figures")
+    assert [file.name for file in drawn] == [f"{name}.svg" for name in files]
+    shown = settings(results)
+    losses, selections = {setting.first.loss for setting in shown}, {setting.first.selection for setting in shown}
+    assert (len(losses), len(selections)) == (len(betas), 7)
     for file in drawn:
-        height, width, _ = imread(file).shape
-        assert 300 < height < 2000 and 500 < width < 2400
-        assert imread(file).std() > 0.05, "it is blank"
+        by_beta2 = file.stem.endswith("by-beta2")
+        elements = list(ElementTree.parse(file).iter())
+        lines = [element for element in elements if element.tag.endswith("polyline")]
+        assert len(lines) == (len(selections) if by_beta2 else len(shown))
+        texts = [element.text or "" for element in elements if element.tag.endswith("text")]
+        assert (selections if by_beta2 else selections | losses) <= set(texts)
+        text = " ".join(texts)
+        assert ("win score against zephyr-7b-beta, judged by a reward model (stand-in)" in text) == win
+        assert ("bars: 95 % interval over prompts; one seed" in text) == (seeds == 1)
+        assert not re.search("NaN|inf", file.read_text())
+
+
+def test_a_figure_shows_the_means_of_its_settings(tmp_path: Path) -> None:
+    results = made_up(tmp_path, True, 3, [1.0, 0.0])
+    file = draw_figures("swept", results, tmp_path / "figures")[0]
+    tips = [element.text for element in ElementTree.parse(file).iter() if element.tag.endswith("title")]
+    wanted = []
+    for setting in settings(results):
+        for t in range(4):
+            found = setting.at(t, WIN_SCORE)
+            assert found is not None
+            wanted.append(f"{setting.first.selection}: {found.mean:.4g}")
+    assert sorted(map(str, tips)) == sorted(wanted)
 
 
 def test_no_figures_without_results(store: ArtifactStore, tmp_path: Path) -> None:
@@ -274,6 +297,6 @@ def test_the_page_holds_tables_and_pictures(tmp_path: Path) -> None:
     results = made_up(tmp_path, True, 2, [1.0, 0.0])
     drawn = draw_figures("swept", results, tmp_path / "figures")
     page = sweep_markdown("swept", results, Sharing(10.0, 25.0, 4, 2), drawn)
-    assert len(re.findall(r"!\[[\w-]+\]\(data:image/png;base64,", page)) == 3
+    assert len(re.findall(r"!\[[\w-]+\]\(data:image/svg\+xml;base64,", page)) == 3
     assert "15 s saved" in page
     assert page.count("| optune, ρ = 0.3; ") == 2

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from optune_core.statistics import RESAMPLES, central_interval
+from optune_core.statistics import central_interval, resampled_counts
 
 Judgement = Literal["win", "tie", "lose"]
 """What a judge says of the policy's answer beside the baseline's."""
@@ -62,15 +62,13 @@ def win_score(wins: int, losses: int, total: int) -> float:
 
 
 def win_score_interval(wins: int, losses: int, total: int, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the win score over prompts, as (low, high).
-
-    Drawing `total` prompts with replacement makes the counts of outcomes multinomial, so they are drawn as such.
+    """Return the 95 % bootstrap interval of the win score over prompts, as (low, high).
 
     Raises:
         ValueError: as `win_score`.
     """
     win_score(wins, losses, total)
     shares = np.array([wins, losses, total - wins - losses]) / total
-    drawn = np.random.default_rng(seed).multinomial(total, shares, size=RESAMPLES)
+    drawn = resampled_counts(total, shares, seed)
     scores = 50.0 + 100.0 * (drawn[:, 0] - drawn[:, 1]) / total
     return central_interval(scores.tolist())
