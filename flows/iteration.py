@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from prefect import flow
 
 from flows.held_out import score_held_out
 from optune_core.storage import Ref
 from tasks.iteration import (
+    Responses,
     draw,
     fresh_job,
     generate,
@@ -14,7 +17,6 @@ from tasks.iteration import (
     merge,
     score,
     select,
-    split_held_out,
     take_fixed_pairs,
 )
 from tasks.records import check_fresh_data, commit_iteration
@@ -36,41 +38,47 @@ def iteration(context: RunContext, t: int, previous: Ref, policy: Ref, sampler: 
     Returns:
         (D_t, π_{t+1}).
     """
-    selected, responses, scores = respond(context, t, previous, sampler, held_out=sampler == policy)
+    fresh = respond(context, t, previous, sampler, held_out=sampler == policy)
     staleness = 0 if sampler == policy else 1
-    (replay,) = merge(context, t, staleness, previous, selected, responses, scores)
+    (replay,) = merge(context, t, staleness, previous, fresh.selection, fresh.responses, fresh.scores)
     online = sample_online(context, t, policy)
-    responses = [*responses, *online]
-    check_fresh_data(context, t, selected, responses, replay)
+    responses = [*fresh.responses, *online]
+    check_fresh_data(context, t, fresh.selection, responses, replay)
     score_held_out(context, t, policy)
     training = begin_training(context, t, policy, replay, online)
     if context.config.generation.ahead and t + 1 < context.config.iterations:
         respond(context, t + 1, replay, policy, held_out=False)  # iteration t + 1 finds it
     (trained,) = training()
-    commit_iteration(context, t, selected, responses, scores, replay, policy, trained)
+    commit_iteration(context, t, fresh.selection, responses, fresh.scores, replay, policy, trained)
     return replay, trained
 
 
-def respond(
-    context: RunContext, t: int, previous: Ref, sampler: Ref, *, held_out: bool
-) -> tuple[Ref, list[Ref], list[Ref]]:
-    """Rank, regenerate, score: (selection, responses, scores) of iteration t.
+@dataclass(frozen=True)
+class FreshData:
+    """The outcome of an iteration before its pairs are merged."""
+
+    selection: Ref
+    responses: list[Ref]
+    scores: list[Ref]
+
+
+def respond(context: RunContext, t: int, previous: Ref, sampler: Ref, *, held_out: bool) -> FreshData:
+    """Rank, regenerate, score.
 
     Args:
-        held_out: the same engine answers the held-out prompts too, and the same reward model scores the answers.
+        held_out: whether the same engine answers the held-out prompts too, and the same reward model scores those
+            answers.
     """
     (selected,) = select(context, t, previous)
-    held_out_responses: list[Ref] = []
-    if not context.config.selection.regenerates:
-        responses = take_fixed_pairs(context) if t == 0 else []
-    elif held_out:
-        responses, held_out_responses = split_held_out(context, generate(context, t, sampler, [selected]))
+    if context.config.selection.regenerates:
+        responses = generate(context, t, sampler, selected, held_out=held_out)
     else:
-        responses = generate(context, t, sampler, [selected], held_out=False)
-    if not responses:
-        return selected, [], []
-    scores, *_ = score(context, [fresh_job(context, responses), *held_out_jobs(context, held_out_responses)])
-    return selected, responses, scores
+        responses = Responses(take_fixed_pairs(context) if t == 0 else [], [])
+    if not responses.selected:
+        return FreshData(selected, [], [])
+    jobs = [fresh_job(context, responses.selected), *held_out_jobs(context, responses.held_out)]
+    scores, *_ = score(context, jobs)
+    return FreshData(selected, responses.selected, scores)
 
 
 def sample_online(context: RunContext, t: int, policy: Ref) -> list[Ref]:
@@ -79,5 +87,4 @@ def sample_online(context: RunContext, t: int, policy: Ref) -> list[Ref]:
     if share is None:
         return []
     (drawn,) = draw(context, t, share)
-    responses, _ = split_held_out(context, generate(context, t, policy, [drawn]))
-    return responses
+    return generate(context, t, policy, drawn).selected

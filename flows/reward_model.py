@@ -11,7 +11,7 @@ from optune_core.rewards.function import load_function
 from optune_core.rewards.trained import LabelledPairs, TrainedReward
 from optune_core.selection.everything import All
 from optune_core.storage import Ref
-from tasks.iteration import generate, select, split_held_out
+from tasks.iteration import generate, select
 from tasks.prepare import (
     check_store,
     draw_prompts,
@@ -74,5 +74,4 @@ def _initial_responses(store: str, settings: OptuneConfig, policy: Ref, prompts:
         held_out_prompts=counts["held_out"],
     )
     (selected,) = select(context, 0, prompts)
-    responses, _ = split_held_out(context, generate(context, 0, policy, [selected]))
-    return responses
+    return generate(context, 0, policy, selected).selected

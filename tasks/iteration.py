@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any
 
@@ -26,17 +26,45 @@ def select(context: RunContext, iteration: int, previous: Ref) -> Any:
     return make(context.store, "selection", spec)
 
 
-@stage_task("generate")
-def generate(context: RunContext, iteration: int, policy: Ref, prompts: list[Ref], held_out: bool = True) -> Any:
-    """Sample K responses from the policy for each of these prompts, and for the held-out ones, by the same engines.
+@dataclass(frozen=True)
+class Responses:
+    """Shards of a policy's responses."""
+
+    selected: list[Ref]
+    """To the selected prompts, K each."""
+    held_out: list[Ref]
+    """To the held-out prompts."""
+
+
+def generate(
+    context: RunContext, iteration: int, policy: Ref, selected: Ref | None = None, *, held_out: bool = True
+) -> Responses:
+    """Sample responses of a policy to the selected prompts and to the held-out ones, by the same engines.
 
     Args:
-        prompts: references to a selection; empty to answer the held-out prompts only.
-        held_out: answer those too.
+        selected: a selection; None: only the held-out prompts are answered.
+        held_out: whether the held-out prompts are answered.
     """
-    jobs = [selected_job(context, ref) for ref in prompts]
-    jobs += held_out_job(context) if held_out else []
-    return make(context.store, "responses", generation_spec(context, iteration, policy, jobs))
+    jobs = [] if selected is None else [_selected_job(context, selected)]
+    if held_out and context.held_out_prompts:
+        jobs.append(_held_out_job(context))
+    config = context.config
+    spec = responses.Spec(
+        sampling=config.generation.sampling,
+        max_prompt_tokens=config.prompts.max_tokens,
+        seed=config.seed,
+        iteration=iteration,
+        policy=policy,
+        jobs=jobs,
+    )
+    made = iter(_generate(context, iteration, spec))
+    shards = {job.file: list(islice(made, spec.shards_of(job))) for job in jobs}
+    return Responses(shards.get(SELECTION_FILE, []), shards.get(HELD_OUT_PROMPTS_FILE, []))
+
+
+@stage_task("generate")
+def _generate(context: RunContext, iteration: int, spec: responses.Spec) -> Any:
+    return make(context.store, "responses", spec)
 
 
 @stage_task("draw")
@@ -100,14 +128,8 @@ def merge(
     return make(context.store, "replay", spec)
 
 
-def split_held_out(context: RunContext, shards: list[Ref]) -> tuple[list[Ref], list[Ref]]:
-    """What `generate` returned, as (shards of the selected prompts, shards of the held-out prompts)."""
-    held_out = math.ceil(context.held_out_prompts / context.config.generation.shard_size)
-    return shards[: len(shards) - held_out], shards[len(shards) - held_out :]
-
-
 def fresh_job(context: RunContext, shards: list[Ref]) -> scores.Job:
-    """The proxy's rewards of the selected prompts' responses."""
+    """Return what scoring is asked for of the selected prompts' responses: the proxy's rewards."""
     assert context.reward is not None
     return scores.Job(
         reward=context.reward,
@@ -117,39 +139,20 @@ def fresh_job(context: RunContext, shards: list[Ref]) -> scores.Job:
 
 
 def held_out_jobs(context: RunContext, shards: list[Ref]) -> list[scores.Job]:
-    """The proxy's rewards of the held-out prompts' responses, and the gold ones; empty where there are none."""
+    """Return what scoring is asked for of the held-out prompts' responses: rewards of the proxy and of gold."""
     rewards = [reward for reward in (context.reward, context.gold) if reward is not None and shards]
     return [scores.Job(reward=reward, drop_truncated=False, responses=shards) for reward in rewards]
 
 
-def generation_spec(context: RunContext, iteration: int, policy: Ref, jobs: list[responses.Job]) -> responses.Spec:
-    """What `generate` asks the stage for."""
-    config = context.config
-    return responses.Spec(
-        sampling=config.generation.sampling,
-        max_prompt_tokens=config.prompts.max_tokens,
-        seed=config.seed,
-        iteration=iteration,
-        policy=policy,
-        jobs=jobs,
-    )
-
-
-def selected_job(context: RunContext, selected: Ref) -> responses.Job:
-    """The selected prompts, K responses each."""
+def _selected_job(context: RunContext, selected: Ref) -> responses.Job:
     rows = open_store(context.store).manifest(selected).metrics["selected"]
     return responses.Job(prompts=selected, file=SELECTION_FILE, rows=rows, samples=context.config.generation.samples)
 
 
-def held_out_job(context: RunContext) -> list[responses.Job]:
-    """The held-out prompts, if the run has any."""
-    if context.held_out_prompts == 0:
-        return []
-    return [
-        responses.Job(
-            prompts=context.prompts,
-            file=HELD_OUT_PROMPTS_FILE,
-            rows=context.held_out_prompts,
-            samples=context.config.held_out.samples,
-        )
-    ]
+def _held_out_job(context: RunContext) -> responses.Job:
+    return responses.Job(
+        prompts=context.prompts,
+        file=HELD_OUT_PROMPTS_FILE,
+        rows=context.held_out_prompts,
+        samples=context.config.held_out.samples,
+    )

@@ -47,6 +47,10 @@ class Spec(BaseModel):
     shards: list[int] | None = None
     """Which of the jobs' shards to make, counted from 0 over all jobs; None: all."""
 
+    def shards_of(self, job: Job) -> int:
+        """Return the number of shards of a job."""
+        return math.ceil(job.rows / self.sampling.shard_size)
+
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
     """One work a shard, job after job."""
