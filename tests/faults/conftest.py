@@ -1,4 +1,4 @@
-"""Counts of the fault suite, said at the end of a test session and written to fault-counts.json where asked for."""
+"""Counts of the fault suite, shown at the end of a session and written to the file OPTUNE_FAULT_COUNTS."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _COUNTS: defaultdict[str, float] = defaultdict(float)
 
 @pytest.fixture(scope="session")
 def tally() -> defaultdict[str, float]:
-    """Numbers to report, by name: add to them."""
+    """Numbers to report by name, to which tests add."""
     return _COUNTS
 
 
 @pytest.fixture(scope="session")
 def api(prefect_server: None) -> dict[str, str]:
-    """Environment of a process that reports to the test session's Prefect server."""
+    """The environment of a process that reports to this session's Prefect server."""
     from prefect.settings import PREFECT_API_URL
 
     return {"PREFECT_API_URL": str(PREFECT_API_URL.value())}

@@ -1,4 +1,4 @@
-"""Runs of the command line that are killed at planned points, or at any time, and started again until they finish."""
+"""Runs of the command that are killed at planned points or random times and started again until they finish."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class Runner:
         (self.folder / "plan").write_text("".join(f"{line}\n" for line in lines))
 
     def planned(self) -> list[str]:
-        """What is left of the plan."""
+        """Return the lines of the plan that are left."""
         return self._lines("plan")
 
     def reached(self) -> list[str]:
-        """What of the plan was done."""
+        """Return the lines of the plan that were done."""
         return self._lines("reached")
 
     def passed(self) -> list[str]:
-        """All points passed so far, in order."""
+        """Return all points passed so far, in order."""
         return self._lines("passed")
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -114,7 +114,7 @@ class Runner:
         self.finish(most_starts=3)
 
     def log(self) -> str:
-        """The end of what the command printed."""
+        """Return the last lines that the command printed."""
         return "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-40:])
 
     def _kill_later(self, process: subprocess.Popen[bytes], draw: random.Random, longest: float) -> bool:
@@ -144,7 +144,7 @@ class Runner:
             self.lost.append(unsaved(segment))
 
     def _assert_expected(self, status: int) -> None:
-        # Killed, or ended because its child was (128 + signal, or an error that was reported).
+        # Killed, or ended by the error of its killed child (128 + signal).
         assert status in (-signal.SIGKILL, -signal.SIGTERM, 143, 130), f"exit status {status}\n{self.log()}"
 
     def _lines(self, name: str) -> list[str]:
@@ -160,14 +160,14 @@ def is_stopped(process: psutil.Process) -> bool:
 
 
 def is_told_to_end(process: psutil.Process) -> bool:
-    """Whether SIGTERM waits for a stopped process to go on."""
+    """Return whether SIGTERM is pending for a stopped process."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     pending = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd:", "ShdPnd:"))]
     return any(mask >> (signal.SIGTERM - 1) & 1 for mask in pending)
 
 
 def unsaved(points: list[str]) -> dict[str, int]:
-    """Units of work in a stretch of passed points that no later point of it saved."""
+    """Count the units of work in a sequence of points that no later point of it saved."""
     counts = dict.fromkeys(WORK, 0)
     for point in points:
         for unit, kind in WORK.items():

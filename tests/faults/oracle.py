@@ -1,4 +1,4 @@
-"""What must be equal after any interruption: everything of a run but the clock."""
+"""Facts of a run that must be equal after any interruption: all but the times."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optune_core.storage.lease import read_lease
 
 
 def run_facts(store_url: str, run: str) -> dict[str, Any]:
-    """The records of a run without times, and of every artifact behind them key, content, files and metrics."""
+    """Return the records of a run without times, and digest, files, metrics and parents of all its artifacts."""
     store = ArtifactStore(open_objects(store_url))
     ledger = Ledger(store.objects, run)
     records = ledger.iterations()
@@ -34,7 +34,7 @@ def run_facts(store_url: str, run: str) -> dict[str, Any]:
 
 
 def assert_sound(store_url: str, run: str) -> None:
-    """Every prompt exactly once in every replay set, every file as committed, the lease let go."""
+    """Check that every replay set has every prompt once, every file is as committed, and the lease is released."""
     store = ArtifactStore(open_objects(store_url))
     prompts = []
     for record in Ledger(store.objects, run).iterations():

@@ -35,13 +35,13 @@ class Answer:
 class Request:
     method: str
     path: str
-    """Decoded by nobody: as it stands in the request line, query included."""
+    """As in the request line, not decoded, query included."""
     headers: dict[str, str]
     body: bytes
     proxy: S3Proxy
 
     def forward(self) -> Answer:
-        """The real server's answer."""
+        """Return the answer of the real server."""
         answer = self.proxy.ask_server(self.method, self.path, self.headers, self.body)
         if self.method == "GET" and answer.status == 200:
             self.proxy.remember(self.path, answer)
@@ -49,7 +49,7 @@ class Request:
 
 
 Fault = Callable[[Request], Answer | None]
-"""What to answer to a request that was hit; None: close the connection without a word."""
+"""Returns the answer to a request that was hit; None closes the connection without an answer."""
 
 
 @dataclass
@@ -112,7 +112,7 @@ class S3Proxy:
         return planned
 
     def reset(self) -> None:
-        """As new."""
+        """Drop the plan and everything that was recorded."""
         self.heal()
         with self._lock:
             self._remembered.clear()
@@ -164,7 +164,7 @@ class S3Proxy:
 
 
 def lose_answer(request: Request) -> None:
-    """The server applies the request; nobody hears of it."""
+    """The server applies the request, and its answer is lost."""
     request.forward()
 
 
@@ -185,7 +185,7 @@ def broken(request: Request) -> Answer:
 
 
 def conflict(request: Request) -> Answer:
-    """What Amazon answers to a conditional write while another one is under way."""
+    """The answer of Amazon to a conditional write during another one."""
     return _error(409, "ConditionalRequestConflict")
 
 
@@ -272,7 +272,7 @@ def without(header: str, access_key: str, secret_key: str) -> Fault:
 
 
 def clock_off_by(seconds: float) -> Fault:
-    """A server whose clock is wrong: every time it tells is shifted."""
+    """A server whose clock is wrong: every time in its answers is shifted."""
 
     def shifted(stamp: str) -> str:
         return (datetime.fromisoformat(stamp) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.000Z")

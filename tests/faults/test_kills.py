@@ -61,7 +61,7 @@ def test_the_points_of_a_run_cover_every_stage_and_storage_operation(
         pytest.param(1, "term", marks=pytest.mark.long),
     ],
 )
-def test_killed_at_every_point_in_one_run(
+def test_a_run_killed_at_every_point_equals_an_uninterrupted_one(
     uninterrupted: Uninterrupted,
     api: dict[str, str],
     tmp_path: Path,
@@ -81,7 +81,7 @@ def test_killed_at_every_point_in_one_run(
 
 @pytest.mark.long
 @pytest.mark.parametrize(("kills", "seed"), [(36, 1)])
-def test_killed_at_random_times_in_a_row(
+def test_a_run_killed_at_random_times_equals_an_uninterrupted_one(
     uninterrupted: Uninterrupted,
     api: dict[str, str],
     tmp_path: Path,
@@ -103,7 +103,7 @@ def test_killed_at_random_times_in_a_row(
         pytest.param(None, marks=pytest.mark.long),
     ],
 )
-def test_killed_with_the_real_engine_on_a_real_object_store(
+def test_a_run_with_vllm_on_s3_that_is_killed_equals_an_uninterrupted_one(
     tiny: Path,
     api: dict[str, str],
     s3_bucket: str,
@@ -111,7 +111,7 @@ def test_killed_with_the_real_engine_on_a_real_object_store(
     tally: defaultdict[str, float],
     points: list[str] | None,
 ) -> None:
-    """vLLM and S3: one uninterrupted run as the reference, one that is killed."""
+    """One run is killed, an uninterrupted one is the reference."""
     vllm = {"type": "vllm", "dtype": "float32", "enforce_eager": True, "cpu_kv_cache_gib": 1}
     name = "engine" if points else "engine-long"
     config = write_config(
@@ -132,7 +132,7 @@ def test_killed_with_the_real_engine_on_a_real_object_store(
     "point",
     ["policy.step", *(pytest.param(point, marks=pytest.mark.long) for point in SIGTERM_POINTS)],
 )
-def test_sigterm_to_the_flow_process_ends_it_in_its_grace_and_lets_the_lease_go(
+def test_sigterm_ends_the_flow_process_in_its_grace_and_releases_the_lease(
     uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path, tally: defaultdict[str, float], point: str
 ) -> None:
     runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
@@ -156,11 +156,13 @@ def test_sigterm_to_the_flow_process_ends_it_in_its_grace_and_lets_the_lease_go(
 
 
 @pytest.mark.parametrize("wiped", [False, pytest.param(True, marks=pytest.mark.long)])
-def test_prefects_server_may_die_and_come_back(
+def test_a_run_survives_the_death_of_the_prefect_server(
     uninterrupted: Uninterrupted, tmp_path: Path, tally: defaultdict[str, float], wiped: bool
 ) -> None:
-    """kill −9 of the server in iteration 1, then a new one, with its database or an empty one: the run goes on, or
-    ends (after minutes, which Prefect's client takes to give up on what it does not find) and starts again."""
+    """The server is killed in iteration 1 and replaced, with its database or an empty one.
+
+    The run goes on, or ends (after the minutes that Prefect's client takes to give up) and is started again.
+    """
     server = Server(tmp_path / "server", tmp_path / "home", port=None)
     database = f"sqlite+aiosqlite:///{tmp_path}/prefect.db"
     server.start(database)
@@ -184,7 +186,7 @@ def test_prefects_server_may_die_and_come_back(
     tally["Prefect servers killed"] += 1
 
 
-def test_a_full_disk_and_a_device_without_memory_are_named_and_overcome(
+def test_a_run_continues_after_a_full_disk_and_with_fewer_tokens_after_running_out_of_memory(
     uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path
 ) -> None:
     runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
@@ -200,10 +202,10 @@ def test_a_full_disk_and_a_device_without_memory_are_named_and_overcome(
     assert sorted(m.metrics["pairs"] for m in policies) == sorted(metrics["pairs"] for metrics in whole)
 
 
-def test_garbage_is_collected_and_damage_made_again_in_an_interrupted_run(
+def test_garbage_collection_and_damage_do_not_change_an_interrupted_run(
     uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path, tally: defaultdict[str, float]
 ) -> None:
-    """While π_2 was committed: work in progress stays, left-overs of the kill go, what is damaged comes back."""
+    """The kill comes while π_2 is committed; then garbage is collected and committed artifacts are damaged."""
     runner = Runner(uninterrupted.config, str(tmp_path / "store"), tmp_path / "failpoints", api)
     for point in ("create.after/iterations", "upload.written/policy"):
         runner.plan(f"kill-group {point}")
@@ -233,7 +235,7 @@ def test_garbage_is_collected_and_damage_made_again_in_an_interrupted_run(
 @pytest.mark.long
 @pytest.mark.parametrize("kind", ["model", "prompts", "selection", "responses", "scores", "replay", "policy"])
 @pytest.mark.parametrize("damage", ["empty", "half", "all but one", "flip", "gone"])
-def test_any_damaged_artifact_is_made_again_to_the_byte(
+def test_any_damaged_artifact_is_remade_to_the_byte(
     uninterrupted: Uninterrupted,
     api: dict[str, str],
     tmp_path: Path,
@@ -251,7 +253,7 @@ def test_any_damaged_artifact_is_made_again_to_the_byte(
 
 
 def _damage(store: str, damage: dict[str, str]) -> None:
-    """Hurt the largest file of one artifact of each of these stages."""
+    """Damage the largest file of one artifact of each of these stages."""
     for kind, how in damage.items():
         victim = manifests(store, kind)[0]
         folder = Path(ArtifactStore(open_objects(store)).location(victim.ref))

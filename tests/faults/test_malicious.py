@@ -1,4 +1,4 @@
-"""Inputs made to hurt: they are refused by name, before anything outside of the store is touched."""
+"""Malicious inputs are refused before anything outside of the store is touched."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def optune(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.parametrize("name", ["../../escape", "a/b", "..", "/etc/cron.d/x", "x\n"])
-def test_a_run_cannot_be_named_out_of_its_store(tiny: Path, tmp_path: Path, name: str) -> None:
+def test_a_run_name_that_leaves_the_store_is_refused(tiny: Path, tmp_path: Path, name: str) -> None:
     done = optune("run", str(write_config(tiny)), "--store", str(tmp_path / "a" / "store"), "--run", name)
     assert done.returncode == 2
     assert "is not a valid name" in done.stderr
@@ -61,9 +61,7 @@ def test_a_config_with_a_secret_is_refused_without_showing_it(tiny: Path, tmp_pa
         ("ref", {"stage": "policy", "key": "0" * 64, "digest": "0" * 64}),
     ],
 )
-def test_a_manifest_that_points_elsewhere_is_refused_by_all_who_read_it(
-    tmp_path: Path, field: str, value: object
-) -> None:
+def test_a_manifest_that_points_outside_is_refused_by_every_reader(tmp_path: Path, field: str, value: object) -> None:
     from optune_core.storage import Work
 
     store = ArtifactStore(open_objects(str(tmp_path / "store")))

@@ -1,4 +1,4 @@
-"""Several runners on the same work: a lease spares them the double work, the commit alone keeps the result right."""
+"""Several runners on the same work: the lease avoids repeated work, the commit alone keeps results right."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 @pytest.mark.long
 @pytest.mark.parametrize("runners", [2, 8])
-def test_one_of_several_runners_works_and_the_others_say_so(
+def test_one_of_several_runners_works_and_the_others_report_it(
     uninterrupted: Uninterrupted,
     api: dict[str, str],
     tmp_path: Path,
@@ -40,10 +40,10 @@ def test_one_of_several_runners_works_and_the_others_say_so(
 
 @pytest.mark.long
 @pytest.mark.parametrize("runners", [2, 8])
-def test_runs_that_race_for_the_same_artifacts_all_end_with_the_same(
+def test_runs_that_race_for_the_same_artifacts_all_get_the_same_ones(
     tiny: Path, api: dict[str, str], tmp_path: Path, tally: defaultdict[str, float], runners: int
 ) -> None:
-    """Runs of their own names hold leases of their own: nothing but the commit keeps them apart."""
+    """Runs of different names hold different leases, so only the commit coordinates them."""
     store = str(tmp_path / "store")
     names = [f"race-{i}" for i in range(runners)]
     several = [Runner(write_config(tiny, name=name, **SMALL), store, tmp_path / name, api) for name in names]
@@ -56,7 +56,7 @@ def test_runs_that_race_for_the_same_artifacts_all_end_with_the_same(
     tally["races of runners"] += 1
 
 
-def test_a_runner_that_was_paused_past_its_lease_is_overtaken_and_gives_way(
+def test_a_runner_paused_past_its_lease_is_replaced_and_ends(
     uninterrupted: Uninterrupted, api: dict[str, str], tmp_path: Path, tally: defaultdict[str, float]
 ) -> None:
     lease = {"OPTUNE_LEASE_SECONDS": "4"}

@@ -1,4 +1,4 @@
-"""The ways back after a preemption, on the real stack: the automation, the flow `resume`, a worker that ends well."""
+"""Resumption after a preemption on the real stack: the automation, the flow `resume`, a worker that gets SIGTERM."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def stack() -> Iterator[Stack]:
 
 
 def up(stack: Stack) -> None:
-    """`make up`, without the schedule of `resume`: here each resumption has its time."""
+    """Start the stack without the schedule of `resume`, which tests call themselves."""
     stack.up(say=lambda line: None)
     stack.server.call("PATCH", f"/deployments/{deployment(stack, 'resume/interrupted')}", {"paused": True})
 
@@ -71,7 +71,7 @@ def create(stack: Stack, name: str, parameters: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of the deployment `optune/iterate`, as the stack, the store and the system show it."""
+    """A run of the deployment `optune/iterate`, seen through the stack, the store and the system."""
 
     stack: Stack
     store: str
@@ -84,7 +84,7 @@ class Run:
         return cls(stack, store, name, create(stack, "optune/iterate", asked | {"train_deployment": None}))
 
     def process(self) -> psutil.Process | None:
-        """The flow's process."""
+        """Return the process of the flow."""
         worker = self.stack.workers[0].daemon.running()
         for process in worker.children(recursive=True) if worker else []:
             try:
@@ -95,7 +95,7 @@ class Run:
         return None
 
     def child(self, stage: str) -> psutil.Process | None:
-        """The process of a stage, while it is at work."""
+        """Return the process of a stage while it works."""
         process = self.process()
         for child in process.children() if process else []:
             try:
@@ -124,7 +124,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def config(tiny: Path) -> Path:
-    """The least that has every stage: each is a process that takes seconds to start."""
+    """The smallest configuration that has every stage, since each is a process that takes seconds to start."""
     return write_config(
         tiny,
         name="ways-back",
@@ -137,7 +137,7 @@ def config(tiny: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def uninterrupted(stack: Stack, config: Path) -> Run:
-    """Two iterations, at work beside the first test. A run with fewer of them has the same first ones."""
+    """Start two iterations that run beside the first test. A run with fewer has the same first ones."""
     return Run.start(stack, config, "s3://optune/uninterrupted", "uninterrupted", iterations=2)
 
 
@@ -148,13 +148,13 @@ def _is_over(stack: Stack, flow_run: str) -> bool:
 
 
 def flow_runs(stack: Stack, store: str) -> list[dict[str, Any]]:
-    """All flow runs of `optune` in a store."""
+    """Return all flow runs of `optune` in a store."""
     found = stack.server.call("POST", "/flow_runs/filter", {"flows": {"name": {"any_": ["optune"]}}, "limit": 200})
     return [run for run in found if run["parameters"]["store"] == store]
 
 
 @stack_test
-def test_a_killed_flow_is_brought_back_by_the_automation(
+def test_a_killed_flow_is_resumed_by_the_automation(
     stack: Stack, config: Path, uninterrupted: Run, tally: defaultdict[str, float]
 ) -> None:
     run = Run.start(stack, config, "s3://optune/automation", "automation", iterations=2)
@@ -172,10 +172,10 @@ def test_a_killed_flow_is_brought_back_by_the_automation(
 
 @pytest.mark.long
 @stack_test
-def test_runs_lost_with_their_worker_are_brought_back_by_resume(
+def test_runs_lost_with_their_worker_are_resumed_by_the_flow_resume(
     stack: Stack, config: Path, uninterrupted: Run, tally: defaultdict[str, float]
 ) -> None:
-    """Two at once. The automation would come back to them only when their heartbeats are missed, in 90 s."""
+    """The automation would resume them only when their heartbeats are missed, after 90 s."""
     store = "s3://optune/resume"
     runs = [Run.start(stack, config, store, name) for name in ("one", "two")]
     for run in runs:
@@ -200,7 +200,7 @@ def test_runs_lost_with_their_worker_are_brought_back_by_resume(
 
 
 @stack_test
-def test_a_run_is_brought_back_when_only_the_store_remembers_it(
+def test_a_run_that_only_the_store_knows_is_resumed_once(
     stack: Stack, config: Path, uninterrupted: Run, tally: defaultdict[str, float]
 ) -> None:
     store = "s3://optune/wiped"
@@ -228,7 +228,7 @@ async def empty_the_database(stack: Stack) -> None:
 
 
 @stack_test
-def test_a_worker_that_is_told_to_end_leaves_nothing_behind_and_its_run_goes_on(
+def test_a_worker_that_gets_sigterm_leaves_no_process_and_its_run_is_resumed(
     stack: Stack, config: Path, uninterrupted: Run, tally: defaultdict[str, float]
 ) -> None:
     run = Run.start(stack, config, "s3://optune/told", "told")
@@ -265,7 +265,7 @@ def test_a_worker_that_is_told_to_end_leaves_nothing_behind_and_its_run_goes_on(
         ({"state": "finished", "holder": None}, False),
     ],
 )
-def test_a_run_is_lost_if_it_was_interrupted_and_nobody_is_at_it(
+def test_a_run_is_lost_if_it_was_interrupted_and_no_holder_beats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], lost: bool
 ) -> None:
     monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
@@ -279,7 +279,7 @@ def test_a_run_is_lost_if_it_was_interrupted_and_nobody_is_at_it(
     clock = 0.0
 
     def pause(seconds: float) -> None:
-        """As long as the living one takes to move."""
+        """Pause until the holder that is alive has beaten."""
         nonlocal clock
         clock += seconds
         until(lambda: read_lease(objects, "alive") != seen["alive"])
@@ -318,7 +318,7 @@ STORE = "s3://somewhere/store"
 
 
 def known(client: SyncPrefectClient, run: str) -> dict[str, str]:
-    """Flow runs of that name, and their states' names."""
+    """Return the flow runs of that name with the names of their states."""
     named = FlowRunFilter(name=FlowRunFilterName(any_=[run]))
     return {str(found.id): str(found.state_name) for found in client.read_flow_runs(flow_run_filter=named)}
 
@@ -335,7 +335,7 @@ def known(client: SyncPrefectClient, run: str) -> dict[str, str]:
     ],
     ids=lambda value: value.name if isinstance(value, State) else "",
 )
-def test_a_lost_run_is_started_again_once_unless_prefect_is_about_to(
+def test_a_lost_run_is_started_once_unless_prefect_will_start_it(
     client: SyncPrefectClient, launch: Callable[..., str], deployed: bool, state: State, expected: list[str] | None
 ) -> None:
     run = f"lost-{uuid4().hex[:8]}"
@@ -361,7 +361,7 @@ def test_a_flow_run_that_no_worker_brings_to_running_is_queued_again(
     assert known(client, run) == {made: "AwaitingRetry"}
 
 
-def test_flow_runs_that_never_take_the_lease_are_not_created_for_ever(
+def test_flow_runs_that_never_take_the_lease_are_created_five_times_at_most(
     client: SyncPrefectClient, launch: Callable[..., str]
 ) -> None:
     run = f"lost-{uuid4().hex[:8]}"

@@ -1,4 +1,4 @@
-"""The run that all interrupted ones are compared with."""
+"""The uninterrupted run that all interrupted ones are compared with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Uninterrupted:
-    """A run of two iterations that nothing happened to; its name is `kills`."""
+    """A run `kills` of two iterations without any interruption."""
 
     config: Path
     facts: dict[str, Any]
@@ -35,7 +35,7 @@ class Uninterrupted:
 
 
 def run_whole(tiny: Path, folder: Path, api: dict[str, str]) -> Uninterrupted:
-    """Make it."""
+    """Make the uninterrupted run."""
     config = write_config(tiny, name="kills", **SMALL)
     runner = Runner(config, str(folder / "store"), folder / "failpoints", api)
     runner.finish(most_starts=1)
@@ -51,14 +51,14 @@ def run_whole(tiny: Path, folder: Path, api: dict[str, str]) -> Uninterrupted:
 
 
 def manifests(store_url: str, stage: str) -> list[Manifest]:
-    """All committed artifacts of a stage."""
+    """Return all committed artifacts of a stage."""
     store = ArtifactStore(open_objects(store_url))
     found = [store.committed(stage, key) for key in store.keys(stage)]
     return [manifest for manifest in found if manifest is not None]
 
 
 def unit_seconds(store_url: str, units: Counter[str]) -> dict[str, float]:
-    """Stage seconds of one unit of work, by its point, from a whole run's manifests and trace."""
+    """Return the stage seconds of one unit of work by its point, from the manifests of a complete run."""
     stages = {"responses.response": "responses", "scores.scored": "scores", "policy.step": "policy"}
     return {
         point: sum(m.timing["seconds"] for m in manifests(store_url, stage)) / max(1, units[point])

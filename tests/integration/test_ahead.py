@@ -1,4 +1,4 @@
-"""`generation.ahead`: responses come from the policy before, and on a work pool they are made while training runs."""
+"""`generation.ahead`: responses come from the previous policy, on a work pool while training runs."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ train.serve(name="gpu", pause_on_shutdown=False, entrypoint_type=EntrypointType.
 
 @pytest.fixture(scope="module")
 def ahead_run(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two iterations in turns, on one machine."""
+    """Run two iterations on one machine, without a work pool."""
     store = str(tmp_path_factory.mktemp("ahead") / "store")
     run(write_config(tiny, name="ahead", prompts={"held_out": 0}, generation={"ahead": True}), store)
     return store
 
 
-def test_responses_are_one_iteration_old_and_say_so(ahead_run: str) -> None:
+def test_responses_are_sampled_from_the_previous_policy_and_recorded_so(ahead_run: str) -> None:
     store = ArtifactStore(open_objects(ahead_run))
     made = records(ahead_run, "ahead")
     for t, record in enumerate(made):
@@ -50,8 +50,8 @@ def test_responses_are_one_iteration_old_and_say_so(ahead_run: str) -> None:
     assert staleness[0] == 0 < staleness[1] <= 1
 
 
-def test_what_is_sampled_does_not_depend_on_when(tiny: Path) -> None:
-    """So iteration 0 is shared with a run in step."""
+def test_keys_of_responses_do_not_depend_on_ahead(tiny: Path) -> None:
+    """Iteration 0 is therefore shared with a run without `ahead`."""
     from optune_core.config import load_config
     from optune_core.stages import responses
 
@@ -69,7 +69,7 @@ def test_what_is_sampled_does_not_depend_on_when(tiny: Path) -> None:
 
 @pytest.fixture
 def training_pool(prefect_server: None, tmp_path: Path) -> Iterator[psutil.Process]:
-    """A process that serves the deployment `train/gpu`."""
+    """Start a process that serves the deployment `train/gpu`."""
     from prefect.settings import PREFECT_API_URL
 
     environment = os.environ | {
@@ -92,7 +92,7 @@ def responses_in(store: str) -> int:
 
 
 def training_of(pool: psutil.Process) -> psutil.Process | None:
-    """The process in which a pool trains a policy."""
+    """Return the process in which a pool trains a policy, if there is one."""
     for process in pool.children(recursive=True):
         with suppress(psutil.Error):
             if "policy" in process.cmdline():

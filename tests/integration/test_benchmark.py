@@ -1,4 +1,4 @@
-"""Benchmarks: real lm-evaluation-harness on tasks of ours, against the same numbers computed without it."""
+"""The real lm-evaluation-harness on small tasks, against the same numbers computed without it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def config(*tasks: dict[str, Any], **changes: Any) -> BenchmarkConfig:
 
 
 def put(store: ArtifactStore, folder: Path) -> Ref:
-    """A model folder as a policy of the store."""
+    """Commit a model folder as a policy."""
     spec = model.Spec(model=Model(model=str(folder)), role="policy")
     model.run(store, spec, silent)
     (made,) = find_all(store, "model", spec) or []
@@ -53,7 +53,7 @@ def put(store: ArtifactStore, folder: Path) -> Ref:
 
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where data sets are cached, here and in child processes: not the user's."""
+    """Keep data sets out of the user's cache, here and in child processes."""
     import datasets
 
     folder = str(tmp_path_factory.mktemp("datasets"))
@@ -100,7 +100,7 @@ class ByHand:
 
     @torch.inference_mode()
     def logp(self, context: str, continuation: str) -> float:
-        """log π(continuation | context), in nats."""
+        """Return log π(continuation | context) in nats."""
         before = len(self.tokenizer(context)["input_ids"])
         ids = torch.tensor(self.tokenizer(context + continuation)["input_ids"])
         logps = self.model(ids[None]).logits[0].log_softmax(dim=-1)
@@ -117,7 +117,7 @@ class ByHand:
         return str(self.tokenizer.decode(ids[start:], skip_special_tokens=True))
 
     def choose(self, row: dict[str, Any], examples: str = "") -> tuple[list[float], bool, bool]:
-        """log-probabilities of the choices, and whether the likeliest (by character: acc_norm) is the answer."""
+        """Return the log-probabilities of the choices, and whether acc and acc_norm count the question as right."""
         context = f"{examples}Question: {row['question']}\nAnswer:"
         logps = [self.logp(context, f" {choice}") for choice in row["choices"]]
         a_character = [logp / len(choice) for logp, choice in zip(logps, row["choices"], strict=True)]
@@ -129,7 +129,7 @@ def by_hand(tiny: Path) -> ByHand:
     return ByHand(tiny / "policy")
 
 
-def test_choices_and_answers_are_those_that_plain_transformers_gives(
+def test_choices_and_answers_equal_those_of_plain_transformers(
     store: ArtifactStore, policy: Ref, by_hand: ByHand
 ) -> None:
     capitals, sums = made(store, policy, config(CAPITALS, SUMS))
@@ -157,7 +157,7 @@ def test_choices_and_answers_are_those_that_plain_transformers_gives(
     assert {"exact_match,whole", "exact_match,first-number"} <= results(store, sums)["metrics"].keys()
 
 
-def test_examples_come_before_a_question_and_a_group_has_its_tasks_mean(
+def test_examples_precede_a_question_and_a_group_has_the_mean_of_its_tasks(
     store: ArtifactStore, policy: Ref, by_hand: ByHand
 ) -> None:
     shown, toys = made(store, policy, config(CAPITALS | {"num_fewshot": 2}, TOYS))
@@ -180,7 +180,7 @@ def test_examples_come_before_a_question_and_a_group_has_its_tasks_mean(
     assert [row["task"] for row in samples(store, toys)] == ["capitals"] * 6 + ["weather"] * 2
 
 
-def test_only_the_task_in_progress_is_lost(tiny: Path, tmp_path: Path) -> None:
+def test_an_interrupted_benchmark_repeats_only_the_task_in_progress(tiny: Path, tmp_path: Path) -> None:
     store = ArtifactStore(open_objects(str(tmp_path / "store")))
     spec = tasks.Spec(benchmark=config(CAPITALS, SUMS), policy=put(store, tiny / "policy").to_json())
 
@@ -201,9 +201,7 @@ def test_only_the_task_in_progress_is_lost(tiny: Path, tmp_path: Path) -> None:
     assert again is not None and again == standing
 
 
-def test_a_key_holds_what_decides_about_results_and_nothing_else(
-    store: ArtifactStore, policy: Ref, tmp_path: Path
-) -> None:
+def test_keys_depend_only_on_settings_that_change_results(store: ArtifactStore, policy: Ref, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     shutil.copytree(HERE, moved, ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -230,7 +228,7 @@ def test_a_key_holds_what_decides_about_results_and_nothing_else(
     assert len(set(keys)) == len(keys)
 
 
-def test_everything_that_is_wrong_with_the_tasks_is_said_at_once() -> None:
+def test_all_mistakes_in_the_tasks_are_reported_together() -> None:
     wrong = config(
         CAPITALS | {"task": "capitols"},
         CAPITALS | {"metric": "f1"},
@@ -254,8 +252,8 @@ def test_a_hub_that_cannot_be_reached_is_an_error_before_any_work() -> None:
         load_tasks(hub, hub.tasks)
 
 
-def test_table_5s_tasks_are_in_the_library_as_they_are_named() -> None:
-    """As far as can be seen without their questions, which are on the hub: names, metrics, filters, examples."""
+def test_the_tasks_of_table_5_exist_in_the_library_with_their_metrics_and_filters() -> None:
+    """The questions are on the hub, so only names, metrics, filters and examples are checked."""
     from lm_eval.tasks import TaskManager
 
     index = TaskManager().task_index
@@ -268,10 +266,10 @@ def test_table_5s_tasks_are_in_the_library_as_they_are_named() -> None:
         assert definition.get("num_fewshot", task.num_fewshot) == task.num_fewshot, task.task
 
 
-def test_vllm_says_what_transformers_says(
+def test_vllm_gives_the_results_of_transformers(
     store: ArtifactStore, policy: Ref, by_hand: ByHand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The harness's own model for vLLM, in the child process of the stage."""
+    """The stage runs the harness's own model for vLLM in a child process."""
     monkeypatch.setenv("TQDM_DISABLE", "1")  # vLLM divides by the time of a bar, which such a bar does not have
     engine = {"type": "vllm", "dtype": "float32", "max_num_seqs": 4, "enforce_eager": True}
     engine |= {"cpu_kv_cache_gib": 1, "gpu_memory_utilization": 0.2}
@@ -286,7 +284,7 @@ def test_vllm_says_what_transformers_says(
 
 
 def _letters(text: str) -> str:
-    """Without what the two write differently of a random model's tokens: special ones, and halves of characters."""
+    """Remove what the two write differently: special tokens and halves of characters."""
     return re.sub(r"<\|\w+\|>|\ufffd", "", text)
 
 
@@ -297,10 +295,10 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_runs_policies_from_the_command_line(
+def test_the_command_benchmarks_the_policies_of_a_run(
     store: ArtifactStore, policy: Ref, tiny: Path, tmp_path: Path, file: Path, prefect_server: None
 ) -> None:
-    """The run was begun, and its first iteration came to another model: that is all that a benchmark reads of it."""
+    """A benchmark reads only the policies of a run, so they are recorded by hand."""
     trained = put(store, build_model(tmp_path / "trained", seed=7))
     ledger = Ledger(store.objects, "asked")
     ledger.open(load_config(write_config(tiny, name="asked")).model_dump(mode="json"), {"policy": policy.to_json()})

@@ -1,4 +1,4 @@
-"""The command line on a finished run: what it shows comes from the store alone."""
+"""The command line on a finished run, which it reads from the store alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def call(*arguments: str) -> str:
     return result.output
 
 
-def test_status_of_all_runs_and_of_one(store: str) -> None:
+def test_status_shows_all_runs_or_one(store: str) -> None:
     (line,) = json.loads(call("status", "--json", "--store", store))
     assert (line["run"], line["committed"], line["wanted"], line["state"]) == ("shown", 1, 1, "finished")
     status = json.loads(call("status", "shown", "--json", "--store", store))
@@ -56,8 +56,8 @@ def test_status_of_all_runs_and_of_one(store: str) -> None:
     assert status["policy"]["stage"] == "policy"
 
 
-def test_a_killed_run_is_said_to_be_interrupted(store: str) -> None:
-    """Its lease was never released, and its holder was a process of this machine."""
+def test_a_killed_run_is_shown_as_interrupted(store: str) -> None:
+    """The lease was never released, and its holder was a process of this machine."""
     objects = open_objects(store)
     finished = read_lease(objects, "shown")
     assert finished is not None
@@ -90,7 +90,7 @@ def test_a_new_run_shares_everything_that_is_unchanged(store: str, tiny: Path) -
     shutil.rmtree(Path(store) / "runs" / "shown-2")
 
 
-def test_collecting_garbage_keeps_what_a_run_shows(store: str) -> None:
+def test_garbage_collection_keeps_what_a_run_shows(store: str) -> None:
     dry = call("gc", "--dry-run", "--grace", "0", "--store", store)
     assert "would be deleted" in dry
     assert "artifacts/policy" in dry, "that of the run deleted above"
@@ -99,29 +99,32 @@ def test_collecting_garbage_keeps_what_a_run_shows(store: str) -> None:
     call("status", "shown", "--store", store)
 
 
-def test_show_an_artifact_by_a_prefix_of_its_key(store: str) -> None:
+def test_an_artifact_is_shown_by_a_prefix_of_its_key(store: str) -> None:
     (replay,) = (Path(store) / "artifacts" / "replay").iterdir()
     from optune_core.storage import ArtifactStore, open_objects
 
     manifest = ArtifactStore(open_objects(store)).committed("replay", replay.name)
     assert manifest is not None
     assert "replay.parquet" in manifest.files
-    call("show", f"replay/{replay.name[:8]}", "--store", store)
+    shown = call("show", f"replay/{replay.name[:8]}", "--store", store)
+    assert json.loads(shown) == json.loads(manifest.to_bytes())
     with pytest.raises(OptuneError, match="no such artifact"):
         call("show", "replay/zzz", "--store", store)
 
 
-def test_history_of_a_prompt(store: str) -> None:
+def test_the_history_of_a_prompt_is_shown(store: str) -> None:
     import pyarrow.parquet as pq
 
     (file,) = Path(store).glob("artifacts/replay/*/*/replay.parquet")
-    prompt_id = pq.read_table(file)["prompt_id"][0].as_py()
-    call("show", prompt_id, "--store", store)
+    row = pq.read_table(file).to_pylist()[0]
+    shown = call("show", row["prompt_id"], "--store", store)
+    assert f"prompt {row['prompt_id']}: {row['prompt']}\n" in shown
+    assert f"iteration 0: {row['status']}, pair of 0" in shown
     with pytest.raises(OptuneError, match="holds no prompt"):
         call("show", "0" * 32, "--store", store)
 
 
-def test_unknown_run_lists_the_known_ones(store: str) -> None:
+def test_an_unknown_run_is_refused_with_the_known_ones(store: str) -> None:
     with pytest.raises(OptuneError, match="its runs: shown"):
         call("status", "absent", "--store", store)
 

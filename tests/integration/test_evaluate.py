@@ -1,4 +1,4 @@
-"""Flow `evaluate` on a real run of the tiny model: what is reused, recorded, shown, and refused."""
+"""The flow `evaluate` on a real run of the tiny model: what it reuses, records, shows and refuses."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def judged(store: str, record: dict[str, Any]) -> list[dict[str, Any]]:
     return read_shards(objects, record["comparisons"], "comparisons.parquet", COMPARISONS).to_pylist()
 
 
-def test_held_out_answers_of_the_run_are_judged_and_never_generated_again(store: str, tmp_path: Path) -> None:
+def test_held_out_responses_of_the_run_are_judged_without_generating_them_again(store: str, tmp_path: Path) -> None:
     answered = artifacts(store, "responses")
     printed = call("evaluate", write(tmp_path, "held"), "--run", "judged", "--all", "--store", store)
     assert artifacts(store, "responses") == answered
@@ -116,7 +116,7 @@ def test_held_out_answers_of_the_run_are_judged_and_never_generated_again(store:
     assert "judge: stand-in: reward function" in printed
 
 
-def test_a_second_call_finds_everything(store: str, tmp_path: Path) -> None:
+def test_a_second_call_makes_no_artifact(store: str, tmp_path: Path) -> None:
     file = write(tmp_path, "twice")
     first = evaluate(file, "judged", store=store)
     before = {stage: artifacts(store, stage) for stage in ("comparisons", "win-score", "responses")}
@@ -124,19 +124,20 @@ def test_a_second_call_finds_everything(store: str, tmp_path: Path) -> None:
     assert {stage: artifacts(store, stage) for stage in before} == before
 
 
-def test_garbage_collection_keeps_a_comparison_whole(store: str, tmp_path: Path) -> None:
+def test_garbage_collection_keeps_all_artifacts_of_a_comparison(store: str, tmp_path: Path) -> None:
     (record,) = evaluate(write(tmp_path, "kept"), "judged", store=store)
+    rows = judged(store, record)
     call("gc", "--grace", "0", "--store", store)
-    assert len(judged(store, record)) == 6
+    assert judged(store, record) == rows and len(rows) == 6
     objects = ArtifactStore(open_objects(store))
     page = comparison_markdown(objects, "judged", record)
     assert "**Judge: stand-in: reward function tests.rewards:brevity.**" in page
 
 
-def test_drawn_prompts_another_model_and_an_llm_judge(
+def test_another_model_is_compared_on_drawn_prompts_by_an_llm_judge(
     store: str, tiny: Path, tmp_path: Path, server: FakeJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another model answers the same prompts in its own template; GPT-4's place is taken by a server that judges."""
+    """The other model answers in its own template, and a local server judges in place of GPT-4."""
     other = build_model(tmp_path / "other", seed=7)
     template = (other / "chat_template.jinja").read_text()
     (other / "chat_template.jinja").write_text("<|im_start|>" + template)
@@ -187,7 +188,7 @@ def test_drawn_prompts_another_model_and_an_llm_judge(
     assert len(server.asked) == known
 
 
-def test_a_baseline_from_a_file(store: str, tmp_path: Path) -> None:
+def test_a_policy_is_compared_with_responses_from_a_file(store: str, tmp_path: Path) -> None:
     rows = [{"prompt": text, "response": f"A word about {text}."} for text in TEXTS]
     (tmp_path / "given.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = {"type": "file", "path": str(tmp_path / "given.jsonl")}
@@ -207,7 +208,7 @@ def test_a_baseline_from_a_file(store: str, tmp_path: Path) -> None:
         evaluate(write(tmp_path, "double", baseline={"type": "responses", "source": source}), "judged", store=store)
 
 
-def test_what_cannot_be_evaluated_is_refused_before_work_is_spent(
+def test_impossible_evaluations_are_refused_before_any_work(
     store: str, tmp_path: Path, server: FakeJudge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ABSENT_KEY", raising=False)
@@ -232,7 +233,7 @@ def test_what_cannot_be_evaluated_is_refused_before_work_is_spent(
     assert not [r for r in Ledger(open_objects(store), "judged").comparisons() if r["name"] in ("refused", "keyless")]
 
 
-def test_a_name_that_stands_for_another_evaluation_is_refused(store: str, tmp_path: Path) -> None:
+def test_another_configuration_under_the_same_name_is_refused(store: str, tmp_path: Path) -> None:
     file = write(tmp_path, "named")
     evaluate(file, "judged", store=store)
     with pytest.raises(ConfigDrift, match=r"judge\.tie_margin: 1\.0 → 0\.0"):

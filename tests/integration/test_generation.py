@@ -1,4 +1,4 @@
-"""Both engines against plain sampling and plain log-probabilities; whole runs with vLLM are the pipeline's tests."""
+"""Both engines against plain sampling and plain log-probabilities; runs with vLLM are in test_pipeline."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ REQUESTS = shard_of(0)
 
 
 def plain_logits(model: Path, requests: list[Request], responses: list[Response]) -> Iterator[torch.Tensor]:
-    """Float32 logits of each response's tokens, (tokens, vocabulary), one plain forward pass a response."""
+    """Yield the float32 logits of each response, (tokens, vocabulary), from one plain forward pass each."""
     from transformers import AutoModelForCausalLM
 
     plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
@@ -60,7 +60,7 @@ def plain_logits(model: Path, requests: list[Request], responses: list[Response]
 
 
 def float32_logps(model: Path, requests: list[Request], responses: list[Response]) -> list[float]:
-    """log π(y|x) of each response."""
+    """Return log π(y|x) of each response."""
     logps = []
     for response, logits in zip(responses, plain_logits(model, requests, responses), strict=True):
         logps.append(float(logits.log_softmax(-1).gather(-1, torch.tensor(response.token_ids)[:, None]).sum()))
@@ -73,21 +73,21 @@ def answers(model: Path, requests: list[Request] = REQUESTS, **changes: float) -
     return found
 
 
-def test_a_response_does_not_depend_on_its_company(model: Path) -> None:
+def test_a_response_does_not_depend_on_its_batch(model: Path) -> None:
     alone = {}
     for request in REQUESTS:
         alone |= answers(model, [request], batch_size=1)
     assert answers(model, batch_size=4) == alone
 
 
-def test_samples_of_a_prompt_differ_and_seeds_decide(model: Path) -> None:
+def test_samples_of_a_prompt_differ_and_are_reproduced_by_their_seeds(model: Path) -> None:
     found = answers(model)
     assert found[0] != found[1]
     assert found == answers(model)
     assert sampling_seed(0, 0, "p", 0) != sampling_seed(0, 1, "p", 0) != sampling_seed(1, 0, "p", 0)
 
 
-def test_tiny_nucleus_is_greedy(model: Path) -> None:
+def test_sampling_from_a_tiny_nucleus_is_greedy(model: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
@@ -100,7 +100,7 @@ def test_tiny_nucleus_is_greedy(model: Path) -> None:
     assert answers(model, top_p=1e-6)[2] == greedy
 
 
-def test_finish_reason_tells_an_end_from_a_cut(model: Path) -> None:
+def test_the_finish_reason_distinguishes_an_end_from_a_cut(model: Path) -> None:
     stop = engine(model)._stop
     for response in engine(model).generate(REQUESTS):
         assert response.finish_reason == ("stop" if response.token_ids[-1] in stop else "length")
@@ -108,14 +108,14 @@ def test_finish_reason_tells_an_end_from_a_cut(model: Path) -> None:
 
 
 def noting(shards: int, taken: list[int]) -> Iterator[Request]:
-    """Requests of this many shards; notes each that is taken by its shard."""
+    """Yield requests of this many shards, and note the shard of each one that is read."""
     for shard in range(shards):
         for request in shard_of(shard):
             taken.append(shard)
             yield request
 
 
-def test_batches_are_of_one_shard_whose_requests_are_read_when_it_comes(model: Path) -> None:
+def test_requests_of_a_shard_are_read_only_when_it_is_its_turn(model: Path) -> None:
     taken: list[int] = []
     answered = []
     for response in engine(model).generate(noting(3, taken)):
@@ -132,7 +132,7 @@ def test_log_probabilities_are_those_of_a_plain_forward_before_temperature_and_t
 
 @pytest.fixture(scope="module")
 def vllm(model: Path) -> Any:
-    """One engine start for all tests: which mode it is in is looked up at each call."""
+    """Start one engine for all tests; it looks up `repeatable` at each call."""
     return VLLM.start(Generation(max_tokens=10, logps=True, engine=VLLM), model, max_tokens=64)
 
 
@@ -141,7 +141,7 @@ def vllm_answers(vllm: Any, requests: list[Request], *, repeatable: bool) -> lis
     return list(vllm.generate(requests))
 
 
-def test_vllm_streaming_answers_all_and_looks_ahead_no_further_than_it_has_use_for(vllm: Any) -> None:
+def test_vllm_streaming_answers_all_requests_and_reads_few_ahead(vllm: Any) -> None:
     vllm._engine = vllm._engine.model_copy(update={"repeatable": False})
     taken: list[int] = []
     answered: list[tuple[int, int]] = []
@@ -155,7 +155,7 @@ def test_vllm_streaming_answers_all_and_looks_ahead_no_further_than_it_has_use_f
     assert overlaps > 0
 
 
-def test_vllm_repeatable_a_shard_gets_the_same_answers_wherever_it_starts(vllm: Any) -> None:
+def test_vllm_repeatable_gives_a_shard_the_same_answers_wherever_it_starts(vllm: Any) -> None:
     all_shards = [*shard_of(0), *shard_of(1), *shard_of(2)]
     found = vllm_answers(vllm, all_shards, repeatable=True)
     assert [response.shard for response in found] == [0] * 7 + [1] * 7 + [2] * 7
@@ -200,7 +200,7 @@ def test_vllm_samples_from_the_nucleus_at_the_temperature(
         assert nucleus.gather(-1, torch.tensor(response.token_ids)[:, None]).all()
 
 
-def test_a_streaming_run_that_was_killed_keeps_what_is_committed_and_adds_the_rest(
+def test_a_killed_streaming_stage_keeps_its_shards_and_makes_the_rest(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = ArtifactStore(open_objects(str(tmp_path / "store")))

@@ -1,4 +1,4 @@
-"""Judges over HTTP and by reward: both orders, retries, malformed replies, and a judging that is killed and goes on."""
+"""Judges over HTTP and by reward: both orders, retries, malformed replies, and resumption after a kill."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def judged(store: ArtifactStore, spec: comparisons.Spec) -> list[dict[str, Any]]
     return [row for table in tables for row in table.to_pylist()]
 
 
-def test_a_judge_is_asked_the_papers_way(server: FakeJudge) -> None:
+def test_a_judge_is_asked_with_the_prompt_of_the_paper_and_limited_concurrency(server: FakeJudge) -> None:
     three_at_once = threading.Event()
 
     def reply(*asked: str) -> str:
@@ -114,14 +114,14 @@ def test_a_judge_is_asked_the_papers_way(server: FakeJudge) -> None:
     assert server.most_at_once == 3
 
 
-def test_bursts_of_429_and_500_cost_a_pause(server: FakeJudge) -> None:
+def test_requests_are_repeated_after_429_and_5xx(server: FakeJudge) -> None:
     server.failures = [(429, {"message": "slow down"}), (500, {"message": "oops"}), (503, {"message": "later"})] * 2
     ratings = list(open_judge(chat(server, concurrency=4), None).rate(pairs(6)))
     assert sorted(rating.index for rating in ratings) == list(range(6))
     assert len(server.asked) == 6
 
 
-def test_a_server_that_stays_away_is_tried_again_later(server: FakeJudge) -> None:
+def test_an_unreachable_server_is_a_transient_error(server: FakeJudge) -> None:
     server.failures = [(503, {"message": "down"})] * 50
     with pytest.raises(TransientError, match=r"'fake' at http://127.*503.*, 2 times in a row"):
         list(open_judge(chat(server, retries=1), None).rate(pairs(1)))
@@ -131,7 +131,7 @@ def test_a_server_that_stays_away_is_tried_again_later(server: FakeJudge) -> Non
         list(open_judge(chat(server, retries=0).model_copy(update={"base_url": url}), None).rate(pairs(1)))
 
 
-def test_a_judge_that_does_not_answer_in_time_is_tried_again_later(server: FakeJudge) -> None:
+def test_a_judge_that_does_not_answer_in_time_is_a_transient_error(server: FakeJudge) -> None:
     server.keeps_waiting = lambda *asked: True
     with pytest.raises(TransientError, match="cannot be reached: Request timed out"):
         list(open_judge(chat(server, retries=0, timeout_seconds=0.3), None).rate(pairs(1)))
@@ -146,7 +146,7 @@ def test_a_judge_that_does_not_answer_in_time_is_tried_again_later(server: FakeJ
         (429, {"message": "You exceeded your current quota", "code": "insufficient_quota"}),
     ],
 )
-def test_what_asking_again_does_not_mend_is_an_error_without_the_key(
+def test_a_permanent_refusal_is_an_error_that_does_not_show_the_key(
     server: FakeJudge, status: int, error: dict[str, str]
 ) -> None:
     server.failures = [(status, error)] * 50
@@ -155,8 +155,8 @@ def test_what_asking_again_does_not_mend_is_an_error_without_the_key(
     assert KEY not in str(caught.value)
 
 
-def test_malformed_replies_are_asked_for_again_then_counted(server: FakeJudge, store: ArtifactStore) -> None:
-    """Question 1 is never judged readably, question 2 only at the second request."""
+def test_malformed_replies_are_requested_again_and_then_counted(server: FakeJudge, store: ArtifactStore) -> None:
+    """Question 1 never gets a readable reply, question 2 only at the second request."""
     seen: Counter[str] = Counter()
 
     def reply(question: str, first: str, second: str) -> str:
@@ -178,8 +178,10 @@ def test_malformed_replies_are_asked_for_again_then_counted(server: FakeJudge, s
     assert requests == {f"Question {i}?": {1: 6, 2: 4}.get(i, 2) for i in range(PROMPTS)}
 
 
-def test_both_orders_are_judged_and_turned_to_the_policys_view(server: FakeJudge, store: ArtifactStore) -> None:
-    """A judge that favours what it reads first: it makes narrow wins ties, and never whole ones."""
+def test_both_orders_are_judged_and_recorded_from_the_side_of_the_policy(
+    server: FakeJudge, store: ArtifactStore
+) -> None:
+    """A judge that favours the first answer turns narrow wins into ties and keeps clear ones."""
     bias = 1
     server.reply = lambda question, first, second: f"{min(10, score(first) + bias)} {score(second)}\nsaid"
     spec = spec_of(store, chat(server))
@@ -205,7 +207,7 @@ def test_both_orders_are_judged_and_turned_to_the_policys_view(server: FakeJudge
     assert len({row["outcome"] for row in rows}) == 3, "a case of each outcome, or the test shows nothing"
 
 
-def test_a_reward_scores_each_answer_once_and_says_it_is_a_stand_in(
+def test_a_reward_as_judge_scores_each_answer_once_and_is_recorded_as_stand_in(
     store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import tests.rewards
@@ -228,7 +230,9 @@ def test_a_reward_scores_each_answer_once_and_says_it_is_a_stand_in(
         assert row["requests"] == 0
 
 
-def test_several_policies_are_judged_as_each_alone(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_policies_get_the_judgements_of_each_alone(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import tests.rewards
 
     scored: Counter[tuple[str, str]] = Counter()
@@ -249,7 +253,7 @@ def test_several_policies_are_judged_as_each_alone(store: ArtifactStore, monkeyp
     assert set(scored.values()) == {1}, "the baseline's answers too"
 
 
-def test_rewards_that_are_not_finite_are_malformed_not_ties(store: ArtifactStore) -> None:
+def test_rewards_that_are_not_finite_are_malformed_and_not_ties(store: ArtifactStore) -> None:
     spec = spec_of(store, stand_in(function="tests.rewards:nothing"))
     comparisons.run(store, spec, silent)
     assert {(row["outcome"], row["first_judgement"]) for row in judged(store, spec)} == {("malformed", None)}
@@ -263,7 +267,7 @@ def test_sides_that_answer_different_prompts_are_refused(store: ArtifactStore) -
         comparisons.run(store, spec, silent)
 
 
-def test_only_what_changes_a_judgement_is_in_the_key(server: FakeJudge, store: ArtifactStore) -> None:
+def test_keys_depend_only_on_settings_that_change_a_judgement(server: FakeJudge, store: ArtifactStore) -> None:
     def keys(**changes: Any) -> list[str]:
         return [work.key for work in comparisons.works(store, spec_of(store, chat(server, **changes)))]
 
@@ -274,10 +278,10 @@ def test_only_what_changes_a_judgement_is_in_the_key(server: FakeJudge, store: A
     assert len(set(keys())) == 4
 
 
-def test_a_killed_judging_asks_for_nothing_again_that_was_committed(
+def test_a_killed_judging_repeats_no_request_that_was_committed(
     server: FakeJudge, store: ArtifactStore, tmp_path: Path
 ) -> None:
-    """kill -9 of the stage's process while it waits for the second order of a pair; then the same again."""
+    """The process of the stage is killed while it waits for the second order of a pair, and started again."""
     spec = spec_of(store, chat(server, concurrency=2))
     file = tmp_path / "spec.json"
     file.write_text(spec.model_dump_json())
@@ -314,7 +318,7 @@ def test_a_killed_judging_asks_for_nothing_again_that_was_committed(
     assert KEY not in done.stderr + done.stdout
 
 
-def test_the_second_start_of_a_whole_judging_asks_nothing(server: FakeJudge, store: ArtifactStore) -> None:
+def test_a_complete_judging_asks_nothing_when_started_again(server: FakeJudge, store: ArtifactStore) -> None:
     spec = spec_of(store, chat(server))
     comparisons.run(store, spec, silent)
     first = len(server.asked)
@@ -322,7 +326,7 @@ def test_the_second_start_of_a_whole_judging_asks_nothing(server: FakeJudge, sto
     assert len(server.asked) == first == 2 * PROMPTS
 
 
-def test_what_was_judged_before_an_error_stays(server: FakeJudge, store: ArtifactStore) -> None:
+def test_judgements_before_an_error_stay_committed(server: FakeJudge, store: ArtifactStore) -> None:
     spec = spec_of(store, chat(server, concurrency=1, retries=0))
 
     def reply(question: str, first: str, second: str) -> str:
@@ -337,8 +341,8 @@ def test_what_was_judged_before_an_error_stays(server: FakeJudge, store: Artifac
     assert found == [True, False, False, False]
 
 
-def test_a_reward_model_as_stand_in(tiny: Path, store: ArtifactStore) -> None:
-    """A real classifier of the tiny size, from the store."""
+def test_a_reward_model_from_the_store_judges_as_stand_in(tiny: Path, store: ArtifactStore) -> None:
+    """The judge is a real classifier of the tiny size."""
     from optune_core.data.model_folder import Model
     from optune_core.stages import model
     from tests.tiny import build_model

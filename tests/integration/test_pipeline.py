@@ -1,4 +1,4 @@
-"""Whole runs on the tiny model: what an iteration promises, what is shared, what survives."""
+"""Complete runs of the tiny model: what an iteration does, what runs share, what is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def records(store: str, run_name: str) -> list[dict[str, Any]]:
 
 
 def facts(store: str, run_name: str) -> list[Any]:
-    """Everything of a run's records that must be equal for equal runs: all but the clock."""
+    """Return the records of a run without their times: what must be equal for equal runs."""
     return [{name: value for name, value in record.items() if name != "timing"} for record in records(store, run_name)]
 
 
@@ -42,13 +42,13 @@ def replay(store: str, record: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def vllm_run(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """Two iterations with the real vLLM, on the local disk."""
+    """Run two iterations with the real vLLM on the local disk."""
     store = str(tmp_path_factory.mktemp("local") / "store")
     config = write_config(tiny, name="vllm", generation=VLLM)
     return store, run(config, store)
 
 
-def test_each_iteration_regenerates_exactly_its_share(vllm_run: tuple[str, dict[str, Any]]) -> None:
+def test_each_iteration_regenerates_exactly_the_selected_prompts(vllm_run: tuple[str, dict[str, Any]]) -> None:
     store, summary = vllm_run
     objects = ArtifactStore(open_objects(store))
     for t, (row, record) in enumerate(zip(summary["iterations"], records(store, "vllm"), strict=True)):
@@ -73,12 +73,12 @@ def test_selected_prompts_had_the_lowest_chosen_rewards(vllm_run: tuple[str, dic
     assert max(reward[i] for i in selected) <= min(reward[i] for i in reward.keys() - selected)
 
 
-def test_first_loss_is_mean_weight_times_ln_2(vllm_run: tuple[str, dict[str, Any]]) -> None:
+def test_the_first_loss_is_the_mean_weight_times_ln_2(vllm_run: tuple[str, dict[str, Any]]) -> None:
     for row in vllm_run[1]["iterations"]:
         assert row["first_loss"] == pytest.approx(row["first_loss_expected"], abs=1e-4)
 
 
-def test_policy_is_loadable_bfloat16_safetensors_with_its_tokenizer(vllm_run: tuple[str, dict[str, Any]]) -> None:
+def test_a_policy_is_published_as_bfloat16_safetensors_with_its_tokenizer(vllm_run: tuple[str, dict[str, Any]]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -95,13 +95,15 @@ def test_policy_is_loadable_bfloat16_safetensors_with_its_tokenizer(vllm_run: tu
 
 @pytest.fixture(scope="module")
 def reference_run(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two iterations with the transformers engine."""
+    """Run two iterations with the transformers engine."""
     store = str(tmp_path_factory.mktemp("reference") / "store")
     run(write_config(tiny), store)
     return store
 
 
-def test_other_beta2_shares_iteration_0_up_to_training(reference_run: str, tiny: Path, prefect_server: None) -> None:
+def test_runs_that_differ_in_beta2_share_iteration_0_up_to_training(
+    reference_run: str, tiny: Path, prefect_server: None
+) -> None:
     run(write_config(tiny, name="beta2", training={"loss": WDPO | {"beta2": 4.0}}), reference_run)
     (ours, _), (theirs, _) = records(reference_run, "tiny"), records(reference_run, "beta2")
     for shared in ("selection", "responses", "scores", "replay", "started_from"):
@@ -113,14 +115,14 @@ def test_other_beta2_shares_iteration_0_up_to_training(reference_run: str, tiny:
     assert states["train"] == ["Completed"]
 
 
-def test_engine_and_reward_open_once_for_training_and_held_out_prompts(reference_run: str) -> None:
+def test_engine_and_reward_start_once_for_training_and_held_out_prompts(reference_run: str) -> None:
     states = task_states("tiny iteration 1")
     for name in ("generate", "score by function"):
         assert states[name] == ["Completed", "Cached"], "the held-out rewards found what was made with the pairs'"
 
 
 def task_states(flow_run_name: str) -> dict[str, list[str]]:
-    """States of a flow run's tasks in their order, by name."""
+    """Return the states of the tasks of a flow run in order, by name."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 
@@ -135,7 +137,9 @@ def task_states(flow_run_name: str) -> dict[str, list[str]]:
     return states
 
 
-def test_best_of_n_shares_iteration_0_up_to_training(reference_run: str, tiny: Path, prefect_server: None) -> None:
+def test_a_best_of_n_run_shares_iteration_0_up_to_training(
+    reference_run: str, tiny: Path, prefect_server: None
+) -> None:
     config = write_config(tiny, name="best-of-n", training={"loss": {"type": "best_of_n"}})
     summary = run(config, reference_run)
     (ours, _), (theirs, second) = records(reference_run, "tiny"), records(reference_run, "best-of-n")
@@ -147,7 +151,7 @@ def test_best_of_n_shares_iteration_0_up_to_training(reference_run: str, tiny: P
 
 
 @pytest.mark.parametrize("selector", ["margin", "relative", "bandit"])
-def test_selectors_beyond_the_paper_share_iteration_0(
+def test_runs_that_differ_in_the_selector_share_iteration_0(
     reference_run: str, tiny: Path, prefect_server: None, selector: str
 ) -> None:
     from optune_core.selection import select
@@ -170,14 +174,16 @@ def test_a_finished_run_can_be_extended_and_repeats_nothing(
     assert all(seconds > 0 for seconds in third["timing"].values())
 
 
-def test_drift_is_refused_with_the_fields_that_differ(reference_run: str, tiny: Path, prefect_server: None) -> None:
+def test_configuration_drift_is_refused_with_the_fields_that_differ(
+    reference_run: str, tiny: Path, prefect_server: None
+) -> None:
     from optune_core.errors import ConfigDrift
 
     with pytest.raises(ConfigDrift, match=r"training\.beta1: 0\.1 → 0\.3"):
         run(tiny / "tiny.yaml", reference_run, overrides=["training.beta1=0.3"])
 
 
-def test_offline_dpo_is_a_configuration(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
+def test_offline_dpo_trains_on_the_given_pairs(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
     rows = [
         {"prompt": f"Question {i}", "chosen": "aeiou " * (1 + i % 3), "rejected": "xyz " * (1 + i % 2)}
         for i in range(8)
@@ -204,7 +210,7 @@ def test_offline_dpo_is_a_configuration(tiny: Path, prefect_server: None, tmp_pa
     assert first["metrics"]["policy"]["first"]["loss"] == pytest.approx(0.5 * math.log(2), abs=1e-6)
 
 
-def test_hypo_is_a_configuration(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
+def test_hypo_trains_on_given_pairs_and_fresh_samples(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
     rows = [{"prompt": f"Question {i}", "chosen": "aeiou " * (1 + i % 3), "rejected": "xyz"} for i in range(6)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = write_config(
@@ -244,7 +250,7 @@ def test_hypo_is_a_configuration(tiny: Path, prefect_server: None, tmp_path: Pat
     assert summary["iterations"][0]["first_loss_expected"] is None
 
 
-def test_lora_publishes_merged_weights(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
+def test_lora_publishes_merged_weights_of_the_adapted_layers(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -262,7 +268,9 @@ def test_lora_publishes_merged_weights(tiny: Path, prefect_server: None, tmp_pat
     assert changed == {name for name in before if "_proj" in name}
 
 
-def test_reward_model_is_trained_once_and_optimised(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
+def test_a_reward_model_is_trained_once_from_the_samples_of_iteration_0(
+    tiny: Path, prefect_server: None, tmp_path: Path
+) -> None:
     config = write_config(
         tiny,
         name="proxy",

@@ -1,4 +1,4 @@
-"""Engines and reward models side by side: what they make does not depend on how many they are, nor on who dies."""
+"""Engines and reward models side by side: results do not depend on their number or on a kill."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
-def test_several_make_what_one_makes_to_the_byte(tiny: Path, tmp_path: Path) -> None:
+def test_several_replicas_make_the_same_bytes_as_one(tiny: Path, tmp_path: Path) -> None:
     one, several = (Inputs(tmp_path / name, tiny / "policy") for name in ("one", "several"))
     shown: list[tuple[str, int, int]] = []
     commits: list[bool] = []
@@ -122,7 +122,7 @@ def test_several_make_what_one_makes_to_the_byte(tiny: Path, tmp_path: Path) -> 
     assert scored[0] == scored[1]
 
 
-def test_one_that_is_killed_ends_the_others_and_the_next_start_makes_the_rest(
+def test_a_killed_replica_ends_the_others_and_the_next_start_makes_the_rest(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = Inputs(tmp_path, tiny / "policy")
@@ -142,7 +142,7 @@ def test_one_that_is_killed_ends_the_others_and_the_next_start_makes_the_rest(
     assert set(kept) <= set(made)
 
 
-def test_all_end_when_their_group_is_told(tiny: Path, tmp_path: Path) -> None:
+def test_all_replicas_end_when_their_process_group_gets_sigterm(tiny: Path, tmp_path: Path) -> None:
     inputs = Inputs(tmp_path, tiny / "policy", rows=1000)
     command = [sys.executable, "-c", RUN, inputs.store.objects.url, inputs.generation(2).model_dump_json()]
     with subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True) as parent:

@@ -1,4 +1,4 @@
-"""The page on real runs of the tiny model, as a browser shows it."""
+"""The page of real runs of the tiny model, as a browser shows it."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def show(browser: Browser, page: Path, *, width: int, dark: bool = False) -> Non
 
 
 def overflow(browser: Browser) -> int:
-    """Pixels by which the page is wider than the screen, with everything unfolded."""
+    """Return the pixels by which the page is wider than the screen, with everything unfolded."""
     browser.value("document.querySelectorAll('details').forEach(each => { each.open = true })")
     pixels: int = browser.value("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     return pixels
@@ -139,7 +139,9 @@ def headings(browser: Browser) -> list[str]:
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [1180, 390])
-def test_a_page_as_it_is_seen(store: str, browser: Browser, tmp_path: Path, width: int, dark: bool) -> None:
+def test_a_page_is_readable_on_any_screen_in_light_and_dark(
+    store: str, browser: Browser, tmp_path: Path, width: int, dark: bool
+) -> None:
     show(browser, report(store, tmp_path / "page.html", "told"), width=width, dark=dark)
     assert overflow(browser) == 0
     assert browser.value(CONTRASTS) == []
@@ -162,7 +164,7 @@ def test_markup_in_prompts_is_inert(store: str, browser: Browser, tmp_path: Path
     assert browser.value("document.querySelectorAll('script, img').length") == 0
 
 
-def test_the_page_says_what_the_ledger_says(store: str, browser: Browser, tmp_path: Path) -> None:
+def test_the_page_shows_the_values_of_the_ledger(store: str, browser: Browser, tmp_path: Path) -> None:
     show(browser, report(store, tmp_path / "page.html", "told"), width=1180)
     objects = ArtifactStore(open_objects(store))
     evaluation = Ledger(objects.objects, "told").held_out(2)
@@ -217,7 +219,7 @@ def test_the_end_of_a_run_stores_its_page_and_repeating_it_replaces_it(
     assert any(str(stored) in str(artifact.data) for artifact in artifacts)
 
 
-def test_unfinished_runs_have_a_page_too(store: str, browser: Browser, tmp_path: Path) -> None:
+def test_an_unfinished_run_has_a_page(store: str, browser: Browser, tmp_path: Path) -> None:
     copy = tmp_path / "store"
     shutil.copytree(store, copy)
     (copy / "runs/told/iterations/0001.json").unlink()

@@ -1,4 +1,4 @@
-"""What reward models are trained on, and what they can read."""
+"""Pairs that reward models are trained on, and responses that they can read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 
 def pairs_of(lengths: list[int]) -> list[dict[str, str]]:
-    """A pair a prompt; its chosen response has so many words."""
+    """Return one pair a prompt, with chosen responses of these numbers of words."""
     return [
         {"prompt": f"Question {number}?", "chosen": "word " * length, "rejected": f"no {number}"}
         for number, length in enumerate(lengths)
@@ -75,13 +75,15 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(
     assert part["too_long_pairs"] == 8
 
 
-def test_no_pair_that_is_short_enough(store: ArtifactStore, tiny: Path, tmp_path: Path) -> None:
+def test_training_without_any_pair_that_is_short_enough_is_refused(
+    store: ArtifactStore, tiny: Path, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=r"none of the pairs to train on fits into 64 tokens.*16 of all 16 pairs"):
         train(store, tiny, tmp_path, [100] * 16, max_tokens=64)
     assert not list((tmp_path / "store").glob("artifacts/reward-model/*/manifest.json"))
 
 
-def test_response_that_is_longer_than_the_reward_model_reads(tmp_path: Path) -> None:
+def test_a_response_longer_than_the_reward_model_reads_is_refused(tmp_path: Path) -> None:
     scorer = ClassifierScorer(build_model(tmp_path / "reward", labels=1), batch_size=4, dtype="float32")
     question = [{"role": "user", "content": "Why?"}]
     short, long = (Conversation("Why?", question, "word " * count) for count in (10, POSITIONS))
@@ -90,7 +92,7 @@ def test_response_that_is_longer_than_the_reward_model_reads(tmp_path: Path) -> 
         scorer.score([short, long], lambda done: None)
 
 
-def test_rows_that_hold_no_pair_are_counted(store: ArtifactStore, tmp_path: Path) -> None:
+def test_rows_without_a_pair_are_counted(store: ArtifactStore, tmp_path: Path) -> None:
     rows = pairs_of([3] * 6)
     rows[1]["rejected"] = rows[1]["chosen"]
     rows[4]["chosen"] = ""
@@ -103,7 +105,7 @@ def test_rows_that_hold_no_pair_are_counted(store: ArtifactStore, tmp_path: Path
     assert (metrics["pairs"], metrics["dropped"]) == (4, 2)
 
 
-def test_prompts_that_give_no_pair_are_counted(store: ArtifactStore) -> None:
+def test_prompts_without_a_labelled_pair_are_counted(store: ArtifactStore) -> None:
     answers = {"a": ["one", "three"], "b": ["same", "same"], "c": ["", "full"], "d": ["x", "longer"]}
     rows = [
         {"prompt_id": name * 32, "prompt": name, "messages": [{"role": "user", "content": name}], "sample": sample}

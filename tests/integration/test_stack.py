@@ -1,4 +1,4 @@
-"""The local stack as a user has it: up, run a flow through its worker, lose a part, up again, down."""
+"""The local stack through its commands: start, a flow through a worker, a lost part, stop."""
 
 import os
 import signal
@@ -128,7 +128,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.stack
 @pytest.mark.timeout(1500)
-def test_up_run_a_flow_lose_a_part_up_again_down(stack: Stack) -> None:
+def test_the_stack_starts_runs_a_flow_replaces_a_lost_part_and_stops(stack: Stack) -> None:
     said = up(stack)
     assert stack.server.ui_url in said
     assert stack.s3.secret_key not in said
@@ -186,14 +186,14 @@ def test_every_deployment_sends_the_heartbeats_that_the_automation_waits_for() -
 
 
 @pytest.mark.stack
-def test_a_part_that_does_not_start_says_where_its_log_is(stack: Stack) -> None:
+def test_a_part_that_does_not_start_is_reported_with_its_log(stack: Stack) -> None:
     stack.s3._command = lambda: [sys.executable, "-c", "print('no disk'); raise SystemExit(3)"]  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match=r"SeaweedFS ended while starting(.|\n)*log.txt(.|\n)*no disk"):
         stack.s3.start()
 
 
 @pytest.mark.stack
-def test_down_leaves_a_stranger_with_a_remembered_pid_alone(stack: Stack) -> None:
+def test_down_spares_another_process_with_the_pid_of_a_part(stack: Stack) -> None:
     stranger = subprocess.Popen(["sleep", "3600"])
     try:
         daemon = stack.s3.daemon

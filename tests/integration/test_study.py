@@ -1,4 +1,4 @@
-"""A whole human study: real servers, real headless Chromium, several people, and a server that is killed."""
+"""A human study with real servers and a real headless Chromium: several participants, a killed server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def call(*arguments: str) -> str:
 
 @contextmanager
 def server(store: str, *options: str, port: int = 0) -> Iterator[tuple[str, Popen[str]]]:
-    """A real server of the study `habits`: its URL, and its process."""
+    """Start a real server of the study `habits`. Yields its URL and its process."""
     optune = Path(sys.executable).with_name("optune")
     command = [str(optune), "study", "serve", "habits", "--store", store, "--port", str(port), *options]
     with Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as process:
@@ -59,13 +59,13 @@ def store(tmp_path: Path) -> str:
         rows = [{"prompt": prompt, "response": f"{n}{name[-1]}. {LONG}"} for n, prompt in enumerate(PROMPTS)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         sources.append(f"{name}={tmp_path}/{name}.jsonl")
-    said = call("study", "create", "habits", "--responses", *sources, "--store", store)
-    assert "optune against full: 4 prompts are asked about" in said
+    printed = call("study", "create", "habits", "--responses", *sources, "--store", store)
+    assert "optune against full: 4 prompts are asked about" in printed
     return store
 
 
 def join(browser: Browser, url: str, name: str) -> None:
-    """From the first page to the first pair, with keys only."""
+    """Go from the first page to the first pair with keys only."""
     browser.open(url)
     browser.wait("document.activeElement.id == 'name'")
     browser.type(name)
@@ -80,7 +80,7 @@ def at(browser: Browser, number: int) -> None:
 
 
 def responses(browser: Browser) -> list[str]:
-    """How the two responses begin: which source they are from is only for this test to know."""
+    """Return the first letters of the two responses, which mark their sources for this test only."""
     texts: list[str] = browser.value(
         "[...document.querySelectorAll('.response .text')].map(e => e.innerText.slice(0, 2))"
     )
@@ -92,7 +92,7 @@ def results(store: str) -> dict[str, object]:
     return summary
 
 
-def test_a_whole_session_by_keyboard(store: str, tmp_path: Path) -> None:
+def test_a_complete_session_works_by_keyboard(store: str, tmp_path: Path) -> None:
     began = time.monotonic()
     with server(store) as (url, process), Browser(tmp_path / "profile") as browser:
         join(browser, url, "Anna")
@@ -138,7 +138,7 @@ def test_a_whole_session_by_keyboard(store: str, tmp_path: Path) -> None:
         assert comparison["counts"] == {"win": 0, "loss": 0, "tie": 0} | outcomes
 
 
-def test_a_killed_server_and_a_closed_browser_lose_nothing(store: str, tmp_path: Path) -> None:
+def test_a_killed_server_and_a_closed_browser_lose_no_choice(store: str, tmp_path: Path) -> None:
     with Browser(tmp_path / "profile") as browser:
         with server(store) as (url, process):
             join(browser, url, "Ben")
@@ -151,7 +151,7 @@ def test_a_killed_server_and_a_closed_browser_lose_nothing(store: str, tmp_path:
             process.wait()
         assert results(store)["ratings"] == 3
         with server(store, port=int(url.rpartition(":")[2])):
-            browser.press("2")  # on the page of before
+            browser.press("2")  # on the page that it shows since before the kill
             at(browser, 5)
     with server(store) as (url, _):
         with Browser(tmp_path / "profile") as browser:  # its cookie is enough
@@ -168,7 +168,7 @@ def test_a_killed_server_and_a_closed_browser_lose_nothing(store: str, tmp_path:
             at(browser, 5)
 
 
-def test_two_at_once_get_pairs_of_their_own(store: str, tmp_path: Path) -> None:
+def test_two_participants_at_once_get_different_pairs(store: str, tmp_path: Path) -> None:
     options = ("--pairs-per-participant", "4")
     with server(store, *options) as (url, _), Browser(tmp_path / "one") as one, Browser(tmp_path / "two") as two:
         for browser, name in ((one, "one"), (two, "two")):
@@ -180,8 +180,8 @@ def test_two_at_once_get_pairs_of_their_own(store: str, tmp_path: Path) -> None:
         for browser in (one, two):
             browser.wait("location.pathname == '/done'")
     file = tmp_path / "ratings.jsonl"
-    said = call("study", "results", "habits", "--store", store, "--ratings", str(file))
-    assert "one" in said and "two" in said
+    printed = call("study", "results", "habits", "--store", store, "--ratings", str(file))
+    assert "one" in printed and "two" in printed
     rated = Counter((row["baseline"], row["prompt_id"]) for row in map(json.loads, file.read_text().splitlines()))
     assert len(rated) == 8 and set(rated.values()) == {1}, "eight pairs, four each: none is rated twice"
 
@@ -211,7 +211,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(store: str, tmp_pat
         assert second == first, "side by side"
 
 
-def test_an_address_that_others_reach_is_said_to_be_one(store: str) -> None:
+def test_a_public_address_is_warned_about_and_a_used_port_is_refused(store: str) -> None:
     with server(store, "--host", "0.0.0.0") as (_, process):
         assert process.stdout is not None
         process.stdout.readline()
@@ -223,8 +223,8 @@ def test_an_address_that_others_reach_is_said_to_be_one(store: str) -> None:
         assert second.returncode == 2 and "choose another --host or --port" in second.stderr
 
 
-def test_a_study_in_a_bucket(s3_bucket: str, tmp_path: Path) -> None:
-    """Two servers hold it; each sees what the other recorded."""
+def test_two_servers_share_a_study_in_a_bucket(s3_bucket: str, tmp_path: Path) -> None:
+    """Each server sees what the other one recorded."""
     store = f"{s3_bucket}/study"
     sources = []
     for name in ("ours", "theirs"):
@@ -240,15 +240,15 @@ def test_a_study_in_a_bucket(s3_bucket: str, tmp_path: Path) -> None:
     assert results(store)["ratings"] == 1
 
 
-def test_the_last_policies_of_two_runs(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
+def test_a_study_compares_the_last_policies_of_two_runs(tiny: Path, prefect_server: None, tmp_path: Path) -> None:
     from flows.run import optune
 
     store = str(tmp_path / "runs")
     for name, rate in (("slow", 1e-4), ("fast", 1e-2)):
         config = write_config(tiny, name=name, iterations=1, training={"learning_rate": rate})
         optune(str(config), store=store)
-    said = call("study", "create", "runs", "--runs", "slow", "fast", "--prompts", "4", "--store", store)
-    assert "slow: policy 1 of the run" in said
-    assert "slow against fast: 4 prompts are asked about" in said
+    printed = call("study", "create", "runs", "--runs", "slow", "fast", "--prompts", "4", "--store", store)
+    assert "slow: policy 1 of the run" in printed
+    assert "slow against fast: 4 prompts are asked about" in printed
     call("gc", "--grace", "0", "--store", store)
     assert "0 of 4" in call("study", "results", "runs", "--store", store)

@@ -1,4 +1,4 @@
-"""A sweep of the tiny model: cells are ordinary runs, what they share is made once, and a kill costs nothing else."""
+"""A sweep of the tiny model: cells are ordinary runs, shared artifacts are made once, a killed sweep continues."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_sweep(tiny: Path, name: str, grid: dict[str, list[Any]] = GRID, *, hel
 
 @pytest.fixture(scope="module")
 def environment(prefect_server: None) -> dict[str, str]:
-    """Of a process that reports to the test session's Prefect server, and imports this working tree."""
+    """The environment of a process that uses this session's Prefect server and this working tree."""
     from prefect.settings import PREFECT_API_URL
 
     return os.environ | {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "PYTHONPATH": ROOT, "OMP_NUM_THREADS": "1"}
@@ -77,13 +77,13 @@ def is_held(store: str, run: str) -> bool:
 
 
 def begun(store: str, runs: list[str]) -> int:
-    """How many of them have committed their iteration 0."""
+    """Return how many of the runs have committed their iteration 0."""
     return sum(Ledger(open_objects(store), name).iteration(0) is not None for name in runs)
 
 
 @pytest.fixture(scope="module")
 def swept(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A 2 × 2 sweep that was killed when its second cell was at work, and given again."""
+    """Run a 2 × 2 sweep that is killed while its second cell works, and started again."""
     store = str(tmp_path_factory.mktemp("sweep") / "store")
     sweep = write_sweep(tiny, "swept", held_out=6)
     runs = [cell.run for cell in load_sweep(sweep).cells]
@@ -102,7 +102,7 @@ def swept(tiny: Path, environment: dict[str, str], tmp_path_factory: pytest.Temp
     return sweep, store
 
 
-def test_a_killed_sweep_is_continued_and_all_cells_are_whole(swept: tuple[Path, str]) -> None:
+def test_a_killed_sweep_is_continued_to_complete_cells(swept: tuple[Path, str]) -> None:
     sweep, store = swept
     for cell in load_sweep(sweep).cells:
         assert is_finished(store, cell.run)
@@ -110,7 +110,7 @@ def test_a_killed_sweep_is_continued_and_all_cells_are_whole(swept: tuple[Path, 
         assert Ledger(open_objects(store), cell.run).held_out(2) is not None
 
 
-def test_the_common_prefix_is_made_once(swept: tuple[Path, str]) -> None:
+def test_artifacts_that_cells_share_are_made_once(swept: tuple[Path, str]) -> None:
     """12 prompts in 3 shards and 6 held-out ones in 2. Iteration 0: one replay set, a policy a loss. Iteration 1: a
     replay set and a policy a cell, with 2 shards at ρ = 0.5 and 1 at ρ = 0.25; π₂ answers the held-out prompts."""
     _, store = swept
@@ -126,13 +126,13 @@ def test_the_common_prefix_is_made_once(swept: tuple[Path, str]) -> None:
 
 @pytest.fixture(scope="module")
 def alone(swept: tuple[Path, str], s3_bucket: str, tiny: Path) -> str:
-    """An object store with the sweep's last cell, as a run by itself."""
+    """Run the last cell of the sweep as a single run on an object store."""
     store = f"{s3_bucket}/alone"
     run(tiny / "swept-base.yaml", store, overrides=load_sweep(swept[0]).cells[-1].overrides)
     return store
 
 
-def test_a_cell_on_disk_is_what_a_run_by_itself_is_on_an_object_store(swept: tuple[Path, str], alone: str) -> None:
+def test_a_cell_on_a_disk_equals_a_single_run_on_an_object_store(swept: tuple[Path, str], alone: str) -> None:
     sweep, store = swept
     cell = load_sweep(sweep).cells[-1]
     assert facts(alone, cell.run) == facts(store, cell.run)
@@ -166,7 +166,7 @@ def test_a_sweep_on_an_object_store_is_judged_compared_and_reported(
     assert done.exit_code == 0 and "Win scores" in page.read_text()
 
 
-def test_the_backbone_of_a_reward_model_that_each_cell_trains_is_no_reward_model_yet(
+def test_the_backbone_of_a_trained_reward_model_is_imported_only_as_a_model(
     tiny: Path, prefect_server: None, tmp_path: Path
 ) -> None:
     from tasks.sweep import import_models
@@ -180,14 +180,16 @@ def test_the_backbone_of_a_reward_model_that_each_cell_trains_is_no_reward_model
     assert count(str(tmp_path / "store"), "model") == 1
 
 
-def test_the_same_command_again_does_nothing(swept: tuple[Path, str], environment: dict[str, str]) -> None:
+def test_a_complete_sweep_started_again_writes_nothing(swept: tuple[Path, str], environment: dict[str, str]) -> None:
     sweep, store = swept
     before = {path: path.stat().st_mtime_ns for path in Path(store).rglob("*.json")}
     assert start(sweep, store, environment).wait(PATIENCE) == 0, log(store)
     assert {path: path.stat().st_mtime_ns for path in Path(store).rglob("*.json")} == before
 
 
-def test_the_table_and_the_figures(swept: tuple[Path, str], environment: dict[str, str], tmp_path: Path) -> None:
+def test_tables_and_figures_of_a_complete_sweep_are_shown_and_stored(
+    swept: tuple[Path, str], environment: dict[str, str], tmp_path: Path
+) -> None:
     sweep, store = swept
     folder = Path(store) / "sweeps" / "swept"
     assert len(list((folder / "cells").iterdir())) == 4
@@ -224,7 +226,7 @@ def test_another_base_is_refused_and_a_grown_grid_is_not(
     assert "Cells of earlier starts" in log(store)
 
 
-def test_two_cells_at_once_share_and_one_that_fails_stops_no_other(
+def test_two_cells_run_at_once_and_a_failed_one_stops_no_other(
     tiny: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     """`health.max_truncated: 0` fails a cell before its first training."""
@@ -293,7 +295,7 @@ optune.serve(name="iterate", pause_on_shutdown=False, entrypoint_type=Entrypoint
 
 @pytest.fixture
 def pool(environment: dict[str, str], tmp_path: Path) -> Iterator[str]:
-    """A process that serves the deployment `optune/iterate`."""
+    """Start a process that serves the deployment `optune/iterate`."""
     with (tmp_path / "pool-log").open("w") as output:
         server = subprocess.Popen([sys.executable, "-c", SERVE], env=environment, stdout=output, stderr=output)
         try:
@@ -327,7 +329,7 @@ def test_cells_on_a_pool_survive_their_sweep_and_are_found_again(
     assert json.loads((Path(store) / "runs" / runs[0] / "lease.json").read_text())["starts"] == 1
 
 
-def test_a_cell_that_fails_on_the_pool_is_said_so(
+def test_a_cell_that_fails_on_a_pool_is_reported(
     tiny: Path, environment: dict[str, str], pool: str, tmp_path: Path
 ) -> None:
     from flows.sweep import sweep as flow

@@ -1,4 +1,4 @@
-"""Facts of a sound run, made by hand: what the tests of a report change."""
+"""Facts of a sound run, made by hand, for tests that change some of them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ SECONDS = {"start engine": 10.0, "generate": 40.0, "score": 5.0, "rank and merge
 
 
 def change(difference: float, low: float, high: float) -> Row:
-    """As `paired_difference`."""
+    """Return a result in the form of `paired_difference`."""
     return {"before": 1.0, "after": 1 + difference, "difference": difference, "low": low, "high": high, "prompts": 4}
 
 
@@ -107,7 +107,7 @@ def iteration(t: int, **changes: Any) -> IterationFacts:
 
 
 def sound_run(**changes: Any) -> RunFacts:
-    """Two iterations that nothing is to be said against."""
+    """Return a run of two iterations without any warning."""
     facts = RunFacts(
         run="sound",
         config=CONFIG,

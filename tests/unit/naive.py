@@ -1,4 +1,4 @@
-"""Pairing, merge and statistics one row at a time: slow, plain, and what the columnar code must agree with."""
+"""Pairing, merge and statistics one row at a time: the plain reference for the columnar code."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Row = dict[str, Any]
 
 
 def best_against_worst(candidates: list[Row]) -> tuple[Row, Row] | str:
-    """(chosen, rejected), or the reason for none. Candidates: sample, response_token_ids, reward, outcome."""
+    """Return (chosen, rejected), or the reason for no pair."""
     usable = sorted((c for c in candidates if c["outcome"] == "ok"), key=lambda c: c["sample"])
     if len(usable) < 2:
         return "one_left:" + ",".join(sorted({c["outcome"] for c in candidates if c["outcome"] != "ok"}))
@@ -27,7 +27,7 @@ def as_given(candidates: list[Row]) -> tuple[Row, Row] | str:
 
 
 def merge(previous: list[Row], candidates: list[Row], rule: Any, iteration: int, sampled_from: int) -> list[Row]:
-    """D_t from D_{t-1} and the scored responses, but for the history."""
+    """Return D_t from D_{t-1} and the scored responses, without the history."""
     groups: dict[str, list[Row]] = {}
     for candidate in candidates:
         groups.setdefault(candidate["prompt_id"], []).append(candidate)
@@ -54,7 +54,7 @@ def merge(previous: list[Row], candidates: list[Row], rule: Any, iteration: int,
 
 
 def history(prompt_id: str, rounds: list[list[Row]], rule: Any) -> Row:
-    """The replay set's history of a prompt, from all its scored responses of all iterations."""
+    """Return the replay set's history of a prompt from its scored responses of all iterations."""
     rewards: list[float] = []
     gains: list[float] = []
     chosen = None

@@ -61,7 +61,7 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
         assert expected in problems
 
 
-def test_references_keep_the_rows_that_the_calibration_counts(tmp_path: Path) -> None:
+def test_references_keep_the_row_numbers_of_the_calibration(tmp_path: Path) -> None:
     references = read_references(instructions(tmp_path, ROWS))
     assert [(r.index, r.output) for r in references.values()] == [(i, f"Done {i}.") for i in range(3)]
     assert list(references) == ["Do 0.", "Do 1.", "Do 2."]
@@ -77,12 +77,12 @@ def test_references_keep_the_rows_that_the_calibration_counts(tmp_path: Path) ->
         ([1, 2], "cannot be parsed"),
     ],
 )
-def test_references_that_cannot_be_used(tmp_path: Path, rows: list[Any], message: str) -> None:
+def test_unusable_references_are_refused_by_row(tmp_path: Path, rows: list[Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_references(instructions(tmp_path, rows))
 
 
-def test_a_calibration_is_for_the_very_instructions(tmp_path: Path) -> None:
+def test_a_calibration_for_other_instructions_is_refused(tmp_path: Path) -> None:
     assert check_calibration(calibration(tmp_path, [0, 1, 2]), 3).startswith(HEAD.encode())
     with pytest.raises(DataError, match=r"is for 3 instructions, prompts\.source has 4"):
         check_calibration(calibration(tmp_path, [0, 1, 2]), 4)
@@ -91,7 +91,7 @@ def test_a_calibration_is_for_the_very_instructions(tmp_path: Path) -> None:
         check_calibration(str(tmp_path / "other.csv"), 1)
 
 
-def test_a_calibration_that_is_away_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_calibration_is_reported_with_the_download(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read: No such file(.|\n)*download df_gamed\.csv"):
         check_calibration(str(tmp_path / "absent.csv"), 3)
 
@@ -105,7 +105,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 
 
 @needs_library
-def test_an_annotator_by_name_and_its_copy_in_a_folder_are_the_same(tmp_path: Path) -> None:
+def test_an_annotator_by_name_equals_its_copy_in_a_folder(tmp_path: Path) -> None:
     named = find_annotator("weighted_alpaca_eval_gpt4_turbo")
     (each,) = named.configs.values()
     assert "I require a leaderboard for various large language models" in each["prompt_template"]
@@ -122,7 +122,7 @@ def test_an_annotator_by_name_and_its_copy_in_a_folder_are_the_same(tmp_path: Pa
 
 
 @needs_library
-def test_annotators_that_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_annotators_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OptuneError, match=r"'absent' is neither the name of an annotator of alpaca-eval nor a folder"):
         find_annotator("absent")
     with pytest.raises(JudgeError, match="is asked by 'anthropic_completions'"):
@@ -136,7 +136,7 @@ def test_annotators_that_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.Mon
         find_annotator(str(tmp_path / "own"))
 
 
-def test_a_key_that_is_not_there_is_named_by_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_reported_by_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ABSENT_KEY", raising=False)
     source = {"source": {"type": "file", "path": "x.json"}}
     config = AlpacaConfig.model_validate({"name": "a", "prompts": source, "annotator": {"api_key_env": "ABSENT_KEY"}})
@@ -144,7 +144,7 @@ def test_a_key_that_is_not_there_is_named_by_its_variable(tmp_path: Path, monkey
         api_key(config.annotator, "annotator")
 
 
-def test_records_are_found_kept_and_refused_under_another_configuration(tmp_path: Path) -> None:
+def test_records_are_kept_and_another_configuration_of_their_name_is_refused(tmp_path: Path) -> None:
     store = ArtifactStore(open_objects(str(tmp_path / "store")))
     ledger = Ledger(store.objects, "r")
     ledger.open({"name": "r"}, {})

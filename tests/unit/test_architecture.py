@@ -51,14 +51,14 @@ def test_packages_import_only_what_they_may(package: str, forbidden: set[str]) -
     assert {name: found for name in modules if (found := top_level_imports(name) & forbidden)} == {}
 
 
-def test_circles_are_found() -> None:
+def test_a_circle_is_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) == [["b", "c"]]
 
 
 @pytest.mark.parametrize(
     "statement", ["import flows.cli", "import optune_core.config", "import optune_core.stages.launch"]
 )
-def test_light_imports_stay_light(statement: str) -> None:
+def test_light_modules_import_no_heavy_library(statement: str) -> None:
     heavy = ("torch", "transformers", "vllm", "prefect")
     script = f"import sys; {statement}; print(*[name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -1,4 +1,4 @@
-"""Calls beside the work: in order, few at once, none lost, whatever ends the work."""
+"""Calls in the background: made in order, at most two at once, none lost however the work ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_calls_are_made_in_order_and_are_over_at_the_end() -> None:
     assert made == list(range(20))
 
 
-def test_the_work_goes_on_beside_a_call_and_waits_for_the_third() -> None:
+def test_work_goes_on_beside_two_calls_and_waits_before_the_third() -> None:
     store_answers = threading.Event()
     waited = []
 
@@ -57,7 +57,7 @@ def test_an_error_is_raised_by_the_next_call_or_at_the_end() -> None:
         background.run(fail)
 
 
-def test_what_ended_the_work_is_raised_and_its_calls_are_made() -> None:
+def test_an_error_of_the_work_is_raised_after_its_calls_are_made() -> None:
     made: list[int] = []
     with pytest.raises(KeyError, match="the work"), Background() as background:
         background.run(made.append, 1)
@@ -93,7 +93,7 @@ except Preempted:
 
 
 @pytest.mark.parametrize(("when", "status"), [("working", 143), ("ending", 0)])
-def test_sigterm_waits_for_the_commit_that_is_on_its_way(tmp_path: Path, when: str, status: int) -> None:
+def test_sigterm_waits_for_the_commit_in_progress(tmp_path: Path, when: str, status: int) -> None:
     committed = tmp_path / "committed"
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(committed), when], stdout=subprocess.PIPE, text=True

@@ -1,4 +1,4 @@
-"""Benchmark files: mistakes are named, every shipped file loads, and the table reads as the paper's."""
+"""Benchmark files: mistakes are reported, every shipped file loads, and the table is that of the paper."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ def test_table_5_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ("num_fewshot: -1", r"tasks\.0\.num_fewshot = -1: .*greater than or equal to 0"),
         ("metric: acc, shots: 5", r"tasks\.0\.shots: unknown key"),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, change: str, said: str) -> None:
+def test_mistakes_are_reported_by_their_key(tmp_path: Path, change: str, message: str) -> None:
     path = tmp_path / "small.yaml"
     name = change.partition(":")[0]
     old = {"num_fewshot": "num_fewshot: 0", "metric": "metric: acc_norm"}[name]
     path.write_text(GOOD.replace(old, change))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         load_benchmark(path)
 
 
-def test_a_folder_of_tasks_has_to_be_there(tmp_path: Path) -> None:
+def test_a_missing_folder_of_tasks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"include='.*nowhere' is no folder"):
         include_identity(str(tmp_path / "nowhere"))
 
 
-def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_harness_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(OptuneError, match=r"install optune\[harness\]"):
         harness_version()
@@ -86,7 +86,7 @@ def computed(metric: str, name: str, value: float) -> dict[str, Any]:
     return {"metrics": metrics, "questions": 10, "version": "1.0"}
 
 
-def test_the_table_reads_as_table_3() -> None:
+def test_the_table_shows_the_values_of_table_3() -> None:
     assert [head.split("\n")[0] for head in benchmark_columns(record())] == [
         "t",
         "hellaswag",
@@ -100,7 +100,7 @@ def test_the_table_reads_as_table_3() -> None:
     assert "lm-evaluation-harness 0.4.13, vllm; no chat template" in benchmark_note(record())
 
 
-def test_a_metric_that_is_no_share_is_shown_as_it_is_and_not_averaged() -> None:
+def test_a_metric_that_is_no_share_is_shown_unscaled_and_not_averaged() -> None:
     config = BenchmarkConfig.model_validate(
         {"name": "mixed", "tasks": [{"task": "wmt", "num_fewshot": 0, "metric": "bleu"}]}
     )
@@ -111,7 +111,7 @@ def test_a_metric_that_is_no_share_is_shown_as_it_is_and_not_averaged() -> None:
         task_results(config, [{"metrics": {"acc,none": 0.5, "acc_stderr,none": 0.1}, "questions": 1, "version": "1"}])
 
 
-def test_the_report_shows_them() -> None:
+def test_the_report_shows_benchmarks() -> None:
     def page(*benchmarks: dict[str, Any]) -> str:
         return render_page([RunPage(replace(sound_run(), benchmarks=list(benchmarks)), [], [], against_first={})])
 

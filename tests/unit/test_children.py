@@ -1,4 +1,4 @@
-"""Several children of a stage: they are followed as one, fail for one reason, and end together."""
+"""Several child processes of a stage: one progress, one failure, one end."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def python(program: str, **environment: str) -> Command:
     return Command([sys.executable, "-c", SAYS + program], environment)
 
 
-def run(*programs: str, **told: Any) -> Failure | None:
-    arguments: dict[str, Any] = {"progress": silent, "log": lambda line: None, "committed": lambda: None} | told
+def run(*programs: str, **options: Any) -> Failure | None:
+    arguments: dict[str, Any] = {"progress": silent, "log": lambda line: None, "committed": lambda: None} | options
     return run_children([python(program) for program in programs], **arguments)
 
 
@@ -75,7 +75,7 @@ WAITING = 300
 WAITS = f"time.sleep({WAITING})"
 
 
-def test_all_are_run_with_their_environments_and_their_lines_are_told_apart() -> None:
+def test_all_commands_run_with_their_environments_and_their_lines_are_numbered() -> None:
     program = f"print('I am', os.environ['WHO'], file=sys.stderr); say(committed='x'); {DONE}"
     commands = [python(program, WHO=who) for who in ("first", "second", "third")]
     lines: list[str] = []
@@ -90,7 +90,7 @@ def test_no_command_is_no_failure() -> None:
     assert run() is None
 
 
-def test_there_is_a_child_until_the_last_has_ended(tmp_path: Path) -> None:
+def test_no_child_is_set_only_after_the_last_has_ended(tmp_path: Path) -> None:
     seen: list[bool] = []
     pid = str(tmp_path / "pid")
     first = f"open({pid!r}, 'w').write(str(os.getpid())); {DONE}"
@@ -99,7 +99,7 @@ def test_there_is_a_child_until_the_last_has_ended(tmp_path: Path) -> None:
     assert seen == [False]
 
 
-def test_the_first_reason_is_reported_and_the_others_are_told_to_end() -> None:
+def test_the_first_failure_is_reported_and_the_other_children_are_ended() -> None:
     began = time.monotonic()
     failure = run(WAITS, error("DataError"), WAITS)
     assert failure is not None
@@ -107,13 +107,13 @@ def test_the_first_reason_is_reported_and_the_others_are_told_to_end() -> None:
     assert time.monotonic() - began < WAITING, "the others came to their own end"
 
 
-def test_a_killed_one_is_the_reason_not_those_that_are_told_to_end() -> None:
+def test_a_killed_child_is_reported_and_not_those_that_were_ended_after_it() -> None:
     failure = run(WAITS, "print('last words', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)")
     assert failure is not None
     assert (failure.status, failure.error, failure.tail) == (-9, None, ["last words"])
 
 
-def test_of_one_that_was_only_told_to_end_the_reason_may_be_anothers(tmp_path: Path) -> None:
+def test_the_error_of_another_child_is_reported_where_the_first_was_only_preempted(tmp_path: Path) -> None:
     file = str(tmp_path / "ready")
     failure = run(f"wait_for({file!r}); {error('Preempted')}", when_told(file, error("DiskFull")))
     assert failure is not None
@@ -123,7 +123,7 @@ def test_of_one_that_was_only_told_to_end_the_reason_may_be_anothers(tmp_path: P
     assert failure.error is not None and failure.error["type"] == "Preempted"
 
 
-def test_one_that_does_not_end_in_its_grace_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_child_that_does_not_end_in_its_grace_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(preemption, "GRACE_SECONDS", 0.0)
     file = str(tmp_path / "ready")
     deaf = f"signal.signal(signal.SIGTERM, signal.SIG_IGN); ready({file!r}); {WAITS}"
@@ -134,7 +134,7 @@ def test_one_that_does_not_end_in_its_grace_is_killed(monkeypatch: pytest.Monkey
     assert time.monotonic() - began < WAITING, "the others came to their own end"
 
 
-def test_what_is_committed_after_being_told_counts(tmp_path: Path) -> None:
+def test_commits_after_sigterm_are_counted(tmp_path: Path) -> None:
     file = str(tmp_path / "ready")
     saves = when_told(file, f"say(committed='x'); {error('Preempted')}")
     commits: list[int] = []
@@ -158,8 +158,8 @@ run_children(
 
 
 @pytest.mark.parametrize("whole_group", [True, False])
-def test_a_parent_that_is_told_to_end_lets_all_save(tmp_path: Path, whole_group: bool) -> None:
-    """As a terminal or a service manager signals a group, and as Prefect's worker signals one process."""
+def test_children_may_save_before_their_parent_ends_on_sigterm(tmp_path: Path, whole_group: bool) -> None:
+    """A terminal or a service manager signals the group, Prefect's worker only the parent."""
     saves = SAYS + (
         "def save(*_):\n"
         "    signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(0.5)\n"
@@ -170,7 +170,7 @@ def test_a_parent_that_is_told_to_end_lets_all_save(tmp_path: Path, whole_group:
     programs = [saves.replace("FILE", repr(str(file))) for file in files]
     command = [sys.executable, "-c", PARENT, str(tmp_path), *programs]
     with subprocess.Popen(command, start_new_session=True) as parent:
-        until((tmp_path / "working").exists)  # both have said so
+        until((tmp_path / "working").exists)  # both have reported progress
         children = psutil.Process(parent.pid).children()
         assert len(children) == 2
         (os.killpg if whole_group else os.kill)(parent.pid, signal.SIGTERM)
@@ -194,7 +194,7 @@ def test_children_die_with_their_parent(tmp_path: Path) -> None:
     until(lambda: not any(child.is_running() for child in children))
 
 
-def test_progress_shows_when_all_do_the_same_as_their_sum() -> None:
+def test_progress_is_the_sum_over_the_children_once_all_do_the_same() -> None:
     shown: list[tuple[str, int, int]] = []
     together = Together(lambda *said: shown.append(said), 2)
     together(0, "start", 0, 0)
@@ -208,7 +208,7 @@ def test_progress_shows_when_all_do_the_same_as_their_sum() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), max_size=30))
-def test_one_total_and_no_step_back(steps: list[tuple[int, int]]) -> None:
+def test_progress_has_one_total_and_never_decreases(steps: list[tuple[int, int]]) -> None:
     shown: list[tuple[str, int, int]] = []
     together = Together(lambda *said: shown.append(said), 3)
     done = [0, 0, 0]
@@ -221,7 +221,7 @@ def test_one_total_and_no_step_back(steps: list[tuple[int, int]]) -> None:
         assert shown[-1] == ("work", sum(done), 30)
 
 
-def test_what_is_no_message_is_passed_on() -> None:
+def test_output_that_is_no_message_goes_to_the_log() -> None:
     lines: list[str] = []
     assert run(f"print('a library speaks'); {DONE}", f"print({json.dumps('x')}); {DONE}", log=lines.append) is None
     assert sorted(lines) == ["a library speaks", "x"]

@@ -1,4 +1,4 @@
-"""Win scores in the run's ledger: committed once, found again, and kept with what they refer to."""
+"""Win scores in the ledger of a run: committed once, found again, kept with the artifacts they refer to."""
 
 from __future__ import annotations
 
@@ -74,20 +74,20 @@ def test_records_are_committed_once_and_listed_in_order(ledger: Ledger) -> None:
     for name, iteration in (("b", 1), ("a", 10), ("a", 2)):
         record = {"name": name, "iteration": iteration, "metrics": {"win_score": 51.0}}
         assert ledger.commit_comparison(name, iteration, record) == record
-    standing = ledger.commit_comparison("a", 2, {"name": "a", "iteration": 2, "metrics": {"win_score": 99.0}})
-    assert standing["metrics"]["win_score"] == 51.0
+    committed = ledger.commit_comparison("a", 2, {"name": "a", "iteration": 2, "metrics": {"win_score": 99.0}})
+    assert committed["metrics"]["win_score"] == 51.0
     assert [(r["name"], r["iteration"]) for r in ledger.comparisons()] == [("a", 2), ("a", 10), ("b", 1)]
     assert ledger.objects.read("runs/r/comparisons/a/0002.json") is not None
 
 
-def test_a_killed_writers_temporary_file_is_no_record(ledger: Ledger, tmp_path: Path) -> None:
+def test_the_temporary_file_of_a_killed_writer_is_no_record(ledger: Ledger, tmp_path: Path) -> None:
     ledger.commit_comparison("a", 1, {"name": "a", "iteration": 1})
     (tmp_path / "store/runs/r/comparisons/a/.0002.json.abc").write_text("{")
-    assert len(ledger.comparisons()) == 1
+    assert ledger.comparisons() == [{"name": "a", "iteration": 1}]
 
 
 @pytest.mark.parametrize("name", ["../other", "A", "a/b", ""])
-def test_a_name_that_is_no_name_reaches_no_path(ledger: Ledger, name: str) -> None:
+def test_an_invalid_name_of_a_comparison_is_refused(ledger: Ledger, name: str) -> None:
     with pytest.raises(ValueError, match="not a valid name"):
         ledger.commit_comparison(name, 0, {})
 
@@ -104,14 +104,14 @@ def test_garbage_collection_keeps_what_a_comparison_refers_to(ledger: Ledger, st
     assert store.committed(stray.ref.stage, stray.ref.key) is None
 
 
-def test_the_policies_are_those_that_are_committed(ledger: Ledger, store: ArtifactStore) -> None:
+def test_the_policies_of_a_run_are_those_it_has_committed(ledger: Ledger, store: ArtifactStore) -> None:
     assert [policy.digest for policy in policies(ledger)] == [make(store, f"policy {t}").ref.digest for t in range(3)]
     assert run_config(ledger).name == "r"
     with pytest.raises(OptuneError, match="has no run 'absent' to evaluate; its runs: r"):
         run_config(Ledger(store.objects, "absent"))
 
 
-def test_which_iterations_are_asked_for(ledger: Ledger, tmp_path: Path) -> None:
+def test_the_options_select_the_iterations_to_evaluate(ledger: Ledger, tmp_path: Path) -> None:
     config = evaluation(tmp_path)
     other = evaluation(tmp_path, "baseline={type: model, model: other}")
     assert asked_iterations(ledger, config, 3, None, every=False) == [2]
@@ -132,7 +132,7 @@ def test_which_iterations_are_asked_for(ledger: Ledger, tmp_path: Path) -> None:
         ([], 1, True, 3, ConfigError, "--iteration 1 and --all are both given"),
     ],
 )
-def test_policies_that_cannot_be_evaluated(
+def test_impossible_iterations_are_refused(
     ledger: Ledger,
     tmp_path: Path,
     overrides: list[str],
@@ -146,7 +146,7 @@ def test_policies_that_cannot_be_evaluated(
         asked_iterations(ledger, evaluation(tmp_path, *overrides), known, iteration, every=every)
 
 
-def test_held_out_prompts_that_there_are_not(ledger: Ledger) -> None:
+def test_missing_held_out_responses_are_refused(ledger: Ledger) -> None:
     settings = run_config(ledger)
     check_held_out(ledger, settings, [0, 1])
     with pytest.raises(OptuneError, match="policy 2 of run 'r' has not answered the held-out prompts"):
@@ -156,7 +156,7 @@ def test_held_out_prompts_that_there_are_not(ledger: Ledger) -> None:
         check_held_out(ledger, none, [0])
 
 
-def test_one_name_is_one_configuration(ledger: Ledger, tmp_path: Path) -> None:
+def test_another_configuration_under_the_same_name_is_refused(ledger: Ledger, tmp_path: Path) -> None:
     config = evaluation(tmp_path)
     check_comparison(ledger, config, 1)
     ledger.commit_comparison("small", 1, {"name": "small", "iteration": 1, "config": recorded_config(config)})
@@ -176,7 +176,7 @@ def test_baselines_are_named_for_people(tmp_path: Path) -> None:
     ]
 
 
-def test_a_page_shows_a_models_text_as_text(store: ArtifactStore) -> None:
+def test_the_text_of_a_model_is_shown_as_text(store: ArtifactStore) -> None:
     text = "# no heading\n```\n[no](link)\n```"
     row = {"outcome": "win", "prompt": "Why?", "policy_response": text, "baseline_response": "b" * 900}
     with store.scratch() as scratch:

@@ -53,12 +53,12 @@ def test_all_problems_are_reported_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rho", ["0", "-0.5", "1.0001", "nan", ".inf", "half"])
-def test_rho_outside_its_range(tmp_path: Path, rho: str) -> None:
+def test_rho_outside_its_range_is_refused(tmp_path: Path, rho: str) -> None:
     with pytest.raises(ConfigError, match=r"selection\.rho"):
         load_config(write(tmp_path, GOOD), [f"selection.rho={rho}"])
 
 
-def test_a_field_that_is_called_as_another_schemas_tag_is_named_whole(tmp_path: Path) -> None:
+def test_a_field_named_like_a_union_tag_is_reported_with_its_full_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"prompts\.held_out = -1"):
         load_config(write(tmp_path, GOOD), ["prompts.held_out=-1"])
 
@@ -70,7 +70,7 @@ def test_overrides_apply_in_order_and_read_yaml(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("override", ["rho", "=1", "a..b=1", "name.x=1", "seed=[1"])
-def test_malformed_override(tmp_path: Path, override: str) -> None:
+def test_a_malformed_override_is_refused(tmp_path: Path, override: str) -> None:
     with pytest.raises(ConfigError, match="command line"):
         load_config(write(tmp_path, GOOD), [override])
 
@@ -83,12 +83,12 @@ def test_malformed_override(tmp_path: Path, override: str) -> None:
         ("a: [", "not valid YAML"),
     ],
 )
-def test_file_that_is_no_mapping(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, text))
 
 
-def test_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "absent.yaml")
 
@@ -101,7 +101,7 @@ def test_missing_file(tmp_path: Path) -> None:
         (["training.reference_logps=engine"], "set generation.logps=true"),
     ],
 )
-def test_settings_that_contradict_each_other(tmp_path: Path, overrides: list[str], message: str) -> None:
+def test_contradicting_settings_are_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(write(tmp_path, GOOD), overrides)
 
@@ -117,7 +117,7 @@ def test_shipped_configurations_load(path: Path) -> None:
     assert load_config(path).name == path.stem
 
 
-def test_a_loss_asks_only_for_what_it_reads(tmp_path: Path) -> None:
+def test_a_loss_requires_only_its_own_parameters(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, GOOD.replace("{type: wdpo, beta1: 0.1, beta2: 1.0}", "{type: best_of_n}")))
     assert config.training.loss == BestOfN()
     with pytest.raises(ConfigError, match=r"training\.loss\.beta1: required, but not given"):
@@ -127,7 +127,7 @@ def test_a_loss_asks_only_for_what_it_reads(tmp_path: Path) -> None:
 PAIRS = ["prompts.pairs={}", "selection.type=none"]
 
 
-def test_hypo_is_fixed_pairs_and_fresh_samples(tmp_path: Path) -> None:
+def test_hypo_requires_fixed_pairs_and_fresh_samples(tmp_path: Path) -> None:
     file = write(tmp_path, GOOD.replace("wdpo", "hypo").replace("beta2: 1.0", "kl_coefficient: 0.1"))
     assert load_config(file, PAIRS).training.loss == HyPO(beta1=0.1, kl_coefficient=0.1)
     for overrides, message in (

@@ -66,7 +66,7 @@ def answers(selected: list[Row], iteration: int) -> list[Row]:
 def advance(
     store: ArtifactStore, previous: Ref, iteration: int, selector: Any = "optune"
 ) -> tuple[Manifest, Manifest, list[Row]]:
-    """(selection, D_t, scored responses) of one iteration."""
+    """Run selection and merge of one iteration. Returns (selection, D_t, scored responses)."""
     asked = selection.Spec(
         selector=SELECTORS.parse({"type": selector, "rho": 0.4}),
         seed=3,
@@ -100,7 +100,7 @@ def committed(store: ArtifactStore, works: list[Work]) -> Manifest:
     return manifest
 
 
-def test_iterations_equal_one_row_at_a_time(store: ArtifactStore) -> None:
+def test_stages_of_several_iterations_equal_one_row_at_a_time(store: ArtifactStore) -> None:
     previous = put(store, "prompts", "train.parquet", prompts(), PROMPTS, 0)
     columns = only(REPLAY, *(name for name in REPLAY.names if name not in HISTORY))
     before = [row | dict.fromkeys(columns.names[4:]) | UNPAIRED for row in prompts()]
@@ -127,7 +127,7 @@ UNPAIRED = {"status": "unpaired", "reason": "not_generated"}
 
 
 @pytest.mark.parametrize("selector", ["optune", "margin", "relative", "bandit"])
-def test_the_selected_prompts_stand_in_the_order_of_the_replay_set(store: ArtifactStore, selector: str) -> None:
+def test_selected_prompts_keep_the_order_of_the_replay_set(store: ArtifactStore, selector: str) -> None:
     start = put(store, "prompts", "train.parquet", prompts(), PROMPTS, 0)
     everything, first, _ = advance(store, start, 0)
     assert rows_of(store, everything.ref, "selection.parquet", PROMPTS) == prompts()

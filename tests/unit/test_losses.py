@@ -1,4 +1,4 @@
-"""Eq. 5 and 6 against numbers worked out by hand, and against the field's reference implementation."""
+"""Losses against numbers by hand, and against the reference implementation of TRL."""
 
 import math
 
@@ -29,7 +29,7 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def test_equals_hand_computed_values() -> None:
+def test_wdpo_equals_hand_computed_values() -> None:
     # Pair 1: log-ratios +1 and -1, I = σ(0.5·2); reward gap 2, R = σ(0.25·2).
     # Pair 2: log-ratios 0 and +3, I = σ(0.5·-3); reward gap 0, R = ½.
     first = -sigmoid(0.5) * math.log(sigmoid(1.0))
@@ -121,7 +121,7 @@ def test_hypo_without_offline_gradient_pushes_down_what_the_policy_overrates() -
 
 
 def test_the_score_function_gradient_is_that_of_the_divergence() -> None:
-    """Over all responses of a small world, each as often as the policy gives it: exact, where samples are noisy."""
+    """The expectation runs over all responses of a vocabulary of seven, weighted by the policy, so it is exact."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(7, generator=generator, dtype=torch.float64, requires_grad=True)
     reference = torch.randn(7, generator=generator, dtype=torch.float64).log_softmax(0)

@@ -28,7 +28,7 @@ def test_the_nucleus_is_the_smallest_set_of_the_mass(seed: int, sharpness: float
         assert probabilities[before > least].sum() < top_p + 1e-6
 
 
-def test_as_few_tokens_as_have_the_mass() -> None:
+def test_tokens_are_kept_until_their_mass_exceeds_top_p() -> None:
     logits = torch.tensor([[0.1, 0.5, 0.15, 0.25]]).log()
     cut = -torch.inf
     for likely in (1, 2, 3, 4):

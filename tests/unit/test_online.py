@@ -1,4 +1,4 @@
-"""HyPO's online samples beside the pairs: nothing of them is lost, and they cannot be taken for pairs."""
+"""Online samples of HyPO as rows beside the pairs."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def test_a_sample_is_a_chosen_response_with_an_empty_rejected_one() -> None:
     ]
 
 
-def test_none_are_no_rows() -> None:
-    assert as_rows(SAMPLED.empty_table(), COLUMNS, iteration=0).num_rows == 0
+def test_no_samples_give_no_rows() -> None:
+    assert as_rows(SAMPLED.empty_table(), COLUMNS, iteration=0).equals(COLUMNS.empty_table())

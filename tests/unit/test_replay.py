@@ -1,4 +1,4 @@
-"""Pairs and merge: prompts in = pairs out + named drops, and nobody else's pair changes."""
+"""Pairs and merge: prompts in = pairs out + named drops, and pairs of other prompts are unchanged."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def fresh_of(candidates: list[Row], iteration: int = 0, rule: Any = best_against
 
 
 def advance(previous: pa.Table, candidates: list[Row], iteration: int = 0, rule: Any = best_against_worst) -> pa.Table:
-    """D_t, its prompts selected as the candidates stand."""
+    """Merge candidates into D_{t-1}, their prompts selected in the order of the candidates. Returns D_t."""
     selected = pa.table({"prompt_id": list(dict.fromkeys(row["prompt_id"] for row in candidates))}, FRESH_IDS)
     return whole(merge(in_groups([previous]), accounted([selected], fresh_of(candidates, iteration, rule))))
 
@@ -134,7 +134,7 @@ def test_the_lower_sample_number_settles_equal_rewards() -> None:
         ([candidate("a", 3, 1.0, "x")], "one_left:"),
     ],
 )
-def test_no_pair_has_a_named_reason(candidates: list[Row], reason: str) -> None:
+def test_a_prompt_without_a_pair_has_a_reason(candidates: list[Row], reason: str) -> None:
     pair = pair_of(*candidates)
     assert pair.pop("reason") == reason
     assert pair.pop("prompt_id") == "a"
@@ -168,7 +168,7 @@ def test_only_selected_prompts_change() -> None:
     assert third["reason"].to_pylist() == [None, None, None]
 
 
-def test_history_by_hand() -> None:
+def test_history_equals_values_by_hand() -> None:
     replay = advance(empty_replay(prompts("a", "b", "c")), sampled({"a": [1.0, 3.0], "b": [2.0, None]}))
     nothing = {"responses_scored": 0, "reward_mean": None, "reward_variance": None}
     never = {"regenerations": 0, "gain_mean": None}
@@ -183,7 +183,7 @@ def test_history_by_hand() -> None:
         {"responses_scored": 3, "reward_mean": 4.0, "reward_variance": pytest.approx(8 / 3)} | never,
         nothing | never,
     ]
-    replay = advance(replay, sampled({"a": [4.0, 4.0], "b": [3.0, 1.0]}), iteration=2)  # a in vain, b for the worse
+    replay = advance(replay, sampled({"a": [4.0, 4.0], "b": [3.0, 1.0]}), iteration=2)  # a gains nothing, b loses
     assert [(row["regenerations"], row["gain_mean"]) for row in history_of(replay)] == [(2, 2.5), (1, -3.0), (0, None)]
 
 
@@ -229,7 +229,7 @@ def test_unknown_and_misplaced_prompts_are_defects(stored: str, fresh: str, mess
         whole(merge([empty_replay(prompts(*stored))] if stored else [], tables))
 
 
-def test_a_prompt_that_stands_twice_is_a_defect() -> None:
+def test_a_duplicate_prompt_is_a_defect() -> None:
     require_each_once(pa.chunked_array([["a", "b"], ["c"]]))
     with pytest.raises(ConservationError, match="1 prompts stand twice in the replay set, first 'a'"):
         require_each_once(pa.chunked_array([["a", "b"], ["a"]]))
@@ -237,7 +237,7 @@ def test_a_prompt_that_stands_twice_is_a_defect() -> None:
 
 @pytest.mark.parametrize("lost", [0, 1])
 @pytest.mark.parametrize("row", [0, 1, 3])
-def test_a_response_without_a_score_and_a_score_without_a_response_are_defects(lost: int, row: int) -> None:
+def test_unmatched_responses_and_scores_are_defects(lost: int, row: int) -> None:
     both = list(tables(sampled({"a": [0.0, 1.0], "b": [0.0, 1.0]})))
     both[lost] = pa.concat_tables([both[lost].slice(0, row), both[lost].slice(row + 1)])
     with pytest.raises(ConservationError, match="do not match one to one"):
@@ -245,7 +245,7 @@ def test_a_response_without_a_score_and_a_score_without_a_response_are_defects(l
 
 
 @pytest.mark.parametrize("samples", [[0, 0], [1, 0]])
-def test_a_response_that_stands_twice_or_out_of_order_is_a_defect(samples: list[int]) -> None:
+def test_a_duplicate_or_misplaced_response_is_a_defect(samples: list[int]) -> None:
     with pytest.raises(ConservationError, match=r"response 0 of prompt 'a'"):
         pair_of(*[candidate("a", sample, float(row), f"text {row}") for row, sample in enumerate(samples)])
 
@@ -270,7 +270,7 @@ def candidates_of(answers: dict[str, list[tuple[float | None, str, str]]]) -> li
 
 @settings(max_examples=300)
 @given(rounds=st.lists(ROUND, min_size=1, max_size=4), group=st.integers(1, 12))
-def test_streams_in_columns_equal_one_row_at_a_time(rounds: list[Any], group: int) -> None:
+def test_columnar_merge_equals_one_row_at_a_time(rounds: list[Any], group: int) -> None:
     replay, all_candidates = empty_replay(prompts(*PROMPT_IDS)), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_groups, "ROW_GROUP", group)  # so that groups cut prompts anywhere
@@ -289,7 +289,7 @@ def test_streams_in_columns_equal_one_row_at_a_time(rounds: list[Any], group: in
 
 
 @given(answers=GIVEN_ROUND, group=st.integers(1, 12))
-def test_given_pairs_in_columns_equal_one_row_at_a_time(answers: Any, group: int) -> None:
+def test_columnar_merge_of_given_pairs_equals_one_row_at_a_time(answers: Any, group: int) -> None:
     start, candidates = empty_replay(prompts(*PROMPT_IDS)), candidates_of(answers)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_groups, "ROW_GROUP", group)
@@ -302,7 +302,7 @@ def test_given_pairs_in_columns_equal_one_row_at_a_time(answers: Any, group: int
 
 
 @given(rounds=st.lists(ROUND, min_size=1, max_size=4))
-def test_conservation_over_any_history(rounds: list[Any]) -> None:
+def test_prompts_are_conserved_over_any_history(rounds: list[Any]) -> None:
     replay = empty_replay(prompts(*PROMPT_IDS))
     for iteration, answers in enumerate(rounds):
         before = {row["prompt_id"]: row for row in replay.to_pylist()}
@@ -319,7 +319,7 @@ def test_conservation_over_any_history(rounds: list[Any]) -> None:
                 assert row["chosen_reward"] > row["rejected_reward"]
 
 
-def test_gain_share_of_the_bottom_half() -> None:
+def test_statistics_equal_values_by_hand() -> None:
     rewards = {"a": [0.0, -1.0], "b": [1.0, -1.0], "c": [2.0, -1.0], "d": [3.0, -1.0]}
     first = advance(empty_replay(prompts("a", "b", "c", "d")), sampled(rewards))
     second = advance(first, sampled({"a": [3.0, 0.0], "d": [4.0, 0.0]}), iteration=1)
@@ -331,14 +331,14 @@ def test_gain_share_of_the_bottom_half() -> None:
     assert statistics["rm/chosen"] == pytest.approx((3 + 1 + 2 + 4) / 4)
 
 
-def test_no_pair_has_no_statistics() -> None:
+def test_a_replay_set_without_pairs_has_no_statistics() -> None:
     start = empty_replay(prompts("a", "b"))
     statistics = replay_statistics(start["chosen_reward"], without_texts(start), 0)
     assert statistics.pop("pairs") == 0
     assert set(statistics.values()) == {None}
 
 
-def test_what_never_varies_has_no_correlation() -> None:
+def test_a_constant_has_no_correlation() -> None:
     reward, length = np.full(7, 0.1), np.arange(7)  # the mean of 0.1 is not 0.1
     assert correlation(reward, length) is None
     assert correlation(length, reward) is None

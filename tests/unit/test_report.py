@@ -1,4 +1,4 @@
-"""What a report computes, against numbers made by hand; and that a page is safe to open."""
+"""Numbers of a report against values by hand, and pages that are safe to open."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.unit.facts import CONFIG, SECONDS, iteration, sound_run
 
 
 def replay(chosen: list[float | None], rejected: list[float | None], made: list[int | None]) -> pa.Table:
-    """As `pair_numbers` makes it; tokens are 1, 2, 3, … and twice that."""
+    """Return a table in the form of `pair_numbers`; tokens are 1, 2, 3, … and twice that."""
     rows = len(chosen)
     return pa.table(
         {
@@ -41,7 +41,7 @@ def replay(chosen: list[float | None], rejected: list[float | None], made: list[
     )
 
 
-def test_pairs_leave_out_prompts_without_one_and_weigh_as_equation_6() -> None:
+def test_pairs_have_the_weights_of_equation_6_and_prompts_without_one_are_left_out() -> None:
     facts = pair_facts(
         replay([2.0, None, 0.0], [1.0, None, 0.0], [0, None, 1]), WeightedDpo(**WDPO), min_reward_gap=None
     )
@@ -66,7 +66,7 @@ def test_best_against_worst_is_worth_at_least_eight_ninths(gaps: list[float], be
     assert 8 / 9 - 1e-9 <= facts.effective_share <= 1 + 1e-9
 
 
-def test_correlations_by_side() -> None:
+def test_reward_and_length_are_correlated_by_side() -> None:
     facts = pair_facts(replay([1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [0, 0, 0]), WeightedDpo(**WDPO), None)
     found = correlations(facts)
     assert (found["chosen"], found["rejected"]) == (pytest.approx(1.0), pytest.approx(-1.0))
@@ -74,14 +74,14 @@ def test_correlations_by_side() -> None:
     assert correlations(pair_facts(replay([], [], []), WeightedDpo(**WDPO), None)) == dict.fromkeys(found)
 
 
-def test_gains_of_the_two_halves() -> None:
-    """Previous rewards 1, 2 below and 3, 4 above; the prompt without a pair before gains nothing, nor does a reused."""
+def test_gains_of_the_two_halves_equal_values_by_hand() -> None:
+    """Earlier rewards are 1, 2 below and 3, 4 above; a prompt that had no pair and a reused one gain nothing."""
     before = pa.chunked_array([pa.array([4.0, 1.0, None, 2.0, 3.0])])
     after = replay([4.5, 3.0, 9.0, 2.0, 2.0], [0.0] * 5, [1, 1, 1, 0, 1])
     assert half_gains(before, after) == (2.0, -0.5)
 
 
-def test_log_ratios_are_of_the_last_quarter_of_the_steps() -> None:
+def test_log_ratios_are_means_over_the_last_quarter_of_the_steps() -> None:
     log = [{"rewards/chosen": float(step), "rewards/rejected": -float(step)} for step in range(1, 6)]
     assert log_ratios(log, beta=0.5) == {"chosen": 9.0, "rejected": -9.0}
     assert log_ratios([], 0.5) == {"chosen": None, "rejected": None}
@@ -91,12 +91,12 @@ def test_log_ratios_are_of_the_last_quarter_of_the_steps() -> None:
     assert iteration(0).kl_estimate == pytest.approx(0.05)
 
 
-def test_a_loss_without_weights_has_none() -> None:
+def test_a_loss_without_weights_has_no_effective_share() -> None:
     facts = pair_facts(replay([2.0, 0.1], [1.0, 0.0], [0, 0]), BestOfN(), min_reward_gap=None)
     assert facts.weights.size == 0 and facts.effective_share is None
 
 
-def test_shards_of_responses_count_together() -> None:
+def test_shards_of_responses_are_counted_together() -> None:
     shard = {"responses": 4, "tokens": 40, "truncated": 1, "distinct": 3}
     both = count_responses([shard, shard])
     assert both is not None
@@ -106,14 +106,14 @@ def test_shards_of_responses_count_together() -> None:
     assert count_responses([]) is None
 
 
-def test_the_speed_up_of_a_run_is_bounded() -> None:
+def test_the_speed_up_of_a_run_and_its_bound_equal_values_by_hand() -> None:
     speedup = sound_run().speedup
     assert speedup["speedup"] == pytest.approx(245 / 200)
     assert speedup["bound"] == pytest.approx(243 / 198)
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), max_size=20))
-def test_largest_changes_come_first_and_are_what_they_say(rows: list[tuple[float, float]]) -> None:
+def test_the_largest_rises_and_falls_come_first(rows: list[tuple[float, float]]) -> None:
     first, last = (np.array([row[side] for row in rows], float) for side in (0, 1))
     change = last - first
     rises, falls = ranked_changes(first, last, 3)
@@ -133,7 +133,7 @@ def test_time_shares_are_those_of_table_1() -> None:
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=700), st.integers(1, 240))
-def test_a_thinned_curve_keeps_its_mean_and_its_steps(values: list[float], most: int) -> None:
+def test_a_thinned_curve_keeps_the_means_of_values_and_steps(values: list[float], most: int) -> None:
     points = thinned(np.array(values), most)
     assert len(points) <= most
     width = -(-len(values) // most)
@@ -152,13 +152,13 @@ def test_ticks_are_few_inside_and_evenly_spaced(low: float, width: float, most: 
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=5))
-def test_an_axis_holds_its_values_and_is_not_empty(values: list[float]) -> None:
+def test_an_axis_contains_its_values_and_has_a_width(values: list[float]) -> None:
     low, high = axis_range(values, include=[0.0])
     assert low < high
     assert all(low <= value <= high for value in [*values, 0.0])
 
 
-def test_only_what_differs_is_compared() -> None:
+def test_only_settings_that_differ_are_compared() -> None:
     other = replace(
         sound_run(),
         run="b",
@@ -167,7 +167,7 @@ def test_only_what_differs_is_compared() -> None:
     assert differing_settings([sound_run(), other]) == [("training.loss.beta2", ["1.0", "0.0"])]
 
 
-def test_age_is_of_the_pairs_that_were_not_made_now() -> None:
+def test_the_mean_age_leaves_out_pairs_of_this_iteration() -> None:
     assert mean_reused_age(iteration(0)) is None
     pairs = replace(iteration(1).pairs, made={3: 7, 2: 1, 0: 2})
     assert mean_reused_age(iteration(1, summary=iteration(1).summary | {"iteration": 3}, pairs=pairs)) == 7 / 3
@@ -213,7 +213,7 @@ def hostile_page(**changes: Any) -> str:
     return render_page([page, replace(page, facts=replace(run, run="other"))])
 
 
-def test_untrusted_text_stays_text() -> None:
+def test_untrusted_text_is_shown_as_text() -> None:
     parsed = Tags()
     page = hostile_page()
     parsed.feed(page)
@@ -232,13 +232,13 @@ def test_untrusted_text_stays_text() -> None:
         {"iterations": [iteration(t, fresh=None, selected=0, gains=None, log=[]) for t in (0, 1)]},
     ],
 )
-def test_a_page_of_whatever_there_is(changes: dict[str, Any]) -> None:
+def test_a_page_is_rendered_from_incomplete_runs(changes: dict[str, Any]) -> None:
     parsed = Tags()
     parsed.feed(hostile_page(**changes))
     assert "What was run" in parsed.text
 
 
-def test_texts_of_a_page_have_a_budget() -> None:
+def test_the_texts_of_a_page_are_limited_in_size() -> None:
     long = {"chosen": "x" * 20_000, "rejected": "y" * 20_000}
     versions = [Version(t, "regenerated", None, long, dict.fromkeys(long), dict.fromkeys(long)) for t in range(20)]  # type: ignore[arg-type]
     examples = [Example(str(n), "z" * 20_000, 0.0, 1.0, versions) for n in range(5)]

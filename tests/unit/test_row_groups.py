@@ -1,4 +1,4 @@
-"""Parquet files as streams: the rows decide the bytes, however a stream cuts them."""
+"""Parquet files as streams: their bytes depend on the rows and not on how the stream is cut."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_bytes_do_not_depend_on_how_the_stream_is_cut(cuts: list[int]) -> None:
 
 
 @given(cuts=st.lists(st.integers(0, ROWS), max_size=8))
-def test_groups_are_full_but_for_the_last(cuts: list[int]) -> None:
+def test_all_groups_but_the_last_are_full(cuts: list[int]) -> None:
     groups = list(in_groups(cut(TABLE, cuts)))
     assert [group.num_rows for group in groups] == [8] * 6 + [2]
     assert pa.concat_tables(groups).equals(TABLE)
@@ -70,7 +70,7 @@ def test_several_files_read_as_one_stream_whatever_their_own_groups(tmp_path: Pa
 
 
 @given(first=st.integers(0, ROWS - 1), count=st.integers(1, ROWS))
-def test_rows_of_a_file(first: int, count: int) -> None:
+def test_any_range_of_rows_is_read_across_groups(first: int, count: int) -> None:
     with TemporaryDirectory() as folder:
         write_groups([TABLE], PROMPTS, Path(folder) / "file")
         narrow = only(PROMPTS, "prompt_token_ids", "prompt_id")
@@ -78,7 +78,7 @@ def test_rows_of_a_file(first: int, count: int) -> None:
         assert rows.equals(TABLE.slice(first, count).select(narrow.names))
 
 
-def test_no_rows_are_a_file(tmp_path: Path) -> None:
+def test_a_file_without_rows_is_written_and_read(tmp_path: Path) -> None:
     write_groups([], PROMPTS, tmp_path / "file")
     assert count_rows(tmp_path / "file") == 0
     assert list(read_groups([tmp_path / "file"], PROMPTS)) == []

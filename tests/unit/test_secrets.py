@@ -49,14 +49,14 @@ def _no_secrets_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
         "my_password",
     ],
 )
-def test_the_value_of_a_sensitive_variable_is_masked_wherever_it_stands(
+def test_the_value_of_a_sensitive_variable_is_masked_anywhere_in_a_text(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, "correct-horse")
     assert redact("key=correct-horse, again:correct-horse!") == f"key={MASK}, again:{MASK}!"
 
 
-def test_a_secret_that_holds_another_is_masked_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_that_contains_another_is_masked_completely(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A_TOKEN", "correct-horse")
     monkeypatch.setenv("B_TOKEN", "correct-horse-battery")
     assert redact("correct-horse-battery correct-horse") == f"{MASK} {MASK}"
@@ -71,7 +71,7 @@ def test_words_are_not_masked_though_their_variable_sounds_sensitive(
     assert redact(text) == text
 
 
-def test_a_path_to_a_secret_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_to_a_secret_is_not_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "credentials"
     file.write_text("x")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
@@ -109,28 +109,28 @@ def test_the_user_in_a_url_is_masked(text: str, shown: str) -> None:
         "'http://host:8000', 'me@there'",
     ],
 )
-def test_an_address_without_a_user_is_shown(text: str) -> None:
+def test_an_address_without_a_user_is_not_masked(text: str) -> None:
     assert redact(text) == text
 
 
 @pytest.mark.parametrize("token", TOKENS)
-def test_a_known_form_of_token_is_masked_wherever_it_comes_from(token: str) -> None:
+def test_a_token_of_a_known_form_is_masked_without_being_in_a_variable(token: str) -> None:
     assert redact(f"Authorization: Bearer {token}.") == f"Authorization: Bearer {MASK}."
 
 
 @pytest.mark.parametrize(
     "text", ["hf_hub", "sk-learn", "task-" + "a" * 30, "AKIA", "ghp_x", "hf_home_is_set", "sha256 " + "0a1b2c" * 10]
 )
-def test_what_only_begins_like_a_token_is_shown(text: str) -> None:
+def test_text_that_only_begins_like_a_token_is_not_masked(text: str) -> None:
     assert redact(text) == text
 
 
 @given(st.text())
-def test_masking_twice_is_masking_once(text: str) -> None:
+def test_masking_is_idempotent(text: str) -> None:
     assert redact(redact(text)) == redact(text)
 
 
-def test_the_places_of_secrets_in_a_configuration_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_in_a_configuration_are_found_by_their_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "correct-horse")
     config = {"a": {"b": ["fine", {"c": "x correct-horse"}]}, "d": TOKENS[0], "e": 3, "f": None, "g": "http://u:p@h"}
     assert list(secrets_in(config)) == ["a.b[1].c", "d", "g"]
@@ -166,7 +166,7 @@ def test_a_configuration_without_secrets_loads(tmp_path: Path, secret: str) -> N
 
 
 @pytest.mark.parametrize("value", [SECRET, TOKENS[0], f"https://me:{SECRET}@host/model"])
-def test_a_secret_in_a_configuration_is_refused_by_its_place_and_not_shown(
+def test_a_secret_in_a_configuration_is_refused_by_its_key_and_not_shown(
     tmp_path: Path, secret: str, value: str
 ) -> None:
     text = CONFIG.replace("somewhere", value)
@@ -179,11 +179,12 @@ def test_a_secret_in_an_override_is_refused_too(tmp_path: Path, secret: str) -> 
     assert_refused(tmp_path, "policy.model", secret, CONFIG, (f"policy.model={secret}",))
 
 
-def test_all_secrets_are_named_at_once(tmp_path: Path, secret: str) -> None:
+def test_all_secrets_of_a_configuration_are_reported_together(tmp_path: Path, secret: str) -> None:
     text = CONFIG.replace("somewhere", secret).replace("prompts.jsonl", f"http://u:{secret}@host/x")
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, text)
-    assert len(caught.value.problems) == 2
+    fields = [problem.partition(":")[0].partition(" ")[0] for problem in caught.value.problems]
+    assert sorted(fields) == ["policy.model", "prompts.source.path"]
     assert secret not in str(caught.value)
 
 

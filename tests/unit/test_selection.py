@@ -64,7 +64,7 @@ def test_random_ignores_rewards_and_changes_with_the_iteration() -> None:
     assert set(choose(rewards, "random", seed=1)) != set(choose(rewards, "random", seed=2))
 
 
-def test_all_and_none() -> None:
+def test_selector_all_takes_every_prompt_and_none_takes_no_prompt() -> None:
     rewards = {"a": 1.0, "b": 2.0, "c": 3.0}
     assert sorted(choose(rewards, "all")) == ["a", "b", "c"]
     assert choose(rewards, "none") == []
@@ -103,7 +103,7 @@ def test_hashes_of_ids_differ_and_use_every_bit() -> None:
         assert share == pytest.approx(0.5, abs=0.01)  # six standard deviations
 
 
-def test_the_hash_of_an_id_does_not_depend_on_its_place() -> None:
+def test_the_hash_of_an_id_does_not_depend_on_its_row() -> None:
     ids = [f"{i:032x}" for i in range(20_000)]
     forwards, backwards = (hash_ids(pa.chunked_array([each]), "") for each in (ids, ids[::-1]))
     assert (forwards == backwards[::-1]).all()

@@ -1,4 +1,4 @@
-"""Selectors beyond the paper: rankings by hand, and what must not change them."""
+"""Selectors beyond the paper: rankings by hand, and invariances."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def row(
 
 
 def table(rows: dict[str, Row], selector: str) -> pa.Table:
-    """What selection holds in memory: the columns of the selector, no others."""
+    """Return the columns that selection holds in memory: those of the selector, no others."""
     schema = only(REPLAY, "prompt_id", *SELECTORS.find(selector).columns)
     return pa.Table.from_pylist([{"prompt_id": prompt_id} | row for prompt_id, row in rows.items()], schema=schema)
 
@@ -71,7 +71,7 @@ def order(selector: str, rows: dict[str, Row]) -> str:
     return "".join(select(table(rows, selector), chosen(selector, 1.0), seed=0, iteration=1).to_pylist())
 
 
-def test_each_selector_is_found_by_its_own_type() -> None:
+def test_the_configuration_accepts_exactly_the_registered_selectors() -> None:
     assert {name: SELECTORS.find(name).model_fields["type"].default for name in SELECTORS.paths} == {
         name: name for name in SELECTORS.paths
     }
@@ -97,7 +97,7 @@ def test_margin_takes_the_smallest_gap_whatever_the_rewards() -> None:
     assert order("margin", {"a": row(9.0, 5.0), "b": row(-3.0, -4.0), "c": row(0.0, -0.5)}) == "cba"
 
 
-def test_relative_by_hand() -> None:
+def test_relative_ranks_equal_values_by_hand() -> None:
     # a: scored 1, 3, 8, 4: mean 4, squares 9 + 1 + 16 + 0 = 26, d = 3; its pair's chosen scored 4.
     # b: scored 0, 2: mean 1, squares 2, d = 1; chosen 2. All prompts: s₀² = (26 + 2) / (3 + 1) = 7.
     first, second = row(4.0, 1.0, scored=[1.0, 3.0, 8.0, 4.0]), row(2.0, 0.0)
@@ -112,19 +112,19 @@ def test_relative_ranks_two_samples_by_their_margin() -> None:
     assert order("relative", rows) == order("margin", rows) == "cbda"
 
 
-def test_relative_takes_a_pair_that_is_worse_than_what_the_prompt_was_answered_before() -> None:
-    """The same pair at the same chosen reward: alike to `optune`, not to one who knows the prompts."""
+def test_relative_prefers_a_pair_below_the_earlier_rewards_of_its_prompt() -> None:
+    """The same pair at the same chosen reward: equal for `optune`, not for a selector that knows the prompts."""
     easy = row(2.0, 1.0, scored=[5.0, 6.0, 2.0, 1.0])
     hard = row(2.0, 1.0, scored=[-3.0, -4.0, 2.0, 1.0])
     assert order("relative", {"h": hard, "e": easy}) == "eh"
     assert ranks("relative", easy)[0] < 0 < ranks("relative", hard)[0]
 
 
-def test_relative_where_no_reward_ever_differed() -> None:
+def test_relative_ranks_are_zero_where_no_reward_ever_differed() -> None:
     assert ranks("relative", row(1.0, 1.0), row(2.0, scored=[2.0])) == [0.0, 0.0]
 
 
-def test_bandit_by_hand() -> None:
+def test_bandit_ranks_equal_values_by_hand() -> None:
     # Gains 1 and 3 twice: t = 3, ḡ = (1 + 2·3) / 3 = 7/3, σ² = (1·(4/3)² + 2·(2/3)²) / 3 = 8/9.
     once, twice, never = row(0.0, 0.0, gains=[1.0]), row(0.0, 0.0, gains=[2.0, 4.0]), row(0.0, 0.0)
     width = OPTIMISM * math.sqrt(8 / 9) * math.sqrt(math.log(3))
@@ -133,12 +133,12 @@ def test_bandit_by_hand() -> None:
     )
 
 
-def test_bandit_before_anything_was_tried_is_random() -> None:
+def test_bandit_selects_at_random_before_any_regeneration() -> None:
     rows = {prompt_id: row(float(at), 0.0) for at, prompt_id in enumerate("abcdefgh")}
     assert order("bandit", rows) == order("random", rows)
 
 
-def test_bandit_prefers_what_paid_and_what_was_tried_less() -> None:
+def test_bandit_prefers_higher_gains_and_fewer_regenerations() -> None:
     rows = {"a": row(0.0, 0.0, gains=[1.0]), "b": row(0.0, 0.0, gains=[3.0]), "c": row(0.0, 0.0)}
     assert order("bandit", rows) == "bca"
     tired = {"a": row(0.0, 0.0, gains=[1.0] * 9), "b": row(0.0, 0.0, gains=[1.0]), "c": row(0.0, 0.0, gains=[-1.0])}
@@ -173,7 +173,7 @@ def test_selection_does_not_depend_on_the_order_of_the_file(
 
 @given(rows=REPLAYS, scale=st.sampled_from([0.25, 4.0]), shifts=st.lists(REWARD, min_size=12, max_size=12))
 @pytest.mark.parametrize("selector", BEYOND)
-def test_neither_a_prompts_own_zero_nor_the_rewards_unit_matters(
+def test_ranks_do_not_depend_on_the_offset_of_a_prompt_or_the_scale_of_rewards(
     selector: str, rows: dict[str, Row], scale: float, shifts: list[float]
 ) -> None:
     """Bradley-Terry rewards are determined up to a constant a prompt, and a reward model's scale is its own."""

@@ -1,4 +1,4 @@
-"""The commit contract on the local disk: exclusive, whole, verified; keys depend on content and on nothing else."""
+"""The commit contract on the local disk: exclusive, complete, verified; keys depend on content alone."""
 
 import json
 import threading
@@ -49,7 +49,7 @@ def test_second_commit_returns_the_first(store: ArtifactStore) -> None:
     assert (store.fetch(second.ref) / "sub" / "file.txt").read_text() == "one"
 
 
-def test_of_racing_committers_one_wins_and_all_learn_who(store: ArtifactStore) -> None:
+def test_one_of_racing_committers_wins_and_all_get_its_artifact(store: ArtifactStore) -> None:
     results = []
     barrier = threading.Barrier(8)
 
@@ -62,11 +62,10 @@ def test_of_racing_committers_one_wins_and_all_learn_who(store: ArtifactStore) -
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(results) == 8
-    assert len({result.attempt for result in results}) == 1
+    assert results == [store.find(WORK)] * 8
 
 
-def test_digest_is_content_and_timing_is_not(tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_content_and_not_on_the_timing(tmp_path: Path) -> None:
     stores = [ArtifactStore(open_objects(str(tmp_path / name))) for name in "ab"]
     manifests = [commit(store, timing={"seconds": float(i)}) for i, store in enumerate(stores)]
     assert manifests[0].ref == manifests[1].ref
@@ -93,7 +92,7 @@ def test_key_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "shorten", "remove"])
-def test_damaged_file_is_named_not_loaded(store: ArtifactStore, damage: str) -> None:
+def test_a_damaged_file_is_named_and_not_loaded(store: ArtifactStore, damage: str) -> None:
     manifest = commit(store)
     file = Path(store.location(manifest.ref)) / "sub" / "file.txt"
     if damage == "remove":
@@ -198,7 +197,7 @@ class Crowded(Remote):
 
 
 @pytest.mark.parametrize("breaks", [False, True])
-def test_of_several_that_want_the_same_one_downloads_and_another_if_it_fails(tmp_path: Path, breaks: bool) -> None:
+def test_one_of_several_fetchers_downloads_and_another_takes_over_if_it_fails(tmp_path: Path, breaks: bool) -> None:
     objects = Crowded(tmp_path / "store", breaks)
     ref = commit_policy(ArtifactStore(objects, cache=tmp_path / "cache")).ref
     stores = [ArtifactStore(objects, cache=tmp_path / "cache") for _ in range(FETCHERS)]
@@ -211,7 +210,7 @@ def test_of_several_that_want_the_same_one_downloads_and_another_if_it_fails(tmp
 
 
 @pytest.mark.parametrize("make_objects", [Remote, LocalObjects])
-def test_damage_is_found_by_whoever_reads_that_part_and_is_named(
+def test_damage_is_found_and_named_when_the_damaged_part_is_read(
     tmp_path: Path, make_objects: Callable[[Path], LocalObjects]
 ) -> None:
     objects = make_objects(tmp_path / "store")
@@ -291,7 +290,7 @@ def test_unknown_backend_is_refused(url: str) -> None:
         open_objects(url)
 
 
-def test_store_that_is_a_file_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_store_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"ENOTDIR|EEXIST"):
         check_conditional_writes(open_objects(str(tmp_path / "file")))
@@ -312,7 +311,7 @@ def test_the_page_of_a_run_is_the_last_one_that_was_shown(store: ArtifactStore) 
     assert Path(address).read_text() == "second π₁"
 
 
-def test_drift_lists_each_field(store: ArtifactStore) -> None:
+def test_configuration_drift_lists_each_changed_field(store: ArtifactStore) -> None:
     ledger = Ledger(store.objects, "run")
     config = AnyConfig(iterations=3, training={"beta1": 0.1, "beta2": 1.0})
     ledger.check(config)
@@ -333,7 +332,7 @@ def test_run_names_cannot_leave_their_folder(store: ArtifactStore, name: str) ->
 @given(
     st.dictionaries(st.text(), st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()))
 )
-def test_canonical_json_is_one_byte_string_a_value(value: dict[str, object]) -> None:
+def test_canonical_json_of_equal_values_is_equal_to_the_byte(value: dict[str, object]) -> None:
     reordered = dict(reversed(list(value.items())))
     assert canonical_json(value) == canonical_json(reordered)
     assert json.loads(canonical_json(value)) == value

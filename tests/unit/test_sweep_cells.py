@@ -1,4 +1,4 @@
-"""How a sweep follows its cells: who starts when, what a failure or a signal does. Cells work a step at each look."""
+"""How a sweep starts and follows its cells, here ones that take one step at each look."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GRID = {"selection.rho": [0.3, 0.5, 0.7], "seed": [0, 1]}
 
 @dataclass
 class House:
-    """Where the cells of a test work, and what it saw."""
+    """Starts the cells of a test and records what it saw."""
 
     objects: Objects
     failing: set[str] = field(default_factory=set)
@@ -46,7 +46,7 @@ class House:
 
 
 class Stepwise:
-    """A cell that commits an iteration whenever it is looked at."""
+    """A cell that commits one iteration at each look."""
 
     def __init__(self, house: House, cell: Cell) -> None:
         self.house, self.cell, self.step = house, cell, 0
@@ -90,7 +90,7 @@ def grid(tmp_path: Path) -> list[Cell]:
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 5, None])
-def test_all_cells_are_computed_and_none_beside_one_that_makes_what_it_needs(
+def test_every_cell_runs_once_and_none_repeats_work_that_another_is_doing(
     house: House, tmp_path: Path, at_once: int | None
 ) -> None:
     wanted = grid(tmp_path)
@@ -102,7 +102,7 @@ def test_all_cells_are_computed_and_none_beside_one_that_makes_what_it_needs(
     assert len(house.started) == len(wanted), "what is complete is not started again"
 
 
-def test_a_failed_cell_stops_no_other_and_is_tried_again_next_time(house: House, tmp_path: Path) -> None:
+def test_a_failed_cell_stops_no_other_and_is_retried_by_the_next_start(house: House, tmp_path: Path) -> None:
     wanted = grid(tmp_path)
     house.failing = {wanted[0].run}
     assert compute(house.objects, wanted, house.start, 2) == {wanted[0].run: "DataError: no prompt has a pair"}
@@ -112,7 +112,7 @@ def test_a_failed_cell_stops_no_other_and_is_tried_again_next_time(house: House,
     assert house.started[len(wanted) :] == [wanted[0].run]
 
 
-def test_more_iterations_continue_what_is_complete(house: House, tmp_path: Path) -> None:
+def test_complete_cells_continue_when_the_sweep_wants_more_iterations(house: House, tmp_path: Path) -> None:
     compute(house.objects, grid(tmp_path), house.start, 2)
     longer = load_sweep(write(tmp_path, grid=GRID), ["iterations=3"]).cells
     compute(house.objects, longer, house.start, 2)
@@ -120,7 +120,9 @@ def test_more_iterations_continue_what_is_complete(house: House, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("told", "state"), [(KeyboardInterrupt, "stopped"), (SystemExit, "interrupted")])
-def test_a_signal_is_passed_on_and_waited_for(house: House, tmp_path: Path, told: Any, state: str) -> None:
+def test_a_signal_is_passed_to_the_cells_and_their_end_is_awaited(
+    house: House, tmp_path: Path, told: Any, state: str
+) -> None:
     wanted = grid(tmp_path)
 
     class Interrupted(Stepwise):
@@ -133,7 +135,7 @@ def test_a_signal_is_passed_on_and_waited_for(house: House, tmp_path: Path, told
     assert states == [state, state]
 
 
-def test_a_cell_that_somebody_else_works_on_is_waited_for(house: House, tmp_path: Path) -> None:
+def test_a_cell_that_another_process_works_on_is_retried_until_it_is_free(house: House, tmp_path: Path) -> None:
     (cell,) = load_sweep(write(tmp_path, grid={"seed": [0]})).cells
     other = take(house.objects, cell.run, {})
     refusals: list[Refused] = []
@@ -150,7 +152,7 @@ def test_a_cell_that_somebody_else_works_on_is_waited_for(house: House, tmp_path
 
 
 class Refused:
-    """As a process that finds the lease held."""
+    """A cell whose process found the lease held."""
 
     def end(self) -> str | None:
         return "RunBusy"

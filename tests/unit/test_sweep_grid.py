@@ -1,4 +1,4 @@
-"""From a sweep's file to its cells: names, equal cells, and every mistake before work is spent."""
+"""The cells of a sweep's file: their names, their order, and every mistake before the work begins."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_combination_is_a_cell_with_its_own_values(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["off", "12", "1e5", "null"])
-def test_names_that_yaml_would_read_otherwise(tmp_path: Path, name: str) -> None:
+def test_sweep_names_that_look_like_other_yaml_values_stay_text(tmp_path: Path, name: str) -> None:
     (cell,) = cells(tmp_path, name=name, grid={"seed": [0]})
     assert cell.config.name == f"{name}-seed_0"
     assert load_config(tmp_path / "tiny.yaml", cell.overrides) == cell.config
@@ -90,7 +90,7 @@ def test_names_do_not_depend_on_order_or_on_other_values(
 @given(
     st.dictionaries(st.sampled_from(["seed", "generation.max_tokens", "prompts.max_tokens"]), st.integers(), min_size=1)
 )
-def test_names_tell_values_and_keys_apart(values: dict[str, Any]) -> None:
+def test_different_values_give_different_cell_names(values: dict[str, Any]) -> None:
     name = cell_name("s", values)
     other = {key: value + 1 for key, value in values.items()}
     assert cell_name("s", other) != name
@@ -101,7 +101,7 @@ def test_names_tell_values_and_keys_apart(values: dict[str, Any]) -> None:
     ("value", "part"),
     [(1.0, "1"), (0.3, "0.3"), (5e-7, "5e-07"), (True, "true"), (None, "none"), ("Org/Model", "org-model"), (-1, "-1")],
 )
-def test_how_values_are_written(value: Any, part: str) -> None:
+def test_values_are_written_into_cell_names(value: Any, part: str) -> None:
     assert cell_name("s", {"section.key": value}) == f"s-key_{part}"
 
 
@@ -113,7 +113,7 @@ def test_cells_that_compute_the_same_are_refused_with_the_line_that_helps(tmp_pa
     assert len(cells(tmp_path, grid=grid, **advice)) == 3
 
 
-def test_all_at_rho_one_is_the_same_too(tmp_path: Path) -> None:
+def test_selector_all_is_the_same_cell_as_rho_one(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, grid={"selection.rho": [1.0]}, include=[{"selection.type": "all"}])
     assert "swept-selection_all compute the same" in problem
 
@@ -138,13 +138,13 @@ def test_include_makes_cells_beside_the_grid(tmp_path: Path) -> None:
     assert "cell swept-seed_1 is given twice" in problem
 
 
-def test_every_mistake_is_said_at_once_and_names_its_cells(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_together_with_their_cells(tmp_path: Path) -> None:
     grid = {"selection.rho": [0.5, 3], "selection.slector": ["optune"], "seed": [0, 1]}
-    said = problems(tmp_path, grid=grid)
-    assert len(said) == 2
-    (unknown,) = (line for line in said if "selection.slector: unknown key" in line)
+    found = problems(tmp_path, grid=grid)
+    assert len(found) == 2
+    (unknown,) = (line for line in found if "selection.slector: unknown key" in line)
     assert unknown.endswith("(every cell)")
-    (rho,) = (line for line in said if "selection.rho = 3" in line)
+    (rho,) = (line for line in found if "selection.rho = 3" in line)
     assert "cell selection.rho = 3, selection.slector = optune, seed = 0; cell" in rho
 
 
@@ -165,7 +165,7 @@ def test_every_mistake_is_said_at_once_and_names_its_cells(tmp_path: Path) -> No
         ({"parallel": 0}, "parallel = 0"),
     ],
 )
-def test_what_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_an_impossible_sweep_is_refused_with_the_reason(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     assert message in "\n".join(problems(tmp_path, **changes))
 
 
@@ -173,7 +173,7 @@ def test_what_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) 
 
 
 def start_all(order: SweepOrder, waiting: list[Cell], past: set[str]) -> list[str]:
-    """The cells that would be started now, one after the other, on as many workers as there are."""
+    """Return the cells that would be started now, in order, with unlimited workers."""
     waiting, started = list(waiting), list[str]()
     while cell := order.next(waiting, started, past):
         waiting.remove(cell)
@@ -205,7 +205,7 @@ def test_cells_that_share_no_work_start_at_once(tmp_path: Path) -> None:
     assert start_all(SweepOrder(made), made, set()) == [cell.run for cell in made]
 
 
-def test_where_the_first_cell_failed_the_next_takes_its_place(tmp_path: Path) -> None:
+def test_the_next_cell_takes_the_place_of_a_failed_first_one(tmp_path: Path) -> None:
     made = cells(tmp_path, grid={"selection.rho": [0.3, 0.5, 0.7]})
     order = SweepOrder(made)
     assert start_all(order, made, set()) == [made[0].run]
@@ -214,9 +214,7 @@ def test_where_the_first_cell_failed_the_next_takes_its_place(tmp_path: Path) ->
 
 @settings(max_examples=20)
 @given(st.integers())
-def test_no_order_of_events_leaves_cells_waiting_for_nobody(
-    tmp_path_factory: pytest.TempPathFactory, seed: int
-) -> None:
+def test_no_order_of_events_leaves_cells_waiting_forever(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     draw = random.Random(seed)
     made = cells(tmp_path_factory.getbasetemp())
     order = SweepOrder(made)

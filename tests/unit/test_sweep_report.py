@@ -1,4 +1,4 @@
-"""Tables, what sharing saved, and figures, from records made by hand."""
+"""Tables, seconds saved by sharing, and figures of a sweep, from records made by hand."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def two_seeds(store: ArtifactStore, tmp_path: Path) -> list[Cell]:
     return made
 
 
-def test_a_cell_is_what_its_records_say(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+def test_a_cell_result_is_read_from_the_records_of_its_run(store: ArtifactStore, two_seeds: list[Cell]) -> None:
     part, _, whole, absent = read_cells(store, two_seeds)
     assert [point.seconds for point in part.points] == [0.0, 20.0, 40.0]
     assert part.seconds == {"start engine": 4.0, "generate": 16.0, "train": 20.0}
@@ -122,17 +122,18 @@ def test_a_cell_is_what_its_records_say(store: ArtifactStore, two_seeds: list[Ce
     assert read_cells(store, two_seeds)[1].speedup is None, "the cell to compare with has not been computed"
 
 
-def test_over_seeds(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+def test_results_are_averaged_over_the_seeds_that_are_complete(store: ArtifactStore, two_seeds: list[Cell]) -> None:
     part, whole = settings(read_cells(store, two_seeds))
     assert (len(part.whole), len(whole.whole)) == (2, 1)
     gold = part.at(ITERATIONS, "gold")
     assert gold is not None
     assert (gold.mean, gold.deviation, gold.seeds) == (pytest.approx(1.8), pytest.approx(2**0.5), 2)
-    assert spread([4.0]) == spread([4.0]) and spread([4.0]).deviation is None  # type: ignore[union-attr]
+    alone = spread([4.0])
+    assert alone is not None and (alone.mean, alone.deviation, alone.seeds) == (4.0, None, 1)
     assert spread([]) is None
 
 
-def test_tables_say_how_many_seeds_and_who_is_missing(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+def test_tables_show_the_number_of_seeds_and_the_missing_cells(store: ArtifactStore, two_seeds: list[Cell]) -> None:
     reached, took, over_seeds = sweep_tables("swept", read_cells(store, two_seeds))
     assert [row[:2] for row in reached.rows][-1] == ["rho_1-seed_1", "0/2 waiting"]
     assert reached.rows[0] == ["rho_0.4-seed_0", "2/2", *["+0.800 [+0.800, +0.800]"] * 2, "–"]
@@ -147,7 +148,7 @@ def test_tables_say_how_many_seeds_and_who_is_missing(store: ArtifactStore, two_
         assert {len(row) for row in table.rows} == {len(table.header)}
 
 
-def test_win_scores_take_the_place_of_rewards(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+def test_win_scores_replace_rewards_where_there_are_some(store: ArtifactStore, two_seeds: list[Cell]) -> None:
     assert known_metrics(read_cells(store, two_seeds)) == ["proxy", "gold"]
     record_win_score(store, two_seeds[0].run, 1, 48.0)
     record_win_score(store, two_seeds[0].run, 2, 55.0)
@@ -158,8 +159,8 @@ def test_win_scores_take_the_place_of_rewards(store: ArtifactStore, two_seeds: l
     assert notes(results) == ["Win score against π₀, judged by a reward model (stand-in)."]
 
 
-def test_a_cell_is_not_whole_before_its_last_evaluation(store: ArtifactStore, two_seeds: list[Cell]) -> None:
-    """It is killed between its last iteration and that."""
+def test_a_cell_is_incomplete_before_its_last_evaluation(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+    """The run is killed between its last iteration and its last evaluation."""
     from optune_core.storage.lease import take
 
     take(store.objects, two_seeds[0].run, {}).release("interrupted")
@@ -180,7 +181,7 @@ def test_a_failed_cell_is_shown_with_its_error(store: ArtifactStore, two_seeds: 
     assert notes(results) == [f"{failed.run}: failed: DataError: no prompt has a pair"]
 
 
-def test_what_is_shared_is_counted_once(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+def test_the_seconds_of_shared_artifacts_are_counted_once(store: ArtifactStore, two_seeds: list[Cell]) -> None:
     """Three runs: prompts (1 s) and iteration 0 (20 s with the engine's start) are common."""
     runs = [cell.run for cell in two_seeds]
     first = 1.0 + (8.0 + 2.0) + 10.0
@@ -194,7 +195,7 @@ def test_what_is_shared_is_counted_once(store: ArtifactStore, two_seeds: list[Ce
     assert sharing_text(Sharing(0.0, 0.0, 0, 0)) == "Nothing is committed yet."
 
 
-def test_a_sweep_grows_and_forgets_nothing(store: ArtifactStore) -> None:
+def test_adding_cells_to_a_sweep_keeps_the_earlier_ones(store: ArtifactStore) -> None:
     record = SweepRecord(store.objects, "swept")
     record.add("swept-seed_0", {"seed": 0})
     record.add("swept-seed_0", {"seed": 0})
@@ -253,7 +254,9 @@ def made_up(folder: Path, win: bool, seeds: int, betas: list[float]) -> list[Cel
         ),
     ],
 )
-def test_figures(tmp_path: Path, win: bool, seeds: int, betas: list[float], files: list[str]) -> None:
+def test_figures_are_drawn_for_each_metric_and_are_not_blank(
+    tmp_path: Path, win: bool, seeds: int, betas: list[float], files: list[str]
+) -> None:
     results = made_up(tmp_path, win, seeds, betas)
     drawn = draw_figures("swept", results, tmp_path / "figures")
     assert [file.name for file in drawn] == [f"{name}.svg" for name in files]
@@ -291,7 +294,7 @@ def test_no_figures_without_results(store: ArtifactStore, tmp_path: Path) -> Non
     assert draw_figures("swept", read_cells(store, cells), tmp_path / "figures") == []
 
 
-def test_the_page_holds_tables_and_pictures(tmp_path: Path) -> None:
+def test_the_page_of_a_sweep_embeds_its_tables_and_figures(tmp_path: Path) -> None:
     from optune_core.sweep.page import sweep_markdown
 
     results = made_up(tmp_path, True, 2, [1.0, 0.0])

@@ -1,4 +1,4 @@
-"""Seconds of the clock on the wall, however many worked at once, and a speed-up that its bound bounds."""
+"""Wall-clock seconds of stages with any number of workers, and the speed-up with its bound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPANS = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 10)).map(lambda sp
 
 
 @given(SPANS)
-def test_seconds_that_several_cover_count_once(spans: list[tuple[int, int]]) -> None:
+def test_overlapping_spans_count_once(spans: list[tuple[int, int]]) -> None:
     assert covered(spans) == len({second for begin, end in spans for second in range(begin, end)})
 
 
@@ -48,13 +48,13 @@ def test_engines_side_by_side_take_from_the_first_start_to_the_last_end() -> Non
     assert (timing["start engine"], timing["generate"], timing["score"]) == (20, 100, 10)
 
 
-def test_a_pause_between_two_starts_does_not_count() -> None:
+def test_the_time_between_two_starts_does_not_count() -> None:
     before, after = shard(1060, 40, start=20), shard(9060, 30, start=15)
     timing = stage_timing([before, after], [], **OTHERS)
     assert (timing["start engine"], timing["generate"], timing["score"]) == (35, 70, 0)
 
 
-def test_shards_that_do_not_say_when_they_ended_were_committed_then() -> None:
+def test_the_time_of_the_commit_replaces_a_missing_end() -> None:
     old = [manifest(1060, seconds=40, engine_start_seconds=20), manifest(1090, seconds=30, engine_start_seconds=0)]
     timing = stage_timing(old, [], **OTHERS)
     assert (timing["start engine"], timing["generate"]) == (20, 70)
@@ -81,7 +81,7 @@ seconds = st.floats(0.001, 1e6)
 
 
 @given(seconds, seconds, st.just(0.0) | seconds, seconds, seconds, st.integers(1, 100))
-def test_no_speed_up_passes_its_bound(
+def test_the_speed_up_never_exceeds_its_bound(
     generate: float, score: float, rank: float, train: float, start: float, selected: int
 ) -> None:
     saved = savings(record(generate, score, rank, train, start, selected))

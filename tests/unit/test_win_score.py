@@ -1,4 +1,4 @@
-"""The win score by hand (Eq. 7), and what is read from a judge's reply."""
+"""The win score (Eq. 7) by hand, and scores read from the replies of a judge."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MIRROR = {"win": "lose", "tie": "tie", "lose": "win"}
         ("lose", "lose", "lose"),
     ],
 )
-def test_the_rule_of_two_judgements(first: Any, second: Any, outcome: str) -> None:
+def test_two_judgements_are_combined_to_an_outcome(first: Any, second: Any, outcome: str) -> None:
     assert combine_judgements(first, second) == outcome
 
 
@@ -45,7 +45,7 @@ def test_neither_order_nor_side_is_favoured(first: Any, second: Any) -> None:
 
 
 @pytest.mark.parametrize("bad", ["WIN", "", "loss", None])
-def test_what_is_no_judgement_is_refused(bad: Any) -> None:
+def test_an_unknown_judgement_is_refused(bad: Any) -> None:
     for pair in ((bad, "win"), ("tie", bad)):
         with pytest.raises(ValueError, match="is not a judgement: it is one of 'win', 'tie', 'lose'"):
             combine_judgements(*pair)
@@ -55,7 +55,7 @@ def test_what_is_no_judgement_is_refused(bad: Any) -> None:
     ("wins", "losses", "total", "score"),
     [(0, 0, 1, 50), (10, 0, 10, 150), (0, 10, 10, -50), (5, 5, 10, 50), (120, 90, 300, 60), (1, 2, 8, 37.5)],
 )
-def test_win_scores_by_hand(wins: int, losses: int, total: int, score: float) -> None:
+def test_win_scores_equal_values_by_hand(wins: int, losses: int, total: int, score: float) -> None:
     assert win_score(wins, losses, total) == score
 
 
@@ -69,15 +69,15 @@ def test_win_scores_by_hand(wins: int, losses: int, total: int, score: float) ->
         ((3, 3, 5), r"wins=3 \+ losses=3 are more than total=5"),
     ],
 )
-def test_counts_that_cannot_be(counts: tuple[int, int, int], message: str) -> None:
+def test_impossible_counts_are_refused(counts: tuple[int, int, int], message: str) -> None:
     for function in (win_score, win_score_interval):
         with pytest.raises(ValueError, match=message):
             function(*counts)
 
 
 @pytest.mark.parametrize("counts", [(40, 30, 100), (3, 20, 25), (150, 30, 300)])
-def test_the_interval_is_a_bootstraps_over_prompts(counts: tuple[int, int, int]) -> None:
-    """Beside the plain way: prompts drawn one by one with replacement."""
+def test_the_interval_equals_a_bootstrap_over_prompts(counts: tuple[int, int, int]) -> None:
+    """The reference draws prompts one by one with replacement."""
     wins, losses, total = counts
     outcomes = [1] * wins + [-1] * losses + [0] * (total - wins - losses)
     draw = random.Random(3)
@@ -90,7 +90,7 @@ def test_the_interval_is_a_bootstraps_over_prompts(counts: tuple[int, int, int])
     assert (low, high) == win_score_interval(*counts)
 
 
-def test_nothing_is_uncertain_where_all_outcomes_are_equal() -> None:
+def test_the_interval_is_a_point_where_all_outcomes_are_equal() -> None:
     assert win_score_interval(7, 0, 7) == (150, 150)
     assert win_score_interval(0, 0, 7) == (50, 50)
 
@@ -99,7 +99,9 @@ def test_nothing_is_uncertain_where_all_outcomes_are_equal() -> None:
     ("scores", "margin", "verdict"),
     [((8, 7), 0, "win"), ((7, 8), 0, "lose"), ((7, 7), 0, "tie"), ((0.5, 0.6), 0.1, "tie"), ((0.5, 0.7), 0.1, "lose")],
 )
-def test_scores_as_a_judgement(scores: tuple[float, float], margin: float, verdict: str) -> None:
+def test_two_scores_give_a_judgement_within_the_margin(
+    scores: tuple[float, float], margin: float, verdict: str
+) -> None:
     assert judgement(*scores, margin) == verdict
 
 
@@ -113,7 +115,7 @@ def test_scores_as_a_judgement(scores: tuple[float, float], margin: float, verdi
         ("8\t7", (8, 7)),
     ],
 )
-def test_replies_that_keep_to_the_prompt(reply: str, scores: tuple[float, float]) -> None:
+def test_scores_are_read_from_replies_that_keep_to_the_prompt(reply: str, scores: tuple[float, float]) -> None:
     assert parse_scores(reply) == scores
 
 
@@ -160,7 +162,7 @@ def table(*outcomes: str) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=COMPARISONS)
 
 
-def test_malformed_prompts_count_nowhere_but_as_malformed() -> None:
+def test_malformed_prompts_are_left_out_of_the_win_score() -> None:
     metrics = summarise_comparisons(table("win", "win", "tie", "lose", "malformed"), (30.0, 60.0))
     assert {name: metrics[name] for name in ("wins", "ties", "losses", "total", "malformed")} == {
         "wins": 2,
@@ -175,6 +177,6 @@ def test_malformed_prompts_count_nowhere_but_as_malformed() -> None:
     assert summarise_comparisons(table("win"), None)["cost"] is None
 
 
-def test_a_judge_that_says_nothing_readable_is_an_error() -> None:
+def test_a_judge_without_any_readable_judgement_is_an_error() -> None:
     with pytest.raises(JudgeError, match=r"all 2 judgements are malformed, such as: no scores\. Give a judge"):
         summarise_comparisons(table("malformed", "malformed"), None)

@@ -1,4 +1,4 @@
-"""A folder for what is thrown away."""
+"""A folder for temporary stores."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ import pytest
 
 @pytest.fixture(scope="module")
 def ram(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for what is thrown away: in memory where there is such a file system, since every write is synced."""
+    """Return a folder for temporary stores, in memory where possible, since every write is synced."""
     return Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path_factory.mktemp("ram")

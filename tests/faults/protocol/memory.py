@@ -1,4 +1,4 @@
-"""A store in a dictionary, and one that breaks its promise."""
+"""A store in a dictionary, and one that breaks the contract of swap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optune_core.storage.objects import Entry
 
 
 class Memory:
-    """Objects in a dictionary: every operation is atomic, as the protocol may believe."""
+    """Objects in a dictionary, with atomic operations as the protocol assumes them."""
 
     url = "memory"
 

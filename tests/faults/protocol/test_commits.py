@@ -32,15 +32,15 @@ FILES = ("a.bin", "sub/b.bin")
 
 @dataclass
 class Watch:
-    """What stood under the artifact's key, and whether that may be."""
+    """The manifests that an artifact's key has had, and checks that each was allowed."""
 
     objects: Objects
     stood: list[bytes] = field(default_factory=list)
     """Bodies of the manifest in order, without repetitions."""
     torn: set[bytes] = field(default_factory=set)
-    """What is left of manifests that were cut short."""
+    """Manifests after they were cut short."""
     damaged: set[bytes] = field(default_factory=set)
-    """Manifests whose data was."""
+    """Manifests whose data was damaged."""
     discarding: bool = False
 
     def look(self, runners: list[Runner]) -> None:
@@ -69,7 +69,7 @@ class Watch:
                 raise runner.error
 
     def harm(self, how: str) -> None:
-        """A disk that lied: what stands is torn, or its data is."""
+        """Damage the committed manifest or its data."""
         body = self.objects.read(MANIFEST)
         if body is None or body in self.torn | self.damaged:
             return
@@ -96,7 +96,11 @@ def overwrite(objects: Objects, path: str, body: bytes) -> None:
 
 
 def committer(tries: int, unlike: bool, discard: bool) -> Callable[[Runner], None]:
-    """What a stage does, tried again as Prefect would. With `unlike` no two runners make the same bytes."""
+    """Return a program that finds, makes and fetches as a stage does, with retries.
+
+    Args:
+        unlike: no two runners make the same bytes.
+    """
     again = (StoreError if discard else CorruptArtifact, TransientError)  # discarded before it was fetched
 
     def program(runner: Runner) -> None:
@@ -190,27 +194,27 @@ def commits_on_a_disk(ram: Path, **case: Any) -> None:
 
 @settings(max_examples=120)
 @commit_cases
-def test_one_whole_commit_stands_whatever_happens_in_between(ram: Path, **case: Any) -> None:
+def test_one_complete_commit_remains_under_any_interleaving(ram: Path, **case: Any) -> None:
     commits_in_memory(ram, **case)
 
 
 @settings(max_examples=40)
 @commit_cases
-def test_one_whole_commit_stands_on_a_disk_too(ram: Path, **case: Any) -> None:
+def test_one_complete_commit_remains_on_a_disk(ram: Path, **case: Any) -> None:
     commits_on_a_disk(ram, **case)
 
 
 @pytest.mark.long
 @settings(max_examples=5000)
 @commit_cases
-def test_one_whole_commit_stands_through_thousands_of_interleavings(ram: Path, **case: Any) -> None:
+def test_one_complete_commit_remains_through_thousands_of_interleavings(ram: Path, **case: Any) -> None:
     commits_in_memory(ram, **case)
 
 
 @pytest.mark.long
 @settings(max_examples=1000)
 @commit_cases
-def test_one_whole_commit_stands_on_a_disk_through_a_thousand_interleavings(ram: Path, **case: Any) -> None:
+def test_one_complete_commit_remains_on_a_disk_through_a_thousand_interleavings(ram: Path, **case: Any) -> None:
     commits_on_a_disk(ram, **case)
 
 
@@ -234,7 +238,7 @@ class ForgetfulUpload(Memory):
         (OverwritingSwap, ["data"], "replaced that was whole"),
     ],
 )
-def test_a_store_that_breaks_its_promise_is_caught(
+def test_the_checker_catches_a_store_that_breaks_its_contract(
     ram: Path, objects: type[Memory], kinds: list[str], complaint: str
 ) -> None:
     # In turn: both look, both upload, both commit. Damage, where there is any, comes when the first one stands.

@@ -1,4 +1,4 @@
-"""What happens between the system calls of one storage operation on a disk."""
+"""Events between the system calls of one storage operation on a disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def disk(tmp_path: Path) -> LocalObjects:
 
 
 def just_before(patch: pytest.MonkeyPatch, call: str, what: Callable[[], None]) -> None:
-    """Do something, once, right before a function of `os` is called."""
+    """Do something once, right before a function of `os` is called."""
     real = getattr(os, call)
 
     def called(*args: Any, **kwargs: Any) -> Any:
@@ -34,7 +34,7 @@ def just_before(patch: pytest.MonkeyPatch, call: str, what: Callable[[], None]) 
     patch.setattr(os, call, called)
 
 
-def test_a_swap_for_nothing_does_not_overwrite_a_creator_who_was_faster(
+def test_a_swap_of_an_absent_object_does_not_overwrite_a_faster_creator(
     disk: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for call in ("link", "replace"):  # whichever it uses to give the object its name
@@ -43,7 +43,7 @@ def test_a_swap_for_nothing_does_not_overwrite_a_creator_who_was_faster(
     assert disk.read("x") == b"theirs"
 
 
-def test_a_creator_who_was_refused_by_what_is_deleted_by_now_creates(
+def test_a_creator_retries_where_the_object_that_refused_it_is_deleted(
     disk: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk.create("x", b"theirs")
@@ -61,7 +61,7 @@ def test_a_creator_who_was_refused_by_what_is_deleted_by_now_creates(
     assert disk.read("x") == b"mine"
 
 
-def test_a_reader_on_a_disk_sees_the_old_or_the_new_body_and_nothing_else(disk: LocalObjects) -> None:
+def test_a_reader_on_a_disk_sees_only_complete_bodies(disk: LocalObjects) -> None:
     bodies = [bytes([n]) * 100_000 for n in range(20)]
     disk.create("x", bodies[0])
     seen: set[bytes | None] = set()

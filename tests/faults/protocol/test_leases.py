@@ -29,7 +29,7 @@ TTL = 4.0
 
 @dataclass
 class Record:
-    """Who held the lease, in order."""
+    """The holders of the lease in order, and checks that none returns."""
 
     objects: Objects
     holders: list[str] = field(default_factory=list)
@@ -113,13 +113,13 @@ lease_cases = given(schedule=schedules, count=st.integers(2, 4), beats=st.intege
 
 @settings(max_examples=120)
 @lease_cases
-def test_one_runner_at_a_time_is_told_that_it_holds_the_lease(ram: Path, **case: Any) -> None:
+def test_one_runner_at_a_time_holds_the_lease_under_any_interleaving(ram: Path, **case: Any) -> None:
     play_leases(Memory(), ram, **case)
 
 
 @settings(max_examples=40)
 @lease_cases
-def test_one_runner_at_a_time_holds_a_lease_on_a_disk(ram: Path, **case: Any) -> None:
+def test_one_runner_at_a_time_holds_the_lease_on_a_disk(ram: Path, **case: Any) -> None:
     with tempfile.TemporaryDirectory(dir=ram) as folder:
         play_leases(LocalObjects(Path(folder)), ram, **case)
 
@@ -131,7 +131,7 @@ def test_one_runner_at_a_time_holds_the_lease_through_thousands_of_interleavings
     play_leases(Memory(), ram, **case)
 
 
-def test_a_lease_in_a_store_that_overwrites_is_caught(ram: Path) -> None:
+def test_the_checker_catches_a_lease_in_a_store_that_overwrites(ram: Path) -> None:
     schedule: list[Turn] = [(n % 2, "fine") for n in range(12)]
     with pytest.raises(AssertionError, match=r"stands again|and does not|and holds"):
         play_leases(OverwritingSwap(), ram, schedule, 2, 4)

@@ -1,6 +1,6 @@
-"""Programs in threads, of which one at a time makes one storage operation.
+"""Programs in threads that make one storage operation at a time, in turns.
 
-A schedule says whose turn it is and what befalls the operation; what the store holds is looked at after every one.
+A schedule decides whose turn it is and how the operation fails; after every operation the store is checked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Turn = tuple[int, Fate]
 
 
 class Crash(BaseException):
-    """The process is no more."""
+    """The simulated death of a process."""
 
 
 class Runner:
@@ -103,7 +103,7 @@ class Stepped:
 
 
 clocks: dict[int, Runner] = {}
-"""The runner of a thread, whose clock that thread sees."""
+"""The runner of each thread, whose clock the thread sees."""
 
 
 def play(runners: list[Runner], schedule: list[Turn], look: Callable[[], None]) -> None:

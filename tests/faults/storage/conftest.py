@@ -17,7 +17,7 @@ from tests.faults.storage.proxied import QuickS3, Stage, below
 
 @pytest.fixture(scope="package")
 def connected(s3_bucket: str) -> Iterator[tuple[S3Proxy, QuickS3, QuickS3]]:
-    """The proxy, and clients of the server and of the proxy: a client takes longer to make than most tests."""
+    """The proxy, a client of the server and one of the proxy, made once because that takes longer than a test."""
     direct, proxied = QuickS3(s3_bucket), QuickS3(s3_bucket)
     direct.require()  # connects, before the environment names the proxy
     with S3Proxy(os.environ["AWS_ENDPOINT_URL"]) as proxy, pytest.MonkeyPatch.context() as patch:

@@ -23,14 +23,14 @@ DATA = bytes(range(256)) * 40
 
 
 class QuickS3(S3Objects):
-    """The real thing with a test's patience; the client library tries nothing again by itself."""
+    """The real client with short pauses and without the retries of its library."""
 
     _PAUSE_SECONDS = 0.01
     _TIMEOUTS = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 0}}  # noqa: RUF012
 
 
 class ImpatientS3(QuickS3):
-    """For requests that hang: these are waited for."""
+    """A client that gives up soon, for requests that hang."""
 
     _TIMEOUTS = {"connect_timeout": 5, "read_timeout": 2, "retries": {"max_attempts": 0}}  # noqa: RUF012
 
@@ -46,7 +46,7 @@ class Stage:
         self.objects = objects
 
     def store(self, objects: S3Objects | None = None) -> ArtifactStore:
-        """A store of another process: it knows nothing and has downloaded nothing."""
+        """Return a store as another process sees it, without anything remembered or downloaded."""
         return ArtifactStore(objects or self.objects, cache=self.folder / uuid.uuid4().hex)
 
     def truth(self) -> ArtifactStore:
@@ -68,7 +68,7 @@ def below(objects: QuickS3, url: str) -> QuickS3:
 
 
 def commit(store: ArtifactStore, work: Work = WORK, body: bytes = DATA, who: float = 0.0) -> Manifest:
-    """`who` goes into the timing, which two committers of the same work do not share."""
+    """Commit a body; `who` goes into the timing, by which committers of the same work are distinguished."""
     with store.scratch() as scratch:
         (scratch / "data.bin").write_bytes(body)
         return store.commit(work, scratch, timing={"who": who})

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.faults
 
 @each_transient
 @each_request
-def test_a_commit_survives_a_hit_on_any_of_its_requests(stage: Stage, fault: Fault, request_: str) -> None:
+def test_a_commit_survives_one_failure_of_any_of_its_requests(stage: Stage, fault: Fault, request_: str) -> None:
     hit = stage.proxy.script(fault, *REQUESTS_OF_A_COMMIT[request_])
     assert_committed_once(stage, commit(stage.store(), who=1.0), who=1.0)
     assert hit.hits == 1
@@ -43,7 +43,7 @@ def test_a_commit_survives_a_burst_that_is_shorter_than_its_tries(stage: Stage, 
 
 
 @each_transient
-def test_a_late_committer_gets_the_commit_that_stands_whatever_hits_it(stage: Stage, fault: Fault) -> None:
+def test_a_late_committer_gets_the_earlier_commit_though_a_request_fails(stage: Stage, fault: Fault) -> None:
     commit(stage.truth(), who=1.0)
     hit = stage.proxy.script(fault, "PUT", "/manifest.json")
     assert_committed_once(stage, commit(stage.store(), who=2.0), who=1.0)
@@ -52,7 +52,7 @@ def test_a_late_committer_gets_the_commit_that_stands_whatever_hits_it(stage: St
 
 @each_transient
 @pytest.mark.parametrize("request_", ["manifest", "data"])
-def test_a_fetch_survives_a_hit_on_any_of_its_requests(stage: Stage, fault: Fault, request_: str) -> None:
+def test_a_fetch_survives_one_failure_of_any_of_its_requests(stage: Stage, fault: Fault, request_: str) -> None:
     manifest = commit(stage.truth())
     hit = stage.proxy.script(fault, "GET", REQUESTS_OF_A_COMMIT[request_][1])
     assert (stage.store().fetch(manifest.ref) / "data.bin").read_bytes() == DATA
@@ -90,7 +90,7 @@ def test_a_commit_survives_an_answer_later_than_its_patience(stage: Stage, reque
 
 
 def held_back(stage: Stage, method: str, path: str) -> Callable[[], None]:
-    """Hold back the next matching request. Returns how to let it go on, and wait until the server answered it."""
+    """Hold back the next matching request. Returns a function that lets it go on and waits for its answer."""
     arrived = []
 
     def fault(request: faults.Request) -> faults.Answer | None:
@@ -124,7 +124,7 @@ def test_a_manifest_that_arrives_after_another_commit_changes_nothing(stage: Sta
     assert_committed_once(stage, manifest, who=2.0)
 
 
-def test_a_manifest_that_arrives_after_its_sender_gave_up_is_a_whole_commit(stage: Stage) -> None:
+def test_a_manifest_that_arrives_after_its_sender_gave_up_is_a_complete_commit(stage: Stage) -> None:
     let_go = held_back(stage, "PUT", "/manifest.json")
     stage.proxy.script(faults.unavailable, "PUT", "/manifest.json", times=ALWAYS)
     with pytest.raises(TransientError):

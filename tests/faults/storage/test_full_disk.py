@@ -1,4 +1,4 @@
-"""A full disk."""
+"""A full disk is reported, leaves no partial objects, and can be used again."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def test_no_space_at_a_step_of_a_commit_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "link", "replace"])
-def test_any_system_call_may_find_the_disk_full(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_any_system_call_leaves_the_old_objects(
+    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     objects = LocalObjects(tmp_path / "store")
     objects.create("x", b"old")
 
@@ -67,9 +69,7 @@ def test_any_system_call_may_find_the_disk_full(tmp_path: Path, call: str, monke
     assert objects.create("y", b"new") == b"new" and objects.swap("x", b"old", b"new")
 
 
-def test_a_disk_that_runs_full_while_committing_is_named_and_used_again_once_there_is_room(
-    small_disk: Path, tmp_path: Path
-) -> None:
+def test_a_commit_on_a_full_disk_is_refused_and_succeeds_once_there_is_room(small_disk: Path, tmp_path: Path) -> None:
     store = ArtifactStore(LocalObjects(small_disk / "store"), cache=tmp_path / "cache")
     first = commit(store, body=b"a" * 100_000)
     source = tmp_path / "source"

@@ -21,7 +21,7 @@ from tests.sections import AnyConfig
 pytestmark = pytest.mark.faults
 
 
-def test_a_collection_in_a_bucket_takes_exactly_what_no_run_needs(stage: Stage) -> None:
+def test_a_collection_in_a_bucket_deletes_exactly_the_objects_that_no_run_needs(stage: Stage) -> None:
     store = stage.store()
     parent = commit(store, Work("demo", 1, {"name": "parent"}))
     kept = commit(store, Work("demo", 1, {"name": "kept"}, {"parent": parent.ref}))
@@ -49,7 +49,7 @@ def test_a_collection_in_a_bucket_takes_exactly_what_no_run_needs(stage: Stage) 
 
 @each_transient
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
-def test_a_collection_survives_a_hit(stage: Stage, fault: Fault, method: str) -> None:
+def test_a_collection_survives_a_failed_request(stage: Stage, fault: Fault, method: str) -> None:
     stage.direct.create("artifacts/demo/key/attempt/data.bin", b"x")
     hit = stage.proxy.script(fault, method)
     store = stage.store()
@@ -74,7 +74,7 @@ def test_a_store_whose_clock_is_an_hour_off_keeps_what_is_being_written(stage: S
 def test_a_process_whose_clock_is_an_hour_off_keeps_what_is_being_written_to_a_disk(
     tmp_path: Path, seconds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clock of a network disk, which stamps the files, is another machine's."""
+    """The files of a network disk are stamped with the clock of another machine."""
     objects = LocalObjects(tmp_path)
     objects.create("artifacts/demo/key/attempt/young.bin", b"being written")
     objects.create("artifacts/demo/key/attempt/old.bin", b"left behind")
@@ -86,7 +86,7 @@ def test_a_process_whose_clock_is_an_hour_off_keeps_what_is_being_written_to_a_d
 
 
 def test_data_that_is_older_than_its_upload_counts_as_young(tmp_path: Path) -> None:
-    """On one disk an upload is a link, which is as old as the file: a model that was downloaded last year, say."""
+    """On one disk an upload is a link, which is as old as the file, such as a model downloaded last year."""
     objects = LocalObjects(tmp_path / "store")
     file = tmp_path / "weights"
     file.write_bytes(b"old")
@@ -96,7 +96,7 @@ def test_data_that_is_older_than_its_upload_counts_as_young(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("seconds", [-3600, 3600])
-def test_a_lease_does_not_mind_a_clock_that_jumps(stage: Stage, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_survives_a_clock_that_jumps(stage: Stage, seconds: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "TTL_SECONDS", 1800)  # a beat comes in time, however slow this machine is
     monkeypatch.setattr(lease_module, "BEAT_SECONDS", 0.02)
     lost: list[str] = []

@@ -31,7 +31,7 @@ CALLS: dict[str, Callable[[Stage, S3Objects], Any]] = {
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_refusal_is_final_and_says_what_to_check(stage: Stage, call: str) -> None:
+def test_a_refusal_is_not_retried_and_names_what_to_check(stage: Stage, call: str) -> None:
     stage.proxy.script(faults.forbidden, times=ALWAYS)
     with pytest.raises(StoreError, match=r"refused.*check AWS_ACCESS_KEY_ID"):
         CALLS[call](stage, stage.objects)
@@ -39,15 +39,15 @@ def test_a_refusal_is_final_and_says_what_to_check(stage: Stage, call: str) -> N
 
 
 @pytest.mark.parametrize("call", sorted(CALLS.keys() - {"create", "upload", "commit", "delete"}))
-def test_a_missing_bucket_is_final_and_is_named(stage: Stage, call: str) -> None:
-    """Of the calls left out, this server makes the bucket, or calls a deletion done: `require` comes before them."""
+def test_a_missing_bucket_is_not_retried_and_is_named(stage: Stage, call: str) -> None:
+    """For the calls left out this server makes the bucket, or reports a deletion as done."""
     with pytest.raises(StoreError, match=r"bucket 'no-such-bucket' does not exist: create it"):
         CALLS[call](stage, below(stage.objects, "s3://no-such-bucket/x"))
     assert len(stage.proxy.requests) == 1, "a missing bucket was tried again"
 
 
 @pytest.mark.parametrize("call", ["create", "upload", "commit"])
-def test_a_server_that_makes_no_buckets_is_understood(stage: Stage, call: str) -> None:
+def test_a_missing_bucket_is_reported_by_writes(stage: Stage, call: str) -> None:
     stage.proxy.script(faults.no_bucket, "PUT", times=ALWAYS)
     with pytest.raises(StoreError, match="does not exist: create it"):
         CALLS[call](stage, stage.objects)
@@ -68,7 +68,7 @@ def test_a_server_that_ignores_a_condition_is_refused(stage: Stage, header: str,
 
 @each_transient
 @pytest.mark.parametrize("nth", range(1, 6))
-def test_an_exact_server_passes_the_check_though_a_write_is_hit(stage: Stage, fault: Fault, nth: int) -> None:
+def test_a_correct_server_passes_the_check_though_a_write_fails(stage: Stage, fault: Fault, nth: int) -> None:
     hit = stage.proxy.script(fault, "PUT", "/probe/", nth=nth)
     check_conditional_writes(stage.objects)
     assert hit.hits == 1

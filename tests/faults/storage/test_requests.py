@@ -14,7 +14,7 @@ pytestmark = pytest.mark.faults
 
 
 @each_transient
-def test_a_creator_whose_request_is_hit_learns_that_it_won(stage: Stage, fault: Fault) -> None:
+def test_a_winning_creator_learns_it_though_its_request_fails(stage: Stage, fault: Fault) -> None:
     hit = stage.proxy.script(fault, "PUT")
     assert stage.objects.create("x", b"mine") == b"mine"
     assert hit.hits == 1
@@ -22,7 +22,7 @@ def test_a_creator_whose_request_is_hit_learns_that_it_won(stage: Stage, fault: 
 
 
 @each_transient
-def test_a_creator_who_lost_learns_it_whatever_hits_its_request(stage: Stage, fault: Fault) -> None:
+def test_a_losing_creator_learns_it_though_its_request_fails(stage: Stage, fault: Fault) -> None:
     stage.direct.create("x", b"theirs")
     hit = stage.proxy.script(fault, "PUT")
     assert stage.objects.create("x", b"mine") == b"theirs"
@@ -32,7 +32,7 @@ def test_a_creator_who_lost_learns_it_whatever_hits_its_request(stage: Stage, fa
 
 @each_transient
 @pytest.mark.parametrize("method", ["GET", "PUT"])
-def test_a_swapper_whose_request_is_hit_learns_that_it_won(stage: Stage, fault: Fault, method: str) -> None:
+def test_a_winning_swap_is_reported_though_its_request_fails(stage: Stage, fault: Fault, method: str) -> None:
     stage.direct.create("x", b"old")
     hit = stage.proxy.script(fault, method)
     assert stage.objects.swap("x", b"old", b"mine")
@@ -41,7 +41,7 @@ def test_a_swapper_whose_request_is_hit_learns_that_it_won(stage: Stage, fault: 
 
 
 @each_transient
-def test_a_swapper_who_lost_learns_it_whatever_hits_its_request(stage: Stage, fault: Fault) -> None:
+def test_a_losing_swap_is_reported_though_its_request_fails(stage: Stage, fault: Fault) -> None:
     stage.direct.create("x", b"old")
 
     def overtaken(request: faults.Request) -> faults.Answer | None:
@@ -54,7 +54,7 @@ def test_a_swapper_who_lost_learns_it_whatever_hits_its_request(stage: Stage, fa
     assert stage.direct.read("x") == b"theirs"
 
 
-def test_a_swapper_whose_object_was_deleted_meanwhile_learns_that_it_lost(stage: Stage) -> None:
+def test_a_swap_of_an_object_deleted_meanwhile_is_lost(stage: Stage) -> None:
     stage.direct.create("x", b"old")
 
     def deleted(request: faults.Request) -> faults.Answer:
@@ -67,8 +67,8 @@ def test_a_swapper_whose_object_was_deleted_meanwhile_learns_that_it_lost(stage:
     assert stage.direct.read("x") is None
 
 
-def test_a_server_that_answers_404_to_a_swap_of_what_is_gone_is_understood(stage: Stage) -> None:
-    """As Amazon does; the one behind the proxy answers 412."""
+def test_an_answer_404_to_a_swap_of_a_deleted_object_means_lost(stage: Stage) -> None:
+    """Amazon answers 404; the server behind the proxy answers 412."""
     stage.direct.create("x", b"old")
 
     def deleted(request: faults.Request) -> faults.Answer:
@@ -80,7 +80,7 @@ def test_a_server_that_answers_404_to_a_swap_of_what_is_gone_is_understood(stage
 
 
 @each_transient
-def test_transfers_reads_deletions_and_listings_survive_a_hit(stage: Stage, fault: Fault) -> None:
+def test_transfers_reads_deletions_and_listings_survive_a_failed_request(stage: Stage, fault: Fault) -> None:
     hits = [stage.proxy.script(fault, "PUT", "/file$"), stage.proxy.script(fault, "GET", "/file$")]
     stage.objects.upload(stage.file(), "file")
     stage.objects.download("file", stage.folder / "copy")
@@ -95,15 +95,15 @@ def test_transfers_reads_deletions_and_listings_survive_a_hit(stage: Stage, faul
 
 
 @pytest.mark.parametrize("fault", [faults.unavailable, faults.broken], ids=lambda fault: fault.__name__)
-def test_the_usual_patience_outlasts_a_burst(stage: Stage, fault: Fault) -> None:
-    """With the pauses and the client library's own retries that are used in earnest."""
+def test_the_default_retries_outlast_a_burst_of_failures(stage: Stage, fault: Fault) -> None:
+    """The client has the pauses and retries of production."""
     hit = stage.proxy.script(fault, times=3)
     assert S3Objects(stage.url).create("x", b"mine") == b"mine"
     assert hit.hits == 3
 
 
-def test_a_dead_server_is_given_up_after_the_promised_number_of_tries(stage: Stage) -> None:
-    """Tries must not multiply: a server that hangs costs a time-out each."""
+def test_a_dead_server_is_given_up_after_the_configured_number_of_tries(stage: Stage) -> None:
+    """Tries must not multiply, since each costs a time-out at a server that hangs."""
     stage.proxy.script(faults.unavailable, times=ALWAYS)
     for call in (
         lambda: stage.objects.create("x", b""),

@@ -18,14 +18,14 @@ each_stale = pytest.mark.parametrize("fault", STALE, ids=lambda fault: fault.__n
 
 
 @each_stale
-def test_a_stale_read_while_committing_costs_nothing_but_a_look(stage: Stage, fault: Fault) -> None:
+def test_a_stale_read_while_committing_costs_one_more_read(stage: Stage, fault: Fault) -> None:
     hit = stage.proxy.script(fault, "GET", "/manifest.json")
     assert_committed_once(stage, commit(stage.store(), who=1.0), who=1.0)
     assert hit.hits == 1
 
 
 @each_stale
-def test_who_does_not_see_a_commit_makes_it_again_and_gets_it(stage: Stage, fault: Fault) -> None:
+def test_a_committer_that_does_not_see_an_earlier_commit_gets_it(stage: Stage, fault: Fault) -> None:
     commit(stage.truth(), who=1.0)
     stage.proxy.script(fault, "GET", "/manifest.json", times=2)
     store = stage.store()
@@ -35,7 +35,7 @@ def test_who_does_not_see_a_commit_makes_it_again_and_gets_it(stage: Stage, faul
 
 @each_stale
 @pytest.mark.parametrize("request_", ["manifest", "data"])
-def test_a_fetch_looks_twice_before_it_calls_something_missing(stage: Stage, fault: Fault, request_: str) -> None:
+def test_a_fetch_reads_twice_before_it_reports_something_missing(stage: Stage, fault: Fault, request_: str) -> None:
     manifest = commit(stage.truth())
     stage.proxy.script(fault, "GET", REQUESTS_OF_A_COMMIT[request_][1])
     assert (stage.store().fetch(manifest.ref) / "data.bin").read_bytes() == DATA
@@ -65,7 +65,7 @@ def test_a_stale_read_does_not_cost_a_holder_its_lease(
     lease.release("finished")
 
 
-def test_a_beat_without_any_answer_does_not_hide_how_the_start_ended(
+def test_a_beat_whose_answer_was_lost_does_not_hide_how_the_start_ended(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease_module, "BEAT_SECONDS", 3600)

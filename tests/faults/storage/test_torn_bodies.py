@@ -21,7 +21,7 @@ each_amount = pytest.mark.parametrize("amount", AMOUNTS)
 
 @each_amount
 @pytest.mark.parametrize("tear", [faults.cut_off, faults.shortened], ids=lambda tear: tear.__name__)
-def test_a_download_torn_on_the_way_is_downloaded_again(stage: Stage, tear: Any, amount: str) -> None:
+def test_a_torn_download_is_repeated(stage: Stage, tear: Any, amount: str) -> None:
     manifest = commit(stage.truth())
     hit = stage.proxy.script(tear(AMOUNTS[amount]), "GET", "/data.bin")
     assert (stage.store().fetch(manifest.ref) / "data.bin").read_bytes() == DATA
@@ -30,7 +30,7 @@ def test_a_download_torn_on_the_way_is_downloaded_again(stage: Stage, tear: Any,
 
 
 @each_amount
-def test_a_download_that_always_breaks_off_is_transient_and_no_damage(stage: Stage, amount: str) -> None:
+def test_a_download_that_always_breaks_off_is_transient_and_marks_no_damage(stage: Stage, amount: str) -> None:
     manifest = commit(stage.truth())
     stage.proxy.script(faults.cut_off(AMOUNTS[amount]), "GET", "/data.bin", times=ALWAYS)
     store = stage.store()
@@ -43,7 +43,7 @@ def test_a_download_that_always_breaks_off_is_transient_and_no_damage(stage: Sta
 
 @each_amount
 @pytest.mark.parametrize("tear", [faults.cut_off, faults.shortened], ids=lambda tear: tear.__name__)
-def test_a_manifest_torn_on_the_way_replaces_no_commit(stage: Stage, tear: Any, amount: str) -> None:
+def test_a_manifest_torn_while_read_does_not_replace_its_commit(stage: Stage, tear: Any, amount: str) -> None:
     commit(stage.truth(), who=1.0)
     stage.proxy.script(tear(AMOUNTS[amount]), "GET", "/manifest.json")
     store = stage.store()
@@ -52,9 +52,7 @@ def test_a_manifest_torn_on_the_way_replaces_no_commit(stage: Stage, tear: Any, 
 
 
 @each_amount
-def test_torn_bytes_in_the_store_are_named_never_loaded_and_healed_by_the_next_commit(
-    stage: Stage, amount: str
-) -> None:
+def test_torn_bytes_in_the_store_are_refused_and_replaced_by_the_next_commit(stage: Stage, amount: str) -> None:
     damaged = commit(stage.store(), who=1.0)
     kept = AMOUNTS[amount](len(DATA))
     stage.direct.upload(stage.file(DATA[:kept]), stored_file(damaged))
@@ -70,7 +68,7 @@ def test_torn_bytes_in_the_store_are_named_never_loaded_and_healed_by_the_next_c
     assert (reader.fetch(damaged.ref) / "data.bin").read_bytes() == DATA
 
 
-def test_other_bytes_of_the_same_length_and_a_missing_file_are_found_too(stage: Stage) -> None:
+def test_changed_bytes_and_a_missing_file_are_refused(stage: Stage) -> None:
     damaged = commit(stage.store())
     stage.direct.upload(stage.file(b"\xff" + DATA[1:]), stored_file(damaged))
     with pytest.raises(CorruptArtifact, match=r"data\.bin' has other bytes"):
@@ -83,7 +81,7 @@ def test_other_bytes_of_the_same_length_and_a_missing_file_are_found_too(stage: 
 
 
 @each_transient
-def test_healing_survives_a_hit_on_the_swap(stage: Stage, fault: Fault) -> None:
+def test_replacing_a_damaged_commit_survives_a_failed_swap(stage: Stage, fault: Fault) -> None:
     damaged = commit(stage.truth(), who=1.0)
     stage.direct.delete(stored_file(damaged))
     with pytest.raises(CorruptArtifact):
@@ -93,9 +91,7 @@ def test_healing_survives_a_hit_on_the_swap(stage: Stage, fault: Fault) -> None:
     assert hit.hits == 1
 
 
-def test_a_store_that_damages_every_commit_is_given_up_not_tried_for_ever(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_that_damages_every_commit_is_given_up(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ArtifactStore, "_is_damaged", lambda store, manifest: True)
     with pytest.raises(TransientError, match="damaged 5 times in a row right after it was committed"):
         commit(stage.store())

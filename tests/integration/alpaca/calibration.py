@@ -1,4 +1,4 @@
-"""The logistic curve of annotators who like length, and a calibration file made by it."""
+"""A calibration file made by annotators who prefer longer outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def logistic(x: Any) -> Any:
 
 
 def write_calibration(path: Path, instructions: int) -> Path:
-    """Two baselines that are the reference but for their length, which annotators like."""
+    """Write the annotations of two baselines that differ from the reference only in length."""
     rng = np.random.default_rng(5)
     difficulty = rng.normal(size=instructions)
     lines = ["model,preference,index,std_delta_len,instruction_difficulty,not_gamed_baseline"]

@@ -1,4 +1,4 @@
-"""A fake annotator, and the state of the process as the library found it."""
+"""A fake annotator, and a process that is restored after the library changed it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fake_judge import FakeJudge, serving
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Importing the library changes the root logger and the environment, which other tests read and hand on."""
+    """Restore the root logger and the environment, which importing the library changes."""
     level, environment = logging.getLogger().level, dict(os.environ)
     yield
     logging.getLogger().setLevel(level)

@@ -41,7 +41,7 @@ def references(folder: Path, count: int) -> Instructions:
     return Instructions.model_validate({"source": {"type": "file", "path": str(folder / "references.json")}})
 
 
-def test_an_interrupted_annotating_asks_for_nothing_again_that_was_committed(server: FakeJudge, tmp_path: Path) -> None:
+def test_an_interrupted_annotation_repeats_no_request_that_was_committed(server: FakeJudge, tmp_path: Path) -> None:
     import pyarrow as pa
 
     from optune_core.evaluation.alpaca_eval import annotations
@@ -119,7 +119,7 @@ def write_evaluation(folder: Path, server: FakeJudge, **changes: Any) -> str:
     return str(folder / "alpaca.yaml")
 
 
-def test_the_whole_evaluation_of_a_run(
+def test_all_policies_of_a_run_are_annotated_recorded_and_reported(
     store: str, server: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOME_ANNOTATOR", KEY)
@@ -154,11 +154,12 @@ def test_the_whole_evaluation_of_a_run(
     assert ledger.win_rates() == records
     page = report(objects, ["judged"])
     assert "AlpacaEval win rates" in page and f"{records[1]['metrics']['lc_win_rate']:.2f}" in page
+    annotations = read_shards(objects, records[0]["annotations"], "annotations.parquet", ANNOTATIONS)
     assert CliRunner().invoke(app, ["gc", "--grace", "0", "--store", store]).exit_code == 0
-    assert len(read_shards(objects, records[0]["annotations"], "annotations.parquet", ANNOTATIONS)) == 9
+    assert read_shards(objects, records[0]["annotations"], "annotations.parquet", ANNOTATIONS).equals(annotations)
 
 
-def test_what_is_wrong_is_said_before_any_work(
+def test_impossible_evaluations_are_refused_before_any_work(
     store: str, server: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.alpaca import alpaca
@@ -178,7 +179,7 @@ def test_what_is_wrong_is_said_before_any_work(
     assert server.asked == []
 
 
-def test_an_annotator_that_says_nothing_that_can_be_read(
+def test_an_annotator_without_any_readable_annotation_is_an_error(
     store: str, server: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.alpaca import alpaca

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 def annotations(preference: Any, reference: Any, policy: Any) -> list[dict[str, Any]]:
-    """Rows of ANNOTATIONS with outputs of these lengths."""
+    """Return rows of ANNOTATIONS with outputs of these lengths."""
     return [
         {
             "index": index,
@@ -51,7 +51,7 @@ def controlled(rows: list[dict[str, Any]], calibration: Path) -> dict[str, Any]:
     return length_controlled(rows, calibration)
 
 
-def test_a_preference_that_knows_nothing_of_length_stays(calibration: Path, rng: np.random.Generator) -> None:
+def test_length_control_keeps_a_preference_that_ignores_length(calibration: Path, rng: np.random.Generator) -> None:
     policy = rng.integers(500, 1500, N)
     preference = logistic(0.8 + rng.normal(0, 0.3, N))
     found = controlled(annotations(preference, LENGTHS, policy), calibration)
@@ -63,7 +63,7 @@ def test_a_preference_that_knows_nothing_of_length_stays(calibration: Path, rng:
     assert found["mean_reference_length"] == pytest.approx(LENGTHS.mean())
 
 
-def test_an_advantage_of_length_alone_is_taken_away(calibration: Path, rng: np.random.Generator) -> None:
+def test_length_control_removes_an_advantage_of_length_alone(calibration: Path, rng: np.random.Generator) -> None:
     policy = LENGTHS + rng.integers(100, 900, N)
     delta = (LENGTHS - policy) / (LENGTHS - policy).std(ddof=1)
     found = controlled(annotations(logistic(-np.tanh(delta)), LENGTHS, policy), calibration)
@@ -71,7 +71,7 @@ def test_an_advantage_of_length_alone_is_taken_away(calibration: Path, rng: np.r
     assert abs(found["lc_win_rate"] - 50) < 5
 
 
-def test_the_two_sides_change_places(calibration: Path, rng: np.random.Generator) -> None:
+def test_exchanged_sides_give_the_complementary_win_rate(calibration: Path, rng: np.random.Generator) -> None:
     policy = LENGTHS + rng.integers(-400, 800, N)
     delta = (LENGTHS - policy) / (LENGTHS - policy).std(ddof=1)
     preference = logistic(0.5 - 0.7 * np.tanh(delta))
@@ -82,7 +82,7 @@ def test_the_two_sides_change_places(calibration: Path, rng: np.random.Generator
     assert ours["lc_win_rate"] > 55
 
 
-def test_malformed_annotations_count_in_no_win_rate_and_order_does_not_matter(
+def test_malformed_annotations_and_their_order_do_not_change_the_win_rates(
     calibration: Path, rng: np.random.Generator
 ) -> None:
     preference: list[Any] = list(logistic(0.8 + rng.normal(0, 1.0, N)))
@@ -97,6 +97,6 @@ def test_malformed_annotations_count_in_no_win_rate_and_order_does_not_matter(
     assert 0 < abs(found["lc_win_rate"] - whole["lc_win_rate"]) < 10
 
 
-def test_lengths_without_a_difference_are_refused(calibration: Path) -> None:
+def test_equal_length_differences_are_refused(calibration: Path) -> None:
     with pytest.raises(JudgeError, match="one and the same difference in length"):
         controlled(annotations([0.5, 0.7], [10, 20], [15, 25]), calibration)

@@ -14,7 +14,7 @@ from optune_core.storage import ArtifactStore, open_objects
 
 @pytest.fixture(autouse=True)
 def nobody_asked() -> Iterator[None]:
-    """SIGTERM was not sent to this process, and will not have been after the test."""
+    """Forget requests to end before and after a test."""
     preemption._requested.clear()
     yield
     preemption._requested.clear()
@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 @pytest.fixture
 def taken_over() -> Iterator[None]:
-    """SIGTERM as a stage's process takes it, without the timer that would end the tests."""
+    """Handle SIGTERM as the process of a stage does, without the timer that would end the tests."""
     before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preemption.threading.Timer, "start", lambda self: None)

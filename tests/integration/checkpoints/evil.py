@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Evil:
-    """Unpickled, it leaves a file behind."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace

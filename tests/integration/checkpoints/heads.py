@@ -34,4 +34,4 @@ def commit(checkpoints: Checkpoints, folder: Path, *steps: int) -> None:
 
 
 def accept(folder: Path) -> None:
-    """A `check` with no complaint."""
+    """Accept any checkpoint."""

@@ -1,4 +1,4 @@
-"""The training stage on twelve pairs, in this process and in one of its own, and interruptions at its failpoints."""
+"""The training stage on twelve pairs, run here or in a process of its own, and interrupted at its failpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When checkpoints are due."""
+"""Checkpoints are due by the clock and when the process is asked to end."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_checkpoints_are_due_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> No
     assert steps_saved(monkeypatch, every=300, seconds_a_step=1, steps=20) == []
 
 
-def test_a_request_saves_at_once_waits_for_the_commit_and_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_to_end_saves_at_once_and_waits_for_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded: list[int] = []
     monkeypatch.setattr(Recorder, "wait", lambda self: recorded.extend([*self.steps, -1]))
     monkeypatch.setattr(callbacks, "reach", lambda point: preemption._requested.set())
@@ -60,11 +60,11 @@ def test_a_request_saves_at_once_waits_for_the_commit_and_leaves(monkeypatch: py
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("5m", 300), ("30s", 30), ("1h", 3600), ("0s", 0)])
-def test_durations(text: str, seconds: int) -> None:
+def test_durations_are_read_in_seconds(text: str, seconds: int) -> None:
     assert Training(loss=WDPO, checkpoint_every=text).checkpoint_seconds == seconds
 
 
 @pytest.mark.parametrize("text", ["5", 300, "5 m", "-1s", "1.5h", "", "m", None])
-def test_what_is_no_duration_is_refused_with_an_example(text: Any) -> None:
+def test_an_invalid_duration_is_refused_with_an_example(text: Any) -> None:
     with pytest.raises(ValueError, match=r"is not a duration: write a whole number and its unit, such as 30s"):
         Training(loss=WDPO, checkpoint_every=text)

@@ -29,7 +29,7 @@ from tests.integration.training.trainings import HYPO, dataset, losses, train
 @pytest.mark.parametrize(
     ("step", "loss"), [(3, "wdpo"), (4, "wdpo"), (3, "best_of_n"), (3, "hypo")]
 )  # in an epoch, between two
-def test_training_resumed_equals_an_uninterrupted_one(
+def test_a_resumed_training_equals_an_uninterrupted_one(
     tiny: Path, tmp_path: Path, optimizer: str, lora: dict[str, Any] | None, step: int, loss: str
 ) -> None:
     rows = dataset(4 if loss == "hypo" else 8)  # and four samples
@@ -52,7 +52,7 @@ def test_training_resumed_equals_an_uninterrupted_one(
         assert all("lora_" in name for name in resumed.trained)
 
 
-def test_random_generators_go_on_from_where_they_were(tmp_path: Path) -> None:
+def test_random_generators_continue_from_a_checkpoint(tmp_path: Path) -> None:
     def draw() -> list[float]:
         return [torch.rand(1).item(), torch.randn(1).item(), random.gauss(0, 1), np.random.rand(), np.random.randn()]
 
@@ -71,7 +71,7 @@ def test_random_generators_go_on_from_where_they_were(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "pytorch_model.bin", "scheduler.pt", "deep/er.bin"])
-def test_a_pickle_in_a_checkpoint_is_refused_and_never_run(tiny: Path, tmp_path: Path, name: str) -> None:
+def test_a_pickle_in_a_checkpoint_is_refused_and_never_executed(tiny: Path, tmp_path: Path, name: str) -> None:
     rows = dataset(8)
     cut = train(tiny, tmp_path / "cut", rows, save_at=1)
     checkpoint, trace = tmp_path / "cut" / "checkpoint-1", tmp_path / "executed"
@@ -89,7 +89,7 @@ def test_a_pickle_in_a_checkpoint_is_refused_and_never_run(tiny: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_cannot_be_gone_on_from_is_refused(tiny: Path, tmp_path: Path) -> None:
+def test_an_unusable_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
     cut = train(tiny, tmp_path / "cut", dataset(4), save_at=1, epochs=2)
     whole = tmp_path / "cut" / "checkpoint-1"
     for number, (spoil, complaint) in enumerate(
@@ -158,7 +158,7 @@ for (name, one), (_, other) in zip(model.named_parameters(), again.named_paramet
 
 
 @pytest.mark.slow
-def test_a_sharded_model_is_written_whole_and_restored_exactly(tiny: Path, tmp_path: Path) -> None:
+def test_a_sharded_model_is_written_unsharded_and_restored_exactly(tiny: Path, tmp_path: Path) -> None:
     script, folder = tmp_path / "sharded.py", tmp_path / "checkpoint"
     script.write_text(SHARDED)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -1,4 +1,4 @@
-"""The head of checkpoints, the commit in the background, and pruning."""
+"""The head of the checkpoints of a training: commits in the background, pruning, recovery."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.integration.checkpoints.heads import POLICY, accept, commit, head, st
 from tests.waiting import PATIENCE, until
 
 
-def test_the_last_two_are_kept_and_found_and_leave_no_local_copy(store: ArtifactStore, tmp_path: Path) -> None:
+def test_the_last_two_checkpoints_are_kept_in_the_store_alone(store: ArtifactStore, tmp_path: Path) -> None:
     with Checkpoints(store, POLICY) as checkpoints:
         assert checkpoints.newest(accept) is None
         commit(checkpoints, tmp_path / "scratch", 2, 5, 9)
@@ -57,7 +57,7 @@ def test_racing_runners_lose_no_step_of_the_head(store: ArtifactStore, tmp_path:
 
 
 @pytest.mark.parametrize("harm", ["bytes", "file", "manifest", "discarded"])
-def test_damage_to_the_newest_falls_back_to_the_one_before(
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_it(
     store: ArtifactStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, harm: str
 ) -> None:
     with Checkpoints(store, POLICY) as checkpoints:
@@ -85,9 +85,7 @@ def test_damage_to_the_newest_falls_back_to_the_one_before(
         assert head(store) == [6, 3]
 
 
-def test_with_no_usable_checkpoint_training_starts_from_the_beginning_and_is_protected_anew(
-    store: ArtifactStore, tmp_path: Path
-) -> None:
+def test_training_without_a_usable_checkpoint_starts_and_saves_anew(store: ArtifactStore, tmp_path: Path) -> None:
     def refuse(folder: Path) -> None:
         raise CorruptArtifact("no")
 
@@ -99,7 +97,7 @@ def test_with_no_usable_checkpoint_training_starts_from_the_beginning_and_is_pro
         assert head(store) == [1]
 
 
-def test_commits_run_in_the_background_one_at_a_time(
+def test_checkpoints_are_committed_in_the_background_one_at_a_time(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release, begun, running = threading.Event(), threading.Event(), []
@@ -126,7 +124,7 @@ def test_commits_run_in_the_background_one_at_a_time(
     assert all(name.startswith("checkpoint") for name in running)
 
 
-def test_an_unreachable_store_costs_a_checkpoint_and_a_refusing_one_the_training(
+def test_an_unreachable_store_skips_a_checkpoint_and_a_refusing_store_stops_training(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""A training that was interrupted anywhere gives the policy of an uninterrupted one."""
+"""A training that is interrupted anywhere and resumed gives the policy of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_finished_training_leaves_no_checkpoint(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("every", ["0s", "1h"])
-def test_sigterm_saves_and_leaves_and_the_result_is_the_same(
+def test_a_training_resumed_after_sigterm_gives_the_same_policy(
     tiny: Path,
     store: ArtifactStore,
     uninterrupted: Manifest,
@@ -76,7 +76,7 @@ def test_sigterm_saves_and_leaves_and_the_result_is_the_same(
 
 
 @pytest.mark.slow
-def test_sigterm_in_the_last_step_finishes(
+def test_a_training_with_sigterm_in_its_last_step_finishes(
     tiny: Path, store: ArtifactStore, uninterrupted: Manifest, monkeypatch: pytest.MonkeyPatch, taken_over: None
 ) -> None:
     at_point(monkeypatch, "policy.forward", 24, end)
@@ -84,7 +84,7 @@ def test_sigterm_in_the_last_step_finishes(
 
 
 @pytest.mark.slow
-def test_damaged_checkpoints_cost_time_and_nothing_else(
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before_it(
     tiny: Path, store: ArtifactStore, uninterrupted: Manifest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     class Killed(BaseException):
@@ -111,7 +111,7 @@ def test_damaged_checkpoints_cost_time_and_nothing_else(
 
 
 @pytest.mark.slow
-def test_a_non_finite_gradient_leaves_the_last_checkpoint(
+def test_a_non_finite_gradient_keeps_the_checkpoints_and_commits_no_policy(
     tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = policy.load_master
@@ -140,7 +140,7 @@ def shards_of(store: ArtifactStore, spec: stage.Spec) -> list[Manifest]:
 
 
 @pytest.mark.slow
-def test_the_reference_pass_is_committed_by_shard(
+def test_the_reference_pass_resumes_after_its_committed_shards(
     tiny: Path, store: ArtifactStore, uninterrupted: Manifest, monkeypatch: pytest.MonkeyPatch, taken_over: None
 ) -> None:
     monkeypatch.setattr(reference, "SHARD_PAIRS", 5)  # whole steps of 4: shards of 4
@@ -162,7 +162,7 @@ def test_the_reference_pass_is_committed_by_shard(
 
 
 @pytest.mark.slow
-def test_killed_at_every_point_of_training_the_result_is_the_same(
+def test_a_training_killed_at_every_point_gives_the_same_policy(
     tiny: Path, store: ArtifactStore, uninterrupted: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     points = ["reference.shard", "policy.forward", "policy.step"]

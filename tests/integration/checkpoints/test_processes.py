@@ -1,4 +1,4 @@
-"""Checkpoints of a training in processes of its own: ended in time, and two that work together."""
+"""Checkpoints of a training in processes of its own: one that ends in its grace, two that work together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.integration.checkpoints.stages import checkpoints_of, child, messages
 
 
 @pytest.mark.slow
-def test_a_process_that_is_told_to_end_ends_in_time_with_a_checkpoint(
+def test_a_process_that_gets_sigterm_ends_in_its_grace_with_a_checkpoint(
     tiny: Path, store: ArtifactStore, tmp_path: Path
 ) -> None:
     spec = prepare(store, tiny, epochs=300, checkpoint_every="1h")
@@ -38,7 +38,7 @@ def test_a_process_that_is_told_to_end_ends_in_time_with_a_checkpoint(
 
 
 @pytest.mark.slow
-def test_two_processes_agree_resume_and_equal_an_uninterrupted_run_of_theirs(
+def test_two_processes_stop_together_and_resume_to_the_same_policy(
     tiny: Path, store: ArtifactStore, tmp_path: Path
 ) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")

@@ -17,7 +17,7 @@ from optune_core.training.layout import Pairs
 from tests.integration.checkpoints.stages import PAIRS, prepare, replay_table, run
 
 
-def test_assembly_wants_every_pair_exactly_once() -> None:
+def test_assembled_reference_shards_must_hold_every_pair_exactly_once() -> None:
     ids = ["a", "b", "c"]
     first = reference.shard_table(ids, {2: (1.0, 2.0), 0: (3.0, 4.0)})
     second = reference.shard_table(ids, {1: (5.0, 6.0)})
@@ -28,7 +28,7 @@ def test_assembly_wants_every_pair_exactly_once() -> None:
 
 
 @pytest.mark.slow
-def test_where_the_reference_is_the_initial_policy_unchanged_pairs_are_not_computed_again(
+def test_log_probabilities_of_unchanged_pairs_under_the_initial_policy_are_reused(
     tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepare(store, tiny, reference="initial")
@@ -61,9 +61,7 @@ def test_where_the_reference_is_the_initial_policy_unchanged_pairs_are_not_compu
 
 
 @pytest.mark.slow
-def test_the_engine_s_log_probabilities_stand_in_for_computed_ones_of_fresh_pairs(
-    tiny: Path, store: ArtifactStore
-) -> None:
+def test_log_probabilities_of_the_engine_are_used_for_fresh_pairs(tiny: Path, store: ArtifactStore) -> None:
     table = replay_table()
     of_engine = {"chosen_policy_logps": -5.0, "rejected_policy_logps": -6.0}
     for name, value in of_engine.items():

@@ -24,7 +24,7 @@ from tests.tiny import WDPO
 
 
 @pytest.mark.slow
-def test_best_of_n_survives_sigterm_and_has_no_reference_pass(
+def test_best_of_n_resumes_after_sigterm_and_has_no_reference_pass(
     tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, taken_over: None, tmp_path: Path
 ) -> None:
     spec = prepare(store, tiny, loss={"type": "best_of_n"}, checkpoint_every="1h")
@@ -43,7 +43,7 @@ def test_best_of_n_survives_sigterm_and_has_no_reference_pass(
 
 
 @pytest.mark.slow
-def test_hypo_survives_sigterm_and_trains_on_pairs_and_samples(
+def test_hypo_resumes_after_sigterm_and_trains_on_pairs_and_samples(
     tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch, taken_over: None, tmp_path: Path
 ) -> None:
     options = {"loss": {"type": "hypo", "beta1": 0.1, "kl_coefficient": 0.3}, "checkpoint_every": "1h"}
@@ -65,7 +65,7 @@ def test_hypo_survives_sigterm_and_trains_on_pairs_and_samples(
 
 
 def with_samples(store: ArtifactStore, spec: stage.Spec) -> stage.Spec:
-    """The same with SAMPLES as online samples, a shard each."""
+    """Add SAMPLES as online samples, one shard each."""
     shards = []
     for number, (prompt, response) in enumerate(SAMPLES):
         row = {"prompt_id": f"p{number:02d}", "sample": 0, "prompt_token_ids": prompt, "response_token_ids": response}
@@ -76,13 +76,13 @@ def with_samples(store: ArtifactStore, spec: stage.Spec) -> stage.Spec:
 
 
 @pytest.mark.slow
-def test_the_loss_is_part_of_a_policys_key(tiny: Path, store: ArtifactStore) -> None:
+def test_the_key_of_a_policy_depends_on_the_loss(tiny: Path, store: ArtifactStore) -> None:
     spec = prepare(store, tiny)
     other = spec.model_copy(update={"training": spec.training.model_copy(update={"loss": BestOfN()})})
     assert stage.works(store, spec)[0].key != stage.works(store, other)[0].key
 
 
-def test_pairs_of_a_small_reward_gap_can_be_left_out(tiny: Path, store: ArtifactStore) -> None:
+def test_pairs_below_the_least_reward_gap_are_left_out(tiny: Path, store: ArtifactStore) -> None:
     table = replay_table()
     gaps = [row["chosen_rewards"] - row["rejected_rewards"] for row in dataset(PAIRS)]
     config = Training(loss=WDPO)
@@ -94,7 +94,7 @@ def test_pairs_of_a_small_reward_gap_can_be_left_out(tiny: Path, store: Artifact
         policy.training_pairs(table, config.model_copy(update={"min_reward_gap": 9.0}))
 
 
-def test_smaller_halves_the_tokens_and_keeps_the_key(tiny: Path, store: ArtifactStore) -> None:
+def test_smaller_halves_the_tokens_at_once_and_keeps_the_key(tiny: Path, store: ArtifactStore) -> None:
     spec: stage.Spec | None = prepare(store, tiny, micro_batch_tokens=2000)
     sizes, keys = [], set()
     while spec is not None:
@@ -106,7 +106,7 @@ def test_smaller_halves_the_tokens_and_keeps_the_key(tiny: Path, store: Artifact
 
 
 @pytest.mark.slow
-def test_out_of_memory_names_the_settings_and_fewer_tokens_go_on_from_the_checkpoint(
+def test_training_continues_with_fewer_tokens_at_once_after_running_out_of_memory(
     tiny: Path, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fill() -> None:
@@ -126,7 +126,7 @@ def test_out_of_memory_names_the_settings_and_fewer_tokens_go_on_from_the_checkp
     assert passed.count("reference.shard") == 1  # its pairs are computed in other company
 
 
-def test_refs_of_a_policy_do_not_depend_on_checkpoints_or_parts(tiny: Path, store: ArtifactStore) -> None:
+def test_the_key_of_a_policy_does_not_depend_on_checkpoints_or_tokens_at_once(tiny: Path, store: ArtifactStore) -> None:
     specs = [prepare(store, tiny, checkpoint_every=every) for every in ("0s", "5m")]
     specs.append(specs[0].model_copy(update={"memory_parts": 2}))
     assert len({stage.works(store, spec)[0].key for spec in specs}) == 1

@@ -13,7 +13,7 @@ from tests.integration.training.sequences import load
 
 @pytest.fixture(scope="module")
 def model(tiny: Path) -> Any:
-    """With its own forward pass."""
+    """The tiny policy with its own forward pass."""
     return load(tiny)
 
 

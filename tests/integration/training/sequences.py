@@ -18,14 +18,14 @@ def load(tiny: Path) -> Any:
 
 
 def plain_logps(model: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
-    """One sequence at a time, no padding, all logits."""
+    """Return log π(response | prompt) of one sequence without padding, from all its logits."""
     logits = model(input_ids=torch.tensor([prompt + response])).logits[0].double()
     logps = logits.log_softmax(-1)
     return sum((logps[len(prompt) + i - 1, token] for i, token in enumerate(response)), logps.new_zeros(()))
 
 
 def pairs_of(triples: list[Any], rejected: bool = True) -> Pairs:
-    """Of (prompt, chosen, rejected) token ids; without the last one if not `rejected`."""
+    """Return pairs of (prompt, chosen, rejected) token ids; without `rejected` there are no rejected responses."""
     columns = zip(*triples, strict=True)
     names = ("prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
     return Pairs(

@@ -17,7 +17,7 @@ tokens = st.integers(3, 300)
 
 
 def any_response(triples: list[Any]) -> bool:
-    """Whether there is anything to differentiate."""
+    """Return whether there is anything to differentiate."""
     return any(chosen or rejected for _, chosen, rejected in triples)
 
 
@@ -39,7 +39,9 @@ def test_packed_logps_equal_those_of_one_sequence_at_a_time(model: Any, packed_m
 
 @settings(max_examples=10)
 @given(triples=st.lists(st.tuples(prompts, responses, responses), min_size=1, max_size=4).filter(any_response))
-def test_gradients_of_the_whole_loss_equal_the_plain_ones(model: Any, packed_model: Any, triples: list[Any]) -> None:
+def test_gradients_of_the_wdpo_loss_equal_those_of_one_sequence_at_a_time(
+    model: Any, packed_model: Any, triples: list[Any]
+) -> None:
     from optune_core.losses.equations import wdpo_losses
 
     count = len(triples)
@@ -54,7 +56,9 @@ def test_gradients_of_the_whole_loss_equal_the_plain_ones(model: Any, packed_mod
     torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
-def test_logits_in_chunks_change_nothing(packed_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_of_logits_change_no_log_probability_or_gradient(
+    packed_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from optune_core.training import head
 
     row = pairs_of([([5, 6, 7], [8, 9, 10, 11], [12, 13]), ([14], [15] * 7, [])]).row([0, 1])
@@ -72,7 +76,7 @@ def test_logits_in_chunks_change_nothing(packed_model: Any, monkeypatch: pytest.
 
 @pytest.mark.parametrize("window", [None, 1, 4, 30])
 @pytest.mark.parametrize(("queries", "keys"), [(12, 12), (3, 9), (4, 5), (8, 8), (1, 1)])
-def test_attention_in_products_is_torchs_own(
+def test_attention_in_products_equals_fused_attention(
     monkeypatch: pytest.MonkeyPatch, queries: int, keys: int, window: int | None
 ) -> None:
     from optune_core.training import attention
@@ -91,10 +95,10 @@ def test_attention_in_products_is_torchs_own(
 
 @pytest.mark.parametrize("cast_weights", [True, False])
 @pytest.mark.parametrize("block", [5, 256])
-def test_half_precision_is_single_precision_but_for_its_noise(
+def test_half_precision_equals_single_precision_up_to_rounding(
     tiny: Path, packed_model: Any, monkeypatch: pytest.MonkeyPatch, cast_weights: bool, block: int
 ) -> None:
-    """Whether attention is whole or in blocks, weights cast once or by every operation; gradients are float32."""
+    """Attention may run in blocks and weights may be cast once or by every operation; gradients are float32."""
     from optune_core.training import attention
 
     monkeypatch.setattr(attention, "_BLOCK", block)
@@ -116,8 +120,8 @@ def test_half_precision_is_single_precision_but_for_its_noise(
         assert torch.nn.functional.cosine_similarity(mine.flatten(), theirs.flatten(), dim=0) > 0.99
 
 
-def test_a_row_of_winners_has_a_sequence_each(packed_model: Any) -> None:
-    """What a kernel is handed where the rejected responses are empty: no sequence of none."""
+def test_a_row_without_rejected_responses_has_one_sequence_a_pair(packed_model: Any) -> None:
+    """A kernel gets no empty sequences where the rejected responses are empty."""
     triples = [([5, 6, 7], [8, 9], [10]), ([14], [15] * 7, [3, 4])]
     row = pairs_of(triples, rejected=False).row([0, 1])
     assert row.input_ids.tolist() == [[5, 6, 7, 8, 9, 14, *[15] * 7]]
@@ -130,7 +134,7 @@ def test_a_row_of_winners_has_a_sequence_each(packed_model: Any) -> None:
     assert rejected.tolist() == [0.0, 0.0]
 
 
-def test_a_sliding_window_is_kept(tiny: Path) -> None:
+def test_packed_attention_keeps_a_sliding_window(tiny: Path) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
@@ -147,9 +151,7 @@ def test_a_sliding_window_is_kept(tiny: Path) -> None:
     torch.testing.assert_close([chosen, rejected], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_kernel_is_tried_out_and_a_model_that_cannot_be_packed_is_computed_plainly(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_cannot_be_packed_is_computed_without_packing(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(tiny)
     assert choose_kernel(model, torch.float32) == "sdpa"
     assert choose_kernel(model, torch.bfloat16) == "sdpa"
@@ -176,7 +178,7 @@ def test_the_kernel_is_tried_out_and_a_model_that_cannot_be_packed_is_computed_p
 
 
 def test_a_kernel_that_leaks_between_the_responses_is_not_chosen(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the trial is for: here the rejected response also sees the chosen one."""
+    """In this kernel the rejected response also attends to the chosen one."""
     import torch.nn.functional as F
 
     def leaks(module: Any, query: Any, key: Any, value: Any, mask: Any, *, scaling: float, **kwargs: Any) -> Any:

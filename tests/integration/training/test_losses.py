@@ -14,8 +14,8 @@ from tests.tiny import WDPO
 
 
 @pytest.mark.slow
-def test_training_equals_trl_at_beta2_zero(tiny: Path, tmp_path: Path) -> None:
-    """The field's own trainer on the same pairs in the same order: half its loss and gradient."""
+def test_training_at_beta2_zero_has_half_the_loss_and_gradient_of_trl(tiny: Path, tmp_path: Path) -> None:
+    """TRL trains on the same pairs in the same order."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import DPOConfig, DPOTrainer
@@ -51,7 +51,7 @@ def test_training_equals_trl_at_beta2_zero(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_best_of_n_equals_the_supervised_loss_of_transformers(tiny: Path, tmp_path: Path) -> None:
-    """The model's own loss on a padded batch with the prompts masked, and its gradient; rejected responses are none."""
+    """The reference is the model's own loss on a padded batch of chosen responses with the prompts masked."""
     rows = dataset(8)
     ours = train(tiny, tmp_path / "ours", rows, loss={"type": "best_of_n"}, batch_size=8)
     model = load(tiny)
@@ -78,8 +78,8 @@ def test_best_of_n_equals_the_supervised_loss_of_transformers(tiny: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_hypo_equals_its_equation(tiny: Path, tmp_path: Path) -> None:
-    """Loss and gradient of a step that has pairs and online samples, one sequence at a time."""
+def test_hypo_training_equals_its_equation(tiny: Path, tmp_path: Path) -> None:
+    """The step has pairs and online samples; the reference takes one sequence at a time."""
     from optune_core.losses.equations import hypo_loss
 
     rows = dataset(5)

@@ -16,7 +16,7 @@ lengths = st.lists(st.integers(1, 90), min_size=1, max_size=60)
 
 @settings(max_examples=200)
 @given(lengths, st.integers(1, 20), st.integers(1, 150), st.integers(1, 5), st.integers(0, 3))
-def test_a_plan_counts_every_pair_once_within_the_budget_and_deals_it_out_evenly(
+def test_a_plan_has_every_pair_once_within_the_budget_and_evenly_over_processes(
     lengths: list[int], batch_size: int, budget: int, processes: int, epoch: int
 ) -> None:
     steps = plan_steps(
@@ -35,7 +35,7 @@ def test_a_plan_counts_every_pair_once_within_the_budget_and_deals_it_out_evenly
 
 @settings(max_examples=50)
 @given(lengths, st.integers(1, 20))
-def test_a_pair_is_in_the_same_step_whatever_the_budget_and_the_processes(lengths: list[int], batch_size: int) -> None:
+def test_the_step_of_a_pair_does_not_depend_on_budget_or_processes(lengths: list[int], batch_size: int) -> None:
     def members(budget: int, processes: int) -> list[list[int]]:
         steps = plan_steps(
             lengths, batch_size=batch_size, micro_batch_tokens=budget, processes=processes, seed=1, epoch=0
@@ -45,7 +45,7 @@ def test_a_pair_is_in_the_same_step_whatever_the_budget_and_the_processes(length
     assert members(50, 1) == members(1000, 1) == members(50, 4)
 
 
-def test_processes_get_about_as_many_tokens() -> None:
+def test_processes_get_nearly_equal_numbers_of_tokens() -> None:
     generator = random.Random(0)
     lengths = [generator.randrange(100, 1500) for _ in range(1280)]
     for step in plan_steps(lengths, batch_size=128, micro_batch_tokens=8192, processes=8, seed=0, epoch=0):
@@ -54,7 +54,7 @@ def test_processes_get_about_as_many_tokens() -> None:
         assert len(step[0]) == -(-sum(loads) // (8 * 8192))  # in as few rounds as can be
 
 
-def test_the_order_changes_from_epoch_to_epoch_and_is_the_same_again() -> None:
+def test_the_order_of_pairs_depends_only_on_the_epoch() -> None:
     def plan(epoch: int) -> Any:
         return plan_steps([1] * 50, batch_size=5, micro_batch_tokens=9, processes=1, seed=0, epoch=epoch)
 
@@ -62,7 +62,7 @@ def test_the_order_changes_from_epoch_to_epoch_and_is_the_same_again() -> None:
     assert plan(1) == plan(1)
 
 
-def test_shards_of_the_reference_pass_are_whole_steps_and_all_of_them() -> None:
+def test_shards_of_the_reference_pass_are_complete_steps_and_cover_all_rows() -> None:
     for rows, batch_size in ((1, 4), (511, 3), (2000, 128), (2000, 600)):
         steps = plan_steps([7] * rows, batch_size=batch_size, micro_batch_tokens=50, processes=2, seed=0, epoch=0)
         shards = shards_of(steps, batch_size)

@@ -14,7 +14,7 @@ from tests.integration.training.trainings import HYPO, dataset, losses, train
 
 
 @pytest.mark.slow
-def test_gradient_checkpointing_changes_nothing_but_memory_and_roundings(tiny: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_losses_only_by_rounding(tiny: Path, tmp_path: Path) -> None:
     rows = dataset(8)
     with_it, without = (
         train(tiny, tmp_path / str(on), rows, gradient_checkpointing=on, precision="bfloat16") for on in (True, False)
@@ -28,8 +28,8 @@ def test_gradient_checkpointing_changes_nothing_but_memory_and_roundings(tiny: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["wdpo", "best_of_n", "hypo"])
-def test_packing_changes_nothing_but_memory(tiny: Path, tmp_path: Path, loss: str) -> None:
-    """Neither the loss, however many pairs a pack has, nor its gradient; nor does computing without packing."""
+def test_packing_changes_no_loss_and_no_weight(tiny: Path, tmp_path: Path, loss: str) -> None:
+    """Packs of any size, and training without packing, give the same losses and weights."""
     rows = dataset(7 if loss == "hypo" else 11)
     options: dict[str, Any] = {"wdpo": {}, "hypo": HYPO, "best_of_n": {"loss": {"type": "best_of_n"}}}[loss]
     options = options | {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3}
@@ -49,7 +49,7 @@ def test_packing_changes_nothing_but_memory(tiny: Path, tmp_path: Path, loss: st
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("micro_batch_tokens", [1000, 50, 1])
-def test_first_loss_is_exact_in_either_precision_and_packing(
+def test_the_first_loss_is_exact_in_any_precision_and_packing(
     tiny: Path, tmp_path: Path, precision: str, micro_batch_tokens: int
 ) -> None:
     options = {"precision": precision, "micro_batch_tokens": micro_batch_tokens}
@@ -59,7 +59,7 @@ def test_first_loss_is_exact_in_either_precision_and_packing(
 
 
 @pytest.mark.slow
-def test_non_finite_loss_stops_before_the_step(tiny: Path, tmp_path: Path) -> None:
+def test_a_non_finite_loss_stops_before_the_step(tiny: Path, tmp_path: Path) -> None:
     from optune_core.errors import NonFiniteLoss
 
     rows = dataset(4)
@@ -69,7 +69,7 @@ def test_non_finite_loss_stops_before_the_step(tiny: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_non_finite_gradient_stops_before_the_step(tiny: Path, tmp_path: Path) -> None:
+def test_a_non_finite_gradient_stops_before_the_step(tiny: Path, tmp_path: Path) -> None:
     """At a margin of 0 the loss is R·ln 2 whatever β₁ is; its gradient is proportional to β₁ and overflows."""
     from optune_core.errors import NonFiniteLoss
     from optune_core.training import trainer
@@ -92,8 +92,8 @@ def test_non_finite_gradient_stops_before_the_step(tiny: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_training_raises_the_chosen_and_is_pinned(tiny: Path, tmp_path: Path) -> None:
-    """Drift guard: the losses of a fixed data set, wide enough for another CPU, far too narrow for another loss."""
+def test_training_widens_the_margin_along_the_pinned_losses(tiny: Path, tmp_path: Path) -> None:
+    """The tolerance allows for another CPU, and is far too narrow for another loss."""
     trainer = train(tiny, tmp_path, dataset(8), epochs=4, learning_rate=1e-3)
     trajectory = losses(trainer)
     pinned = json.loads((Path(__file__).parent / "trajectory.json").read_text())

@@ -26,7 +26,7 @@ def test_a_dry_run_lists_everything_and_deletes_nothing(world: World, capsys: py
 
 
 def readable_in_part(world: World) -> list[str]:
-    """Files that a standing commit names and that are not there."""
+    """Return the missing files of committed artifacts."""
     manifests = [path for path in world.files() if path.count("/") == 3 and path.endswith("/manifest.json")]
     missing = []
     for path in manifests:
@@ -50,10 +50,10 @@ def rubbish(world: World) -> None:
     world.age()
 
 
-def test_deleting_may_be_interrupted_anywhere_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = World(tmp_path / "whole" / "store")
-    rubbish(whole)
-    steps = len(whole.collect())
+def test_deletion_may_be_interrupted_anywhere_and_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uninterrupted = World(tmp_path / "uninterrupted" / "store")
+    rubbish(uninterrupted)
+    steps = len(uninterrupted.collect())
     assert steps == 11
     for step in range(steps):
         world = World(tmp_path / str(step) / "store")
@@ -75,11 +75,11 @@ def test_deleting_may_be_interrupted_anywhere_and_repeated(tmp_path: Path, monke
                 delete_garbage(world.store, garbage)
         assert readable_in_part(world) == []
         world.collect()
-        assert len(world.files()) == len(whole.files())
+        assert len(world.files()) == len(uninterrupted.files())
         assert readable_in_part(world) == []
 
 
-def test_deleting_twice_from_the_same_list_is_harmless(world: World) -> None:
+def test_deletion_of_the_same_list_twice_is_harmless(world: World) -> None:
     world.make("one")
     world.age()
     garbage = find_garbage(world.store, HOUR)
@@ -88,7 +88,7 @@ def test_deleting_twice_from_the_same_list_is_harmless(world: World) -> None:
     assert world.files() == set()
 
 
-def test_discarding_takes_the_commit_before_the_data(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discarding_deletes_the_manifest_before_the_data(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     one = world.make("one")
     deleted: list[str] = []
     delete = world.objects.delete

@@ -1,4 +1,4 @@
-"""Garbage collection removes what killed writers and damage left, once it is old by the clock of the store."""
+"""Leftovers of killed writers and of damage are deleted once they are old by the clock of the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optune_core.storage.gc import find_garbage
 from tests.unit.gc.worlds import HOUR, World, damage
 
 
-def test_attempts_that_were_never_committed_go_when_they_are_old(world: World) -> None:
+def test_uncommitted_attempts_are_deleted_when_they_are_old(world: World) -> None:
     kept = world.make("kept")
     base = f"artifacts/demo/{kept.ref.key}"
     lost = world.file(f"{base}/0123456789abcdef/data.bin")
@@ -23,7 +23,7 @@ def test_attempts_that_were_never_committed_go_when_they_are_old(world: World) -
     assert writing in world.files()
 
 
-def test_temporary_files_of_killed_writers_go_when_they_are_old(world: World) -> None:
+def test_temporary_files_of_killed_writers_are_deleted_when_they_are_old(world: World) -> None:
     kept = world.make("kept")
     world.run("run", "finished", inputs={"policy": kept})
     old = {
@@ -42,7 +42,7 @@ def test_temporary_files_of_killed_writers_go_when_they_are_old(world: World) ->
     assert world.collect() == old
 
 
-def test_no_record_of_a_run_ever_goes(world: World) -> None:
+def test_records_of_runs_are_never_deleted(world: World) -> None:
     one = world.make("one")
     world.run("run", "failed", inputs={"policy": one}, records=[{"policy": one}], evaluations={0: one})
     world.collect()
@@ -54,7 +54,7 @@ def test_no_record_of_a_run_ever_goes(world: World) -> None:
     }
 
 
-def test_of_a_damaged_artifact_that_was_made_again_the_old_data_and_the_mark_go(world: World) -> None:
+def test_the_old_data_and_the_mark_of_a_remade_artifact_are_deleted(world: World) -> None:
     old = world.make("one")
     mark = damage(world, old)
     new = world.make("one")
@@ -63,8 +63,8 @@ def test_of_a_damaged_artifact_that_was_made_again_the_old_data_and_the_mark_go(
     assert ArtifactStore(world.objects).fetch(new.ref).is_dir()
 
 
-def test_a_needed_artifact_that_is_damaged_stays_marked(world: World) -> None:
-    """Without its mark it would pass for whole."""
+def test_a_needed_damaged_artifact_keeps_its_mark(world: World) -> None:
+    """Without the mark it would be taken for undamaged."""
     one = world.make("one")
     mark = damage(world, one)
     world.run("run", "finished", inputs={"policy": one})
@@ -72,7 +72,7 @@ def test_a_needed_artifact_that_is_damaged_stays_marked(world: World) -> None:
     assert mark in world.files()
 
 
-def test_a_torn_manifest_goes_with_the_data_that_nothing_names_any_more(world: World) -> None:
+def test_a_torn_manifest_and_its_data_are_deleted(world: World) -> None:
     one = world.make("one")
     path = world.objects.root / f"artifacts/demo/{one.ref.key}/manifest.json"
     path.write_text('{"torn')
@@ -80,7 +80,7 @@ def test_a_torn_manifest_goes_with_the_data_that_nothing_names_any_more(world: W
     assert world.collect() == world.of(one)
 
 
-def test_an_artifact_that_was_committed_lately_is_kept_whole(world: World) -> None:
+def test_a_recently_committed_artifact_keeps_its_older_data(world: World) -> None:
     one = world.make("one")
     manifest = f"artifacts/demo/{one.ref.key}/manifest.json"
     world.young.add(manifest)
@@ -91,7 +91,7 @@ def test_an_artifact_that_was_committed_lately_is_kept_whole(world: World) -> No
 
 @pytest.mark.parametrize("seconds", [-5 * HOUR, 5 * HOUR])
 def test_age_is_counted_by_the_stores_clock(world: World, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store whose clock is hours off: its times and its `now` are off together."""
+    """The times of the files and the `now` of the store are off by the same hours."""
     young, old = world.file("artifacts/demo/key/a/young.bin"), world.file("artifacts/demo/key/a/old.bin")
     now = time.time() + seconds
     os.utime(world.objects.root / young, (now - HOUR / 2, now - HOUR / 2))

@@ -32,7 +32,7 @@ def test_an_empty_store_has_no_garbage(world: World) -> None:
     assert world.files() == set(), "looking for garbage left some"
 
 
-def test_of_a_finished_run_its_records_their_makings_and_evaluations_are_kept(world: World) -> None:
+def test_the_records_of_a_finished_run_keep_their_artifacts_and_evaluations(world: World) -> None:
     policy, prompts = world.make("policy"), world.make("prompts")
     shard = world.make("shard", [policy, prompts])
     replay = world.make("replay", [shard])
@@ -53,7 +53,7 @@ def test_of_a_finished_run_its_records_their_makings_and_evaluations_are_kept(wo
 
 
 @pytest.mark.parametrize("state", ["working", "interrupted", "stopped", "failed", None])
-def test_of_a_run_that_may_go_on_the_work_in_progress_is_kept(world: World, state: State | None) -> None:
+def test_the_work_in_progress_of_an_unfinished_run_is_kept(world: World, state: State | None) -> None:
     policy = world.make("policy")
     replay = world.make("replay", [policy])
     trained = world.make("trained", [policy, replay])
@@ -65,7 +65,7 @@ def test_of_a_run_that_may_go_on_the_work_in_progress_is_kept(world: World, stat
     assert ArtifactStore(world.objects).fetch(scored.ref).is_dir()
 
 
-def test_before_the_first_iteration_the_work_in_progress_is_what_was_made_from_the_inputs(world: World) -> None:
+def test_before_the_first_iteration_everything_made_from_the_inputs_is_kept(world: World) -> None:
     policy, other = world.make("policy"), world.make("other")
     world.make("shard", [policy])
     theirs = world.make("theirs", [other])
@@ -73,8 +73,8 @@ def test_before_the_first_iteration_the_work_in_progress_is_what_was_made_from_t
     assert world.collect() == world.of(other, theirs)
 
 
-def test_work_in_progress_is_found_by_content_as_the_run_finds_it(world: World) -> None:
-    """Equal bytes made in two ways are the same parent: a run goes on from what was made from the other one."""
+def test_work_in_progress_is_found_by_the_content_of_its_parents(world: World) -> None:
+    """Equal bytes made in two ways are the same parent, so a run uses what was made from either."""
     ours, theirs = world.make("policy", way="ours"), world.make("policy", way="theirs")
     assert ours.ref.digest == theirs.ref.digest and ours.ref.key != theirs.ref.key
     shard = world.make("shard", [theirs])
@@ -83,7 +83,7 @@ def test_work_in_progress_is_found_by_content_as_the_run_finds_it(world: World) 
     assert world.collect() == set()
 
 
-def test_while_a_run_is_in_preparation_everything_committed_is_kept(world: World) -> None:
+def test_everything_committed_is_kept_while_a_run_is_in_preparation(world: World) -> None:
     world.make("found, but not recorded yet")
     left = world.file("artifacts/demo/key/attempt/data.bin")
     world.run("run", "working", inputs=None)
@@ -91,13 +91,13 @@ def test_while_a_run_is_in_preparation_everything_committed_is_kept(world: World
 
 
 @pytest.mark.parametrize("state", ["finished", "failed", "stopped"])
-def test_a_run_that_ended_in_preparation_holds_nothing(world: World, state: State) -> None:
+def test_a_run_that_ended_in_preparation_keeps_nothing(world: World, state: State) -> None:
     one = world.make("one")
     world.run("run", state, inputs=None)
     assert world.collect() == world.of(one)
 
 
-def test_what_two_runs_share_is_kept_until_neither_needs_it(world: World) -> None:
+def test_a_shared_artifact_is_kept_until_neither_run_needs_it(world: World) -> None:
     shared = world.make("shared")
     alone = world.make("alone")
     world.run("one", "finished", inputs={"policy": shared, "prompts": alone})
@@ -148,7 +148,7 @@ def closure(start: Iterable[int], edges: list[set[int]]) -> set[int]:
 
 @settings(max_examples=25)
 @given(plans())
-def test_after_a_collection_everything_that_a_run_refers_to_still_fetches(
+def test_everything_that_a_run_refers_to_can_be_fetched_after_a_collection(
     plan: tuple[list[list[int]], list[tuple[str, list[int], list[int]]], list[int]],
 ) -> None:
     parents, runs, young = plan
@@ -193,12 +193,12 @@ def masters_of(world: World, *policies: Manifest) -> set[str]:
 
 
 def iterations(*policies: Manifest) -> list[dict[str, Manifest]]:
-    """The records of a run that made these policies one after the other."""
+    """Return the records of a run that made these policies one after the other."""
     started_from = [{}, *({"started_from": policy} for policy in policies)]
     return [{"policy": policy} | before for policy, before in zip(policies, started_from, strict=False)]
 
 
-def test_masters_go_when_asked_but_for_each_runs_last(world: World) -> None:
+def test_masters_are_deleted_on_request_except_the_last_of_each_run(world: World) -> None:
     shared, longer, last = (world.policy(name) for name in ("shared", "longer", "last"))
     world.run("short", "finished", inputs={}, records=iterations(shared))
     world.run("long", "finished", inputs={}, records=iterations(shared, longer, last))
@@ -212,7 +212,7 @@ def test_masters_go_when_asked_but_for_each_runs_last(world: World) -> None:
     assert fresh.find(Work("policy", 1, {"name": "longer"}, {})) is None, "its stage would not make it again"
 
 
-def test_masters_of_a_run_that_goes_on_stay_from_its_last_state_on(world: World) -> None:
+def test_masters_of_an_unfinished_run_are_kept_from_its_latest_policy_on(world: World) -> None:
     earliest, first, second = (world.policy(name) for name in ("earliest", "first", "second"))
     begun = world.policy("begun", [second])
     world.run("run", "working", inputs={"policy": world.make("origin")}, records=iterations(earliest, first, second))
@@ -220,7 +220,9 @@ def test_masters_of_a_run_that_goes_on_stay_from_its_last_state_on(world: World)
     assert (ArtifactStore(world.objects).fetch(begun.ref) / "master" / "model.safetensors").exists()
 
 
-def test_masters_stay_while_a_cell_of_a_sweep_may_share_them(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masters_are_kept_while_a_cell_of_a_sweep_may_share_them(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = world.policy("first"), world.policy("second")
     world.run("done", "finished", inputs={}, records=iterations(first, second))
     for run in ("done", "not-begun"):

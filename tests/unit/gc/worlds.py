@@ -20,8 +20,7 @@ HOUR = 3600.0
 
 
 class World:
-    """A store that is filled by hand. Everything in it is made old before garbage is collected, unless it is kept
-    young on purpose."""
+    """A store that is filled by hand. Before a collection everything in it is made old, except what is in `young`."""
 
     def __init__(self, root: Path) -> None:
         self.objects = LocalObjects(root)
@@ -29,7 +28,7 @@ class World:
         self.young: set[str] = set()
 
     def policy(self, name: str, parents: Iterable[Manifest] = ()) -> Manifest:
-        """An artifact with the folders of a trained policy."""
+        """Commit an artifact with the folders of a trained policy."""
         work = Work("policy", 1, {"name": name}, {f"parent-{i}": p.ref for i, p in enumerate(parents)})
         with self.store.scratch() as scratch:
             for folder in ("master", "model"):
@@ -60,7 +59,7 @@ class World:
         records: Iterable[dict[str, Manifest]] = (),
         evaluations: dict[int, Manifest] | None = None,
     ) -> None:
-        """`inputs` None: the run is in preparation. `state` None: there is no lease record."""
+        """Record a run; without `inputs` it is in preparation, without `state` it has no lease."""
         ledger = Ledger(self.objects, name)
         if inputs is not None:
             ledger.open(AnyConfig(name=name), {role: made.ref.to_json() for role, made in inputs.items()})
@@ -74,11 +73,11 @@ class World:
             self.objects.create(f"runs/{name}/lease.json", lease.to_bytes())
 
     def files(self) -> set[str]:
-        """Every file of the store but its lock."""
+        """Return every file of the store except its lock."""
         return {entry.path for entry in self.objects.walk("") if entry.path != ".lock"}
 
     def of(self, *manifests: Manifest) -> set[str]:
-        """The files of artifacts, commits included."""
+        """Return the files of artifacts, manifests included."""
         found = set()
         for manifest in manifests:
             base = f"artifacts/{manifest.ref.stage}/{manifest.ref.key}"
@@ -91,7 +90,7 @@ class World:
             os.utime(self.objects.root / path, (long_ago, long_ago))
 
     def collect(self, *, masters: bool = False) -> set[str]:
-        """Collect garbage older than an hour. Returns what went."""
+        """Collect garbage older than an hour. Returns the deleted files."""
         self.age()
         before = self.files()
         delete_garbage(self.store, find_garbage(self.store, HOUR, masters=masters))

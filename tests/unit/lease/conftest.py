@@ -27,13 +27,13 @@ def _short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_beat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leases that move only when the test moves them."""
+    """Let leases beat only when the test calls for it."""
     monkeypatch.setattr(lease_module, "BEAT_SECONDS", 3600)
 
 
 @pytest.fixture
 def long_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A time to live that no test outlasts: a watch ends because the holder moves or lets go, however slow that is."""
+    """Set a time to live that no test outlasts: a watch ends when the holder beats or releases, however late."""
     monkeypatch.setattr(lease_module, "TTL_SECONDS", 3600.0)
     look_often = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: time.sleep(0.01))
     monkeypatch.setattr(lease_module, "time", look_often)

@@ -1,4 +1,4 @@
-"""Holders of the lease of `run`: this process, a record as another machine left it, a process that can be killed."""
+"""The lease of `run`: its record, a record as another machine left it, and a holder that can be killed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def record(objects: LocalObjects) -> LeaseRecord:
 
 
 def put(objects: LocalObjects, **changes: object) -> LeaseRecord:
-    """A lease as another machine left it."""
+    """Write the record of a holder on another machine."""
     other = LeaseRecord("working", "them", "elsewhere, process 7", "boot/pid:[1]/7-1", 1, 5, 1, "", {})
     other = replace(other, **changes)  # type: ignore[arg-type]
     assert objects.swap(PATH, objects.read(PATH), other.to_bytes())
@@ -30,7 +30,7 @@ def put(objects: LocalObjects, **changes: object) -> LeaseRecord:
 
 
 class Runner:
-    """A real process that takes the lease of `run` and holds it until it is killed or told to let go."""
+    """A real process that takes the lease of `run` and holds it until it is killed or asked to release it."""
 
     CODE = """
 import sys

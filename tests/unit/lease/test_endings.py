@@ -1,4 +1,4 @@
-"""The lease of a run: a true record of how each start ended, and an end to starts that commit nothing."""
+"""The lease of a run records how each start ended, and limits automatic starts that commit nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.waiting import until
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
-def test_the_record_tells_how_the_start_ended(
+def test_the_record_holds_how_the_start_ended(
     objects: LocalObjects, ending: BaseException | None, state: str, message: str, resumable: bool
 ) -> None:
     with pytest.raises(type(ending)) if ending else contextlib.nullcontext(), hold(objects, "run", {}):
@@ -52,7 +52,7 @@ def test_the_record_holds_no_secret(objects: LocalObjects, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("no_beat")
-def test_a_store_that_is_away_at_the_end_does_not_hide_what_went_wrong(
+def test_an_unreachable_store_at_the_end_does_not_hide_the_error_of_the_run(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(path: str, expected: bytes | None, body: bytes) -> bool:
@@ -78,7 +78,7 @@ def test_a_run_that_was_never_started_is_not_resumed(objects: LocalObjects) -> N
         ("stopped", "stopped"),
     ],
 )
-def test_cancelling_stops_only_what_would_be_resumed(objects: LocalObjects, state: str, after: str) -> None:
+def test_cancelling_stops_only_a_run_that_would_be_resumed(objects: LocalObjects, state: str, after: str) -> None:
     put(objects, state=state)
     stop(objects, "run")
     assert record(objects).state == after
@@ -98,7 +98,7 @@ def start(objects: LocalObjects, *, progress: bool = False, unasked: bool = True
 
 
 @pytest.mark.usefixtures("no_beat")
-def test_starts_that_commit_nothing_are_counted_and_refused_in_the_end(objects: LocalObjects) -> None:
+def test_automatic_starts_are_refused_after_too_many_that_committed_nothing(objects: LocalObjects) -> None:
     for n in range(1, MAX_FRUITLESS + 1):
         start(objects)
         assert record(objects).fruitless == n
@@ -112,7 +112,7 @@ def test_starts_that_commit_nothing_are_counted_and_refused_in_the_end(objects: 
 
 
 @pytest.mark.usefixtures("no_beat")
-def test_a_person_may_start_a_run_that_is_not_started_unasked_any_more(objects: LocalObjects) -> None:
+def test_a_person_may_start_a_run_whose_automatic_starts_are_refused(objects: LocalObjects) -> None:
     put(objects, state="interrupted", holder=None, fruitless=MAX_FRUITLESS)
     start(objects, unasked=False, progress=True)
     assert record(objects).fruitless == 0
@@ -120,7 +120,7 @@ def test_a_person_may_start_a_run_that_is_not_started_unasked_any_more(objects: 
 
 
 @pytest.mark.usefixtures("no_beat")
-def test_a_commit_sets_the_count_to_nothing(objects: LocalObjects) -> None:
+def test_a_commit_resets_the_count_of_fruitless_starts(objects: LocalObjects) -> None:
     for _ in range(MAX_FRUITLESS - 1):
         start(objects)
     start(objects, progress=True)
@@ -129,8 +129,8 @@ def test_a_commit_sets_the_count_to_nothing(objects: LocalObjects) -> None:
     assert record(objects).fruitless == 1
 
 
-def test_a_commit_is_noted_before_the_end(objects: LocalObjects) -> None:
-    """A start that is killed after a commit was not in vain."""
+def test_a_commit_is_recorded_while_the_start_goes_on(objects: LocalObjects) -> None:
+    """A start that is killed after a commit is not fruitless."""
     lease = take(objects, "run", {})
     assert record(objects).fruitless == 1
     lease.progressed()
@@ -138,7 +138,7 @@ def test_a_commit_is_noted_before_the_end(objects: LocalObjects) -> None:
     lease.release("interrupted")
 
 
-def test_a_killed_unasked_start_counts(objects: LocalObjects) -> None:
+def test_an_automatic_start_that_was_killed_counts_as_fruitless(objects: LocalObjects) -> None:
     put(objects, process=None, fruitless=MAX_FRUITLESS)
     with pytest.raises(OptuneError, match=r"committed nothing \(the last of them ended with: killed\)"):
         take(objects, "run", {}, unasked=True)

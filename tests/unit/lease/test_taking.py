@@ -1,4 +1,4 @@
-"""The lease of a run: one worker at a time."""
+"""The lease of a run is held by one worker at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.lease.holders import PATH, TTL, put, record
 from tests.waiting import PATIENCE, until
 
 
-def test_a_lease_that_is_held_says_who_holds_it_and_what_for(objects: LocalObjects) -> None:
+def test_a_held_lease_records_its_process_and_its_configuration(objects: LocalObjects) -> None:
     lease = take(objects, "run", {"rho": 0.5})
     held = record(objects)
     assert (held.state, held.starts, held.config) == ("working", 1, {"rho": 0.5})
@@ -51,7 +51,7 @@ def test_a_released_lease_is_taken_without_waiting(objects: LocalObjects, monkey
     second.release("finished")
 
 
-def test_leases_of_two_runs_do_not_meet(objects: LocalObjects) -> None:
+def test_leases_of_two_runs_are_independent(objects: LocalObjects) -> None:
     one, two = take(objects, "one", {}), take(objects, "two", {})
     one.release("finished")
     two.release("failed")
@@ -59,7 +59,7 @@ def test_leases_of_two_runs_do_not_meet(objects: LocalObjects) -> None:
 
 
 def race(objects: LocalObjects) -> None:
-    """Eight runners take the lease at the same time: one gets it, and keeps it."""
+    """Let eight runners take the lease at the same time; check that exactly one gets it and keeps it."""
     barrier = threading.Barrier(8)
     taken: list[Lease] = []
     refused: list[RunBusy] = []
@@ -82,14 +82,14 @@ def race(objects: LocalObjects) -> None:
 
 
 @pytest.mark.usefixtures("long_lease")
-def test_of_racing_runners_one_takes_the_lease(objects: LocalObjects) -> None:
+def test_exactly_one_of_racing_runners_takes_a_free_lease(objects: LocalObjects) -> None:
     race(objects)
 
 
-def test_of_racing_runners_one_takes_over_from_a_dead_one(
+def test_exactly_one_of_racing_runners_takes_over_from_a_dead_holder(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The time to live ends when all of them watch the dead one: none comes so late that it watches the winner."""
+    """The time to live ends when all of them watch the dead one: none is so late that it watches the winner."""
     put(objects)
     clock = 0.0
 
@@ -120,7 +120,7 @@ def test_of_racing_runners_one_takes_over_from_a_dead_one(
         ).encode(),
     ],
 )
-def test_a_broken_record_is_as_good_as_none(objects: LocalObjects, body: bytes) -> None:
+def test_a_broken_record_counts_as_no_record(objects: LocalObjects, body: bytes) -> None:
     objects.create(PATH, body)
     assert read_lease(objects, "run") is None
     assert not is_resumable(read_lease(objects, "run"))

@@ -1,4 +1,4 @@
-"""The lease of a run: when it is taken over from a holder that is dead, paused or cut off, and when it is not."""
+"""The lease of a run is taken from a holder that is dead or paused, and from no other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.waiting import PATIENCE, until
 
 
 def state_of(pid: int) -> str:
-    """The state of a process as Linux names it: T for stopped, Z for dead and not yet waited for."""
+    """Return the state of a process as Linux names it: T is stopped, Z is dead and not yet waited for."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
@@ -37,7 +37,7 @@ def stop_between_beats(objects: LocalObjects, runner: Runner) -> None:
         os.kill(runner.process.pid, signal.SIGCONT)
 
 
-def test_a_killed_process_of_this_machine_is_taken_over_at_once(
+def test_dead_lease_holder_is_replaced_at_once(
     objects: LocalObjects, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert record(objects).config == {"who": "child"}
@@ -49,7 +49,7 @@ def test_a_killed_process_of_this_machine_is_taken_over_at_once(
     lease.release("finished")
 
 
-def test_a_killed_process_that_nobody_buried_is_dead_all_the_same(
+def test_a_zombie_lease_holder_is_replaced_at_once(
     objects: LocalObjects, runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.kill(runner.process.pid, signal.SIGKILL)
@@ -58,7 +58,7 @@ def test_a_killed_process_that_nobody_buried_is_dead_all_the_same(
     take(objects, "run", {}).release("finished")
 
 
-def test_another_process_with_the_dead_ones_number_is_not_mistaken_for_it(
+def test_a_process_that_reuses_the_pid_of_a_dead_holder_is_not_taken_for_it(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = lease_module._process_identity(os.getpid())
@@ -69,7 +69,7 @@ def test_another_process_with_the_dead_ones_number_is_not_mistaken_for_it(
 
 
 @pytest.mark.parametrize("process", ["other-boot/pid:[1]/7-1", None])
-def test_a_holder_elsewhere_is_taken_over_only_after_it_has_not_moved_for_the_time_to_live(
+def test_a_holder_on_another_machine_is_replaced_only_after_the_time_to_live_without_a_beat(
     objects: LocalObjects, process: str | None
 ) -> None:
     put(objects, process=process)
@@ -81,7 +81,9 @@ def test_a_holder_elsewhere_is_taken_over_only_after_it_has_not_moved_for_the_ti
 
 
 @pytest.mark.usefixtures("long_lease")
-def test_a_holder_elsewhere_that_moves_once_is_alive(objects: LocalObjects, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_on_another_machine_that_beats_once_keeps_its_lease(
+    objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = put(objects)
     looks = 0
     read = objects.read
@@ -99,7 +101,7 @@ def test_a_holder_elsewhere_that_moves_once_is_alive(objects: LocalObjects, monk
     assert record(objects).holder == "them"
 
 
-def test_a_holder_elsewhere_that_lets_go_is_followed_without_waiting_longer(
+def test_a_watch_ends_as_soon_as_the_holder_releases_its_lease(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease_module, "TTL_SECONDS", 600.0)
@@ -114,7 +116,7 @@ def test_a_holder_elsewhere_that_lets_go_is_followed_without_waiting_longer(
     assert looks == [True], "it went on watching"
 
 
-def test_a_watcher_that_was_paused_itself_does_not_rob_a_live_holder(
+def test_a_watcher_that_was_paused_leaves_a_live_holder_its_lease(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The watcher stops for longer than the time to live, while the holder goes on beating."""
@@ -134,7 +136,7 @@ def test_a_watcher_that_was_paused_itself_does_not_rob_a_live_holder(
     assert record(objects).holder == "them"
 
 
-def test_a_holder_that_moves_just_before_the_take_over_keeps_its_lease(
+def test_a_holder_that_beats_just_before_it_is_replaced_keeps_its_lease(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = put(objects)
@@ -150,7 +152,7 @@ def test_a_holder_that_moves_just_before_the_take_over_keeps_its_lease(
     assert record(objects).holder == "them"
 
 
-def test_a_holder_that_moves_right_after_the_watchers_last_look_keeps_its_lease(
+def test_a_holder_that_beats_right_after_the_last_look_keeps_its_lease(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = put(objects)
@@ -176,7 +178,7 @@ def test_a_holder_that_moves_right_after_the_watchers_last_look_keeps_its_lease(
     assert record(objects).holder == "them"
 
 
-def test_a_paused_holder_is_overtaken_told_so_and_leaves_the_new_lease_alone(
+def test_a_paused_holder_loses_its_lease_learns_it_and_does_not_disturb_the_new_one(
     objects: LocalObjects, runner: Runner
 ) -> None:
     stop_between_beats(objects, runner)
@@ -191,7 +193,7 @@ def test_a_paused_holder_is_overtaken_told_so_and_leaves_the_new_lease_alone(
     lease.release("finished")
 
 
-def test_a_store_that_is_away_for_a_while_costs_no_lease(
+def test_a_holder_keeps_its_lease_while_the_store_is_unreachable(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[str] = []
@@ -217,7 +219,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_lease(
 
 
 @pytest.mark.usefixtures("no_beat")
-def test_a_move_that_stands_though_its_answer_was_lost_is_the_holders_own(
+def test_a_holder_recognizes_its_own_beat_whose_answer_was_lost(
     objects: LocalObjects, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[str] = []
@@ -239,8 +241,7 @@ def test_a_move_that_stands_though_its_answer_was_lost_is_the_holders_own(
 
 
 @pytest.mark.usefixtures("no_beat")
-def test_a_record_that_was_broken_under_its_holder_counts_as_lost(objects: LocalObjects) -> None:
+def test_a_holder_whose_record_was_broken_has_lost_its_lease(objects: LocalObjects) -> None:
     lease = take(objects, "run", {})
-    standing = objects.read(PATH)
-    assert objects.swap(PATH, standing, b"{torn")
+    assert objects.swap(PATH, objects.read(PATH), b"{torn")
     assert not lease._move()

@@ -1,4 +1,4 @@
-"""`optune plan`."""
+"""The command `optune plan`."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def store(tmp_path: Path) -> str:
     return url
 
 
-def test_plan_with_a_profile() -> None:
+def test_a_plan_with_a_device_profile_adds_up_and_is_shown_as_a_table() -> None:
     plan = json.loads(call(ZEPHYR, "--devices", "8", *LENGTHS, "--json"))
     assert (plan["device"], plan["prompts"], plan["rho"], plan["fit"]) == ("a100-80gb", 48_000, 0.5, {})
     first, later = sum(plan["first"].values()), sum(plan["later"].values())
@@ -75,7 +75,7 @@ def test_plan_with_a_profile() -> None:
     assert "reward model some/model: size unknown" in call(ZEPHYR, "reward.model=some/model", *LENGTHS)
 
 
-def test_overrides_and_lengths_count() -> None:
+def test_overrides_and_lengths_change_the_projected_seconds() -> None:
     fewer = json.loads(call(ZEPHYR, "selection.rho=0.3", *LENGTHS, "--json"))
     default = json.loads(call(ZEPHYR, *LENGTHS, "--json"))
     longest = json.loads(call(ZEPHYR, "--json"))
@@ -93,7 +93,7 @@ def test_overrides_and_lengths_count() -> None:
         (("generation.engine.replicas=2", "--engines", "5"), 5, 8),
     ],
 )
-def test_engines_and_reward_models_take_all_devices_unless_told(
+def test_engines_and_reward_models_take_all_devices_unless_configured(
     arguments: tuple[str, ...], engines: int, reward_models: int
 ) -> None:
     plan = json.loads(call(ZEPHYR, *arguments, "--devices", "8", *LENGTHS, "--json"))
@@ -102,7 +102,7 @@ def test_engines_and_reward_models_take_all_devices_unless_told(
     assert plan["full"]["score"] == pytest.approx(alone["full"]["score"] / reward_models)
 
 
-def test_plan_with_the_rates_of_a_run(store: str) -> None:
+def test_a_plan_fitted_to_a_run_scales_the_profile_by_what_the_run_took(store: str) -> None:
     fitting = ("--store", store, "--run", "seen", "--device", "a100-80gb", "--run-devices", "2")
     plan = json.loads(call(ZEPHYR, *fitting, "--json"))
     assert (plan["prompt_tokens"], plan["response_tokens"]) == (30, 20)

@@ -43,7 +43,7 @@ def test_fit_starts_from_the_profile_not_from_an_earlier_fit() -> None:
     assert fit_device(once, measured(DEVICE, 0.1, 1))[0] == once
 
 
-def test_one_iteration_fits_but_cannot_say_how_well() -> None:
+def test_one_iteration_is_fitted_without_an_error_estimate() -> None:
     fitted, fits = fit_device(DEVICE, measured(replace(DEVICE, factors={"train": 2.0}), 0.0, 0, iterations=1))
     assert fitted.factors["train"] == pytest.approx(2.0)
     assert {fit.error for fit in fits.values()} == {None}

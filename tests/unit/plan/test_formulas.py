@@ -29,7 +29,7 @@ def test_forward_pass_counts_body_head_and_attention() -> None:
     assert SHAPE.kv_bytes(2) == 2 * 2 * 5 * 2
 
 
-def test_stages_by_hand() -> None:
+def test_seconds_of_each_stage_equal_sums_by_hand() -> None:
     seconds = stage_seconds(WORK, DEVICE, 8)
     assert seconds["start engine"] == pytest.approx(3 + 22_000 / 1e5)
     # 16 sequences in batches of 4: 16 steps and 2 more to the longest; 64 tokens with a mean context of 12.
@@ -55,7 +55,7 @@ def test_only_repeatable_generation_waits_for_each_shards_longest_response() -> 
     assert steps(False) == pytest.approx(4 * 4 + 2)
 
 
-def test_products_set_the_pace_of_a_large_batch() -> None:
+def test_a_large_batch_is_bound_by_its_matrix_products() -> None:
     work = replace(WORK, engine=VllmEngine(max_num_seqs=512), samples=64)
     slow = stage_seconds(work, replace(DEVICE, decode=1e5), 8)["generate"]
     assert slow - stage_seconds(work, replace(DEVICE, decode=2e5), 8)["generate"] == pytest.approx(
@@ -72,7 +72,7 @@ def test_static_batches_run_to_the_longest_and_share_no_prompt() -> None:
     assert stage_seconds(work, DEVICE, 8)["generate"] == pytest.approx(expected)
 
 
-def test_passes_of_training() -> None:
+def test_training_settings_change_the_number_of_passes() -> None:
     rest = 2 * 11_000 * 20 / 1e5 + 11_000 * 14 / 1e5
     forward = (train_seconds() - rest) / 4
     assert train_seconds(gradient_checkpointing=True) == pytest.approx(5 * forward + rest)
@@ -88,13 +88,13 @@ def test_best_of_n_computes_one_response_and_no_reference() -> None:
     assert train_seconds(loss=BestOfN()) == pytest.approx(3 * forward + rest)
 
 
-def test_padding_and_a_prompt_twice_cost_more() -> None:
+def test_padded_training_costs_padding_and_a_second_prompt() -> None:
     whole = 2 * (2 * 11_000 * 18 + 80 * 162)  # 12 + 6 tokens, all with logits
     expected = 8 * whole * 4 / 2e6 + 2 * 11_000 * 20 / 1e5 + 11_000 * 14 / 1e5
     assert stage_seconds(replace(WORK, layout="padded"), DEVICE, 8)["train"] == pytest.approx(expected)
 
 
-def test_the_cache_bounds_the_batch() -> None:
+def test_the_memory_for_the_cache_bounds_the_running_batch() -> None:
     # 0.5 · 24,400 − 22,000 bytes of weights would be negative; on two devices 2,400 are left: 560 a sequence.
     engine = VllmEngine(gpu_memory_utilization=0.5, tensor_parallel_size=2)
     work, device = replace(WORK, engine=engine), replace(DEVICE, memory=24_400)
@@ -104,13 +104,13 @@ def test_the_cache_bounds_the_batch() -> None:
         stage_seconds(replace(work, engine=alone), device, 8)
 
 
-def test_nothing_regenerated_costs_training_only() -> None:
+def test_without_regenerated_prompts_only_merging_and_training_cost_time() -> None:
     seconds = stage_seconds(WORK, DEVICE, 0)
     assert {stage for stage in STAGES if seconds[stage] > 0} == {"rank and merge", "train"}
     assert stage_seconds(replace(WORK, reward=None), DEVICE, 8)["score"] == 0
 
 
-def test_shape_of_a_model_is_its_number_of_weights(tmp_path: Path) -> None:
+def test_the_shape_of_a_model_gives_its_number_of_weights(tmp_path: Path) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     for tied in (True, False):
@@ -122,7 +122,7 @@ def test_shape_of_a_model_is_its_number_of_weights(tmp_path: Path) -> None:
         assert (shape.kv_width, shape.tied) == (8, tied)
 
 
-def test_other_models_need_their_size(tmp_path: Path) -> None:
+def test_unsupported_model_configurations_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"mixture of experts.*--parameters"):
         ModelShape.from_config({**TINY, "num_local_experts": 8}, "model")
     with pytest.raises(ModelError, match="has no intermediate_size, num_hidden_layers"):
@@ -132,7 +132,7 @@ def test_other_models_need_their_size(tmp_path: Path) -> None:
     assert known_shape(str(tmp_path)) is None
 
 
-def test_a_size_alone_gives_a_usual_shape() -> None:
+def test_a_number_of_parameters_gives_a_usual_shape() -> None:
     mistral = known_shape("alignment-handbook/zephyr-7b-sft-full")
     assert mistral is not None
     guessed = ModelShape.from_parameters(mistral.parameters)

@@ -1,4 +1,4 @@
-"""The cost model: what must grow with what, and how it compares with the paper."""
+"""The cost model: monotonicity, bounds, and the numbers of the paper."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_speedup_falls_with_rho_and_never_passes_the_bound(work: Workload, devic
         assert projection.iteration_speedup <= projection.bound * (1 + 1e-9)
 
 
-def test_offline_and_full_runs_save_nothing() -> None:
+def test_offline_and_full_runs_have_no_speedup() -> None:
     device = named_device("h100")
     for name in ("zephyr-7b-offline", "zephyr-7b-full"):
         config = load_config(f"configs/{name}.yaml", [])
@@ -80,14 +80,14 @@ def test_offline_and_full_runs_save_nothing() -> None:
         assert (projection.full["generate"] > 0) == (name == "zephyr-7b-full")
 
 
-def test_hypo_is_not_projected() -> None:
+def test_hypo_is_refused_by_the_cost_model() -> None:
     overrides = ["training.loss.type=hypo", "training.loss.kl_coefficient=0.1"]
     config = load_config("configs/zephyr-7b-offline.yaml", overrides)
     with pytest.raises(ConfigError, match="online samples is not known to the cost model"):
         workload_of(config, devices=8, prompts=1000)
 
 
-def test_selectors_beyond_the_paper_save_as_much_as_its_own() -> None:
+def test_projected_seconds_do_not_depend_on_the_selector() -> None:
     device = named_device("h100")
     own, other = (
         project(config, workload_of(config, devices=8), device).later
@@ -96,7 +96,7 @@ def test_selectors_beyond_the_paper_save_as_much_as_its_own() -> None:
     assert own == other
 
 
-def test_table_1_from_a_stack_like_the_papers() -> None:
+def test_the_projected_shares_of_the_papers_stack_are_those_of_table_1() -> None:
     """Generation's share was fitted (`STATIC_BATCH`), so what is checked is how training and rewarding divide the
     rest. Rewarding's 0.1 % cannot be met: scoring every response with a 7B model costs a tenth of such a training."""
     shares = paper_shares()["paper's stack"]
@@ -105,13 +105,13 @@ def test_table_1_from_a_stack_like_the_papers() -> None:
     assert shares["rewarding"] > 10 * TABLE_1["rewarding"]
 
 
-def test_our_stack_is_not_tuned_to_table_1() -> None:
+def test_more_engines_need_fewer_hours_and_a_smaller_share_for_generation() -> None:
     shares = paper_shares()
     assert shares["ours, 8 engines"]["hours"] < shares["ours, 1 engine"]["hours"] < shares["paper's stack"]["hours"]
     assert shares["ours, 8 engines"]["generation"] < 0.3
 
 
-def test_the_papers_speedups_are_those_of_an_iteration() -> None:
+def test_the_papers_speedups_are_those_of_an_iteration_and_not_of_a_run() -> None:
     """1.27× and 1.56× follow from Table 1's shares for an iteration with ρ; not for a run with a full iteration 0."""
     readings = paper_speedups(TABLE_1["generation"] + TABLE_1["rewarding"])
     assert readings["an iteration"] == pytest.approx(SPEEDUPS, abs=0.01)

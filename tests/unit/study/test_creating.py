@@ -43,7 +43,7 @@ TEXTS = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["", "one",
 
 
 @given(TEXTS, TEXTS, st.integers(1, 9), st.text())
-def test_no_prompt_is_lost_and_only_different_responses_are_asked_about(
+def test_every_prompt_is_kept_and_only_different_responses_are_asked_about(
     ours: dict[str, str], theirs: dict[str, str], prompts: int, seed: str
 ) -> None:
     rows = pair_up([(source("ours", **ours), source("theirs", **theirs))], prompts, seed)
@@ -66,7 +66,7 @@ def test_comparisons_ask_about_the_same_prompts() -> None:
     assert {pair.prompt_id for pair in other} != asked[0]
 
 
-def test_the_first_is_compared_with_each_other_one_or_all_others_with_the_baseline() -> None:
+def test_sources_are_compared_with_the_first_one_or_with_the_baseline() -> None:
     sources = [source("a"), source("b"), source("c")]
     named = [[(x.name, y.name) for x, y in comparisons(sources, baseline)] for baseline in (None, "b")]
     assert named == [[("a", "b"), ("a", "c")], [("a", "b"), ("c", "b")]]
@@ -90,7 +90,7 @@ def run_with_responses(store: ArtifactStore, run: str, texts: dict[str, Sequence
     ledger.commit_held_out(iterations, {"responses": [ref.to_json()]})
 
 
-def test_runs_are_compared_by_what_their_last_policies_answered_first(store: ArtifactStore, tmp_path: Path) -> None:
+def test_runs_are_compared_by_the_first_samples_of_their_last_policies(store: ArtifactStore, tmp_path: Path) -> None:
     run_with_responses(store, "optune", {"Question 0?": ["good", "other sample"], "Question 9?": ["alone"]}, 3)
     run_with_responses(store, "full", {"Question 0?": ["bad", "good"]})
     record = create_study(store, "s", ["optune", "full"], [file_of(tmp_path, "gpt", ["best"])], 50, None)
@@ -107,7 +107,7 @@ def test_a_study_is_found_again_but_never_changed(store: ArtifactStore, tmp_path
         study_of_files(store, tmp_path, prompts=9)
 
 
-def test_what_cannot_be_a_study_is_refused(store: ArtifactStore, tmp_path: Path) -> None:
+def test_an_impossible_study_is_refused(store: ArtifactStore, tmp_path: Path) -> None:
     ours, theirs = file_of(tmp_path, "ours", ["a", "b"]), file_of(tmp_path, "theirs", ["a", " b "])
     for message, runs, files, baseline in [
         ("two or three", [], [ours], None),

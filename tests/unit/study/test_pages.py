@@ -30,7 +30,7 @@ def token_of(page: str) -> str:
     return page.partition('name="token" value="')[2].partition('"')[0]
 
 
-def test_pages_escape_texts_and_do_not_say_whose_they_are(client: TestClient) -> None:
+def test_pages_escape_texts_and_do_not_show_their_sources(client: TestClient) -> None:
     seen = [client.get("/").text, client.post("/join", data={"name": "<i>Eve</i>"}).text]
     for _ in range(2):
         page = client.get("/pair")
@@ -44,7 +44,7 @@ def test_pages_escape_texts_and_do_not_say_whose_they_are(client: TestClient) ->
         assert hidden not in everything
 
 
-def test_only_the_participants_own_form_counts(client: TestClient, store: ArtifactStore) -> None:
+def test_only_a_form_from_the_participants_own_page_is_accepted(client: TestClient, store: ArtifactStore) -> None:
     client.post("/join", data={"name": "eve"})
     token = token_of(client.get("/pair/1").text)
     good = {"choice": "first", "token": token, "shown_at": "0"}
@@ -63,14 +63,14 @@ def test_only_the_participants_own_form_counts(client: TestClient, store: Artifa
     assert (saved["choice"], saved["seconds"]) == ("first", None), "half a century is no time that was taken"
 
 
-def test_who_is_not_known_starts_at_the_beginning(client: TestClient) -> None:
+def test_an_unknown_participant_is_sent_to_the_first_page(client: TestClient) -> None:
     client.cookies.set("participant", "0" * 32)
     for path in ("/pair", "/pair/1", "/guidelines", "/done"):
         assert client.get(path).url.path == "/"
     assert "1 to 64" in client.post("/join", data={"name": " "}).text
 
 
-def test_a_choice_that_the_store_did_not_take_is_not_said_to_be_saved(
+def test_a_choice_that_was_not_stored_is_not_reported_as_saved(
     client: TestClient, store: ArtifactStore, tmp_path: Path
 ) -> None:
     client.post("/join", data={"name": "eve"})

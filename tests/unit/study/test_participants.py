@@ -54,7 +54,7 @@ def sessions_of(store: ArtifactStore, wanted: int = 10, study: str = "table4") -
     return Sessions(ledger, pairs, wanted)
 
 
-def test_the_same_name_comes_back_to_the_same_pairs(store: ArtifactStore, tmp_path: Path) -> None:
+def test_a_returning_participant_gets_the_same_pairs(store: ArtifactStore, tmp_path: Path) -> None:
     study_of_files(store, tmp_path)
     anna = sessions_of(store).join("Anna  Lind")
     sessions_of(store).rate(anna, 0, "first", 2.5)
@@ -79,8 +79,8 @@ def test_a_correction_replaces_a_choice_and_both_are_kept(store: ArtifactStore, 
     assert [(row["choice"], row["submissions"]) for row in rows] == [("second", 2), ("equal", 1)]
 
 
-def test_servers_that_race_lose_nothing_and_stay_balanced(store: ArtifactStore, tmp_path: Path) -> None:
-    """Each has its own view of the store, as processes do."""
+def test_racing_servers_lose_no_rating_and_stay_balanced(store: ArtifactStore, tmp_path: Path) -> None:
+    """Each server has its own view of the store, as processes have."""
     study_of_files(store, tmp_path)
     barrier = threading.Barrier(6)
 
@@ -106,7 +106,7 @@ def test_servers_that_race_lose_nothing_and_stay_balanced(store: ArtifactStore, 
     assert [len(ledger.ratings(each.id).read()) for each in joined if each.name == "shared"] == [30]
 
 
-def test_who_stays_away_leaves_unrated_pairs_to_others(
+def test_the_unrated_pairs_of_an_absent_participant_go_to_others(
     store: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study_of_files(store, tmp_path)

@@ -23,7 +23,7 @@ REPORT = """
 """
 
 
-def test_alpha_is_that_of_the_published_examples() -> None:
+def test_alpha_equals_the_published_examples() -> None:
     """Krippendorff, Computing Krippendorff's Alpha-Reliability (2011): sections A (0.095) and C (0.743)."""
     two = zip([0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0], strict=True)
     assert krippendorff_alpha(list(two)) == pytest.approx(0.095, abs=5e-4)
@@ -36,7 +36,7 @@ UNITS = st.lists(st.lists(st.sampled_from("wlt"), max_size=4), max_size=8)
 
 
 @given(UNITS)
-def test_alpha_depends_on_no_order_and_on_no_single_ratings(units: list[list[str]]) -> None:
+def test_alpha_does_not_depend_on_order_or_on_single_ratings(units: list[list[str]]) -> None:
     alpha = krippendorff_alpha(units)
     shuffled = [random.Random(0).sample(unit, len(unit)) for unit in reversed(units)]
     again = krippendorff_alpha([*shuffled, ["w"], []])
@@ -58,7 +58,7 @@ def rating(position: int, pair: int, swapped: bool, choice: str, seconds: float 
     }
 
 
-def test_results_by_hand() -> None:
+def test_results_equal_values_by_hand() -> None:
     """Two prompts; prompt a: win, win, tie; prompt b: loss."""
     rows = pair_up([(source("ours", a="1", b="2"), source("full", a="3", b="4"))], 50, seed="s")
     pairs = asked_pairs(rows)
@@ -69,11 +69,11 @@ def test_results_by_hand() -> None:
         "y": [rating(0, a, True, "first"), rating(0, a, True, "second", None)],
         "z": [rating(0, a, False, "equal")],
     }
-    standing = standing_ratings(pairs, people, ratings)
-    assert [row["outcome"] for row in standing] == ["win", "loss", "win", "tie"]
-    assert [row["first"] for row in standing] == ["ours", "full", "full", "ours"]
+    latest = standing_ratings(pairs, people, ratings)
+    assert [row["outcome"] for row in latest] == ["win", "loss", "win", "tie"]
+    assert [row["first"] for row in latest] == ["ours", "full", "full", "ours"]
     comparison = {"policy": "ours", "baseline": "full", "prompts": {"asked": 2}}
-    summary = summarise([comparison], standing, {"x": 2, "y": 2, "z": 2})
+    summary = summarise([comparison], latest, {"x": 2, "y": 2, "z": 2})
     (row,) = summary["comparisons"]
     assert (row["ratings"], row["participants"], row["prompts_rated"]) == (4, 3, 2)
     assert row["counts"] == {"win": 2, "loss": 1, "tie": 1}
@@ -84,7 +84,7 @@ def test_results_by_hand() -> None:
     assert [each["median_seconds"] for each in summary["participants"]] == [5.0, None, 1.0]
 
 
-def test_who_always_presses_one_button_is_pointed_out() -> None:
+def test_a_participant_who_always_presses_one_button_is_marked() -> None:
     base = {"policy": "ours", "baseline": "full", "outcome": "win", "seconds": 1.0}
     rows = [base | {"participant": name, "prompt_id": str(n), "choice": choice}
             for name, choices in (("always", "11111"), ("few", "1111"), ("varied", "11112"))
@@ -93,7 +93,7 @@ def test_who_always_presses_one_button_is_pointed_out() -> None:
     assert [each["always"] for each in people] == ["first", None, None, None]
 
 
-def test_without_ratings_nothing_is_claimed() -> None:
+def test_a_study_without_ratings_has_no_percentages() -> None:
     summary = summarise([{"policy": "ours", "baseline": "full", "prompts": {"asked": 2}}], [], {})
     assert summary["comparisons"][0]["percent"] is None
     assert summary["comparisons"][0]["alpha"] is None
