@@ -8,6 +8,7 @@ from prefect import flow
 
 from flows.held_out import score_held_out
 from optune_core.storage import Ref
+from tasks.health import check_fresh_data
 from tasks.iteration import (
     Responses,
     draw,
@@ -19,7 +20,7 @@ from tasks.iteration import (
     select,
     take_fixed_pairs,
 )
-from tasks.records import check_fresh_data, commit_iteration
+from tasks.records import commit_iteration
 from tasks.support.context import RunContext
 from tasks.train import begin_training
 

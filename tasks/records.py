@@ -10,7 +10,6 @@ from prefect.artifacts import create_markdown_artifact
 from optune_core.data.schemas import SCORES
 from optune_core.data.shards import SCORES_FILE, read_shards
 from optune_core.errors import OptuneError
-from optune_core.health import Freshness, check_health
 from optune_core.reports.page import report
 from optune_core.reports.render import iteration_markdown, reward_model_markdown, run_markdown
 from optune_core.reports.summary import held_out_change, summarise
@@ -40,35 +39,6 @@ def reached_iterations(context: RunContext) -> list[tuple[Ref, Ref]]:
         (Ref.from_json(record["artifacts"]["replay"]), Ref.from_json(record["artifacts"]["policy"]))
         for record in _ledger(context).iterations()
     ]
-
-
-@stage_task("check health")
-def check_fresh_data(context: RunContext, iteration: int, selection: Ref, responses: list[Ref], replay: Ref) -> None:
-    """Stop before training on rubbish."""
-    store = open_store(context.store)
-    fresh = [store.manifest(ref).metrics for ref in responses if ref.stage == "responses"]
-    first = _ledger(context).iteration(0)
-    shards = [Ref.from_json(ref) for ref in first["artifacts"]["responses"]] if first else []
-    before = [store.manifest(ref).metrics for ref in shards if ref.stage == "responses"] or fresh
-    merged = store.manifest(replay).metrics
-    check_health(
-        Freshness(
-            prompts=store.manifest(selection).metrics["selected"],
-            pairs=merged["status"].get("regenerated", 0),
-            reasons=merged["reasons"],
-            responses=_total(fresh, "responses"),
-            distinct=_total(fresh, "distinct"),
-            truncated=_total(fresh, "truncated"),
-            mean_tokens=_total(fresh, "tokens") / max(1, _total(fresh, "responses")),
-            first_mean_tokens=_total(before, "tokens") / max(1, _total(before, "responses")),
-        ),
-        context.config.health,
-        iteration,
-    )
-
-
-def _total(metrics: list[dict[str, Any]], name: str) -> int:
-    return sum(shard[name] for shard in metrics)
 
 
 @stage_task("commit iteration")

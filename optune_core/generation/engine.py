@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,14 +85,15 @@ class Engine(Part):
         return 1
 
     @property
+    @abstractmethod
     def sequences(self) -> int:
         """Sequences that an engine answers at once."""
-        raise NotImplementedError
 
     def side_by_side(self, section: str) -> Replicas:
         """Return how many engines run side by side; `section` of the configuration is for messages."""
         return Replicas(section, self.replicas, self.devices)
 
+    @abstractmethod
     def start(self, parameters: SamplingParameters, model: Path, *, max_tokens: int) -> Sampler:
         """Start the engine.
 
@@ -100,7 +102,6 @@ class Engine(Part):
             model: model folder with tokenizer.
             max_tokens: longest prompt and response together.
         """
-        raise NotImplementedError
 
 
 def sampling_seed(seed: int, iteration: int, prompt_id: str, sample: int) -> int:

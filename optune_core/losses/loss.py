@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -65,9 +66,9 @@ class Loss(Part):
         return self.type
 
     @property
+    @abstractmethod
     def description(self) -> str:
         """The loss in a sentence, with its parameters, for the page of a run."""
-        raise NotImplementedError
 
     @property
     def implicit_beta(self) -> float | None:
@@ -80,9 +81,9 @@ class Loss(Part):
         term."""
         return None
 
+    @abstractmethod
     def losses(self, batch: Batch) -> RowLosses:
         """Return a loss a row. The mean over the rows of a step is minimised (or per token, see `per_token`)."""
-        raise NotImplementedError
 
     def pair_weights(self, margins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
         """Return the weight of each pair, float64, (pairs,); None: the loss weighs all pairs alike.

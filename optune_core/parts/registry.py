@@ -63,6 +63,8 @@ class Registry(Generic[P]):
             raise ConfigError([f"type {name!r} is no {self.kind}: take {self._known}"])
         if not (isinstance(found, type) and issubclass(found, self.base)):
             raise ConfigError([f"type {name!r} is no {self.kind}: a class derived from {self.base.__name__} is needed"])
+        if missing := sorted(getattr(found, "__abstractmethods__", ())):
+            raise ConfigError([f"type {name!r} is no {self.kind} yet: its class does not define {', '.join(missing)}"])
         return found
 
     @property

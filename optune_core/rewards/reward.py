@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,9 +46,9 @@ class Reward(Part):
     """Whether the flow `reward-model` trains its model before iteration 0."""
 
     @property
+    @abstractmethod
     def label(self) -> str:
         """The reward for people."""
-        raise NotImplementedError
 
     @property
     def family(self) -> str:
@@ -69,10 +70,10 @@ class Reward(Part):
         """Return what determines a score besides the content of the model, as JSON."""
         return self.identity()
 
+    @abstractmethod
     def open(self, model: Path | None) -> Scorer:
         """Make the reward ready.
 
         Args:
             model: model folder in the artifact; None for a reward without a model.
         """
-        raise NotImplementedError

@@ -43,6 +43,10 @@ class Nothing(Selector):
     def label(self) -> str:
         return "offline"
 
+    def rank(self, replay: pa.Table) -> Values:
+        """Return 0 for every row: none is taken."""
+        return np.zeros(replay.num_rows)
+
 
 def simplest(selector: Selector) -> Selector:
     """Return the simplest selector that regenerates the same prompts from iteration 1 on: at ρ = 1 all rankings do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -23,22 +24,22 @@ class Selector(Part):
     """False where every prompt, or none, is taken, so that no rank matters."""
 
     @property
+    @abstractmethod
     def share(self) -> float:
         """ρ, the share of prompts that is regenerated from iteration 1 on, in [0, 1]."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def label(self) -> str:
         """The selector with its parameters, for tables and pages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rank(self, replay: pa.Table) -> Values:
         """Return a sort value a row, float64, (prompts,).
 
         Args:
             replay: columns `columns`. Prompts without a pair have to get minus infinity: they have the most to gain.
         """
-        raise NotImplementedError
 
     @property
     def regenerates(self) -> bool:
