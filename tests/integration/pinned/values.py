@@ -71,7 +71,7 @@ class Comparison:
             name: where the values are: run, iteration, field.
         """
         if isinstance(expected, dict) and isinstance(got, dict):
-            for key in sorted(expected.keys() | got.keys()):
+            for key in [*got, *(key for key in expected if key not in got)]:
                 if key not in got:
                     self.differences.append(f"{name} / {key}: expected a value, got none")
                 elif key not in expected:
