@@ -3,8 +3,8 @@
 Texts, ids, counts and reasons are compared exactly, floats within a relative 1e-4. The SHA-256 of weights is compared
 on the machine that recorded it alone (see `pinned/values.py`); elsewhere the sums of each tensor are.
 
-Here a part of the grid is compared, in about two minutes on two slow cores. `python -m tests.integration.pinned` compares all
-of it, counts the values, and says when recording anew is allowed.
+Here a part of the grid is compared, in about two minutes on two slow cores. The command
+`python -m tests.integration.pinned` compares all of it, counts the values, and says when recording anew is allowed.
 """
 
 from __future__ import annotations

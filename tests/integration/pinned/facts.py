@@ -1,4 +1,4 @@
-"""What runs and evaluations computed, read from the files of a store without the code that wrote them.
+"""The results of runs and evaluations, read from the files of a store without the code that wrote them.
 
 A record of the ledger refers to artifacts. Here each reference is replaced by the content of the artifact, whatever
 its stage is called: Parquet tables as columns, JSON as it is, weights as a digest and two sums a tensor. Keys of
@@ -70,7 +70,7 @@ def evaluation_facts(store: Path, run: str, kind: str, server: str | None) -> Fa
 
 
 def _by_cause(iteration: Facts) -> Facts:
-    """Return the parts of an iteration in the order in which they are made, so that the first difference is shown first."""
+    """Return the parts of an iteration in the order in which they are made: the first difference is then its cause."""
     order = [name for name in ("selection", "responses", "scores", "replay", "policy") if name in iteration]
     return {name: iteration[name] for name in order} | iteration
 

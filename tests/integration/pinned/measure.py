@@ -1,4 +1,4 @@
-"""Performing the pinned runs and evaluations in one store."""
+"""Perform the pinned runs and evaluations in one store."""
 
 from __future__ import annotations
 

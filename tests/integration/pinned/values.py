@@ -55,7 +55,7 @@ def is_recording_machine() -> bool:
 
 @dataclass
 class Comparison:
-    """How many values of a run were compared, and which differ."""
+    """The number of values of a run that were compared, and the differences."""
 
     digests: bool
     """Whether digests are compared."""
