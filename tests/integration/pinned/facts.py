@@ -1,4 +1,4 @@
-"""What runs and evaluations computed, read from the files of a store without the code that wrote them.
+"""The results of runs and evaluations, read from the files of a store without the code that wrote them.
 
 A record of the ledger refers to artifacts. Here each reference is replaced by the content of the artifact, whatever
 its stage is called: Parquet tables as columns, JSON as it is, weights as a digest and two sums a tensor. Keys of
@@ -51,7 +51,7 @@ def run_facts(store: Path, run: str) -> Facts:
                 facts["inputs"][PREFERENCES] = reader.content(parents[PREFERENCES])
     iterations = [reader.content(record) for record in _records(base / ITERATIONS)]
     held_out = [reader.content(record, without="policy") for record in _records(base / HELD_OUT)]
-    facts["iterations"] = [iteration.pop("artifacts") | iteration for iteration in iterations]
+    facts["iterations"] = [_by_cause(iteration.pop("artifacts") | iteration) for iteration in iterations]
     facts["held out"] = held_out
     return facts
 
@@ -67,6 +67,12 @@ def evaluation_facts(store: Path, run: str, kind: str, server: str | None) -> Fa
     found = [reader.content(record, without="policy") for record in records]
     text = json.dumps(found)
     return {"records": json.loads(text.replace(server, "<server>") if server else text)}
+
+
+def _by_cause(iteration: Facts) -> Facts:
+    """Return the parts of an iteration in the order in which they are made: the first difference is then its cause."""
+    order = [name for name in ("selection", "responses", "scores", "replay", "policy") if name in iteration]
+    return {name: iteration[name] for name in order} | iteration
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:

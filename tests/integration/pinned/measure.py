@@ -1,29 +1,32 @@
-"""Performing the pinned runs and evaluations in one store."""
+"""Perform the pinned runs and evaluations in one store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests.integration.pinned import facts, runs
 
 
-def measured(folder: Path, *, children: bool) -> Iterator[tuple[str, facts.Facts]]:
+def measured(folder: Path, *, children: bool, only: Collection[str] = ()) -> Iterator[tuple[str, facts.Facts]]:
     """Perform all runs and evaluations, and yield the name and the facts of each.
 
     Args:
         folder: empty folder for inputs and the store.
         children: run each stage in a child process, as users run it.
+        only: names of runs and kinds of evaluation; default: all.
     """
     runs.write_inputs(folder)
     with ExitStack() as stack:
         if not children:
             stack.enter_context(runs.stages_in_this_process())
         for name in runs.grid(folder):
-            yield name, measured_run(folder, name)
+            if not only or name in only:
+                yield name, measured_run(folder, name)
         for kind in facts.EVALUATIONS:
-            yield kind, measured_evaluation(folder, kind)
+            if not only or kind in only:
+                yield kind, measured_evaluation(folder, kind)
 
 
 def measured_run(folder: Path, name: str) -> facts.Facts:
@@ -33,6 +36,7 @@ def measured_run(folder: Path, name: str) -> facts.Facts:
 
 
 def measured_evaluation(folder: Path, kind: str) -> facts.Facts:
-    """Perform an evaluation of the run JUDGED, which is there, and return its facts."""
+    """Perform an evaluation of the run JUDGED, after that run itself, and return its facts."""
+    runs.perform(folder, folder / "store", runs.JUDGED)
     server = runs.evaluations(folder, folder / "store")[kind]()
     return facts.evaluation_facts(folder / "store", runs.JUDGED, kind, server)

@@ -55,7 +55,7 @@ def is_recording_machine() -> bool:
 
 @dataclass
 class Comparison:
-    """How many values of a run were compared, and which differ."""
+    """The number of values of a run that were compared, and the differences."""
 
     digests: bool
     """Whether digests are compared."""
@@ -71,7 +71,7 @@ class Comparison:
             name: where the values are: run, iteration, field.
         """
         if isinstance(expected, dict) and isinstance(got, dict):
-            for key in sorted(expected.keys() | got.keys()):
+            for key in [*got, *(key for key in expected if key not in got)]:
                 if key not in got:
                     self.differences.append(f"{name} / {key}: expected a value, got none")
                 elif key not in expected:
