@@ -1,4 +1,4 @@
-"""Which pairs a study asks about. Every prompt of a comparison has an outcome; nothing is left out without one."""
+"""Pairs that a study asks about. Every prompt of a comparison has an outcome, so none is dropped silently."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ ASKED = "asked"
 
 @dataclass(frozen=True)
 class Pair:
-    """What a participant compares."""
+    """A prompt with the two responses that a participant compares."""
 
     number: int
+    """Number of the pair in the study, from 0."""
     policy: str
     baseline: str
     prompt_id: str
@@ -26,8 +27,13 @@ class Pair:
 
 
 def comparisons(sources: Sequence[Source], baseline: str | None) -> list[tuple[Source, Source]]:
-    """(policy, baseline) of each comparison: the first source against each other one, as in the paper, or each other
-    one against the named baseline."""
+    """Return (policy, baseline) of each comparison.
+
+    Args:
+        sources: two or three sources.
+        baseline: name of the source that each of the others is compared with; None: the first source is the policy
+            and each of the others a baseline, as in the paper.
+    """
     if baseline is None:
         return [(sources[0], other) for other in sources[1:]]
     (base,) = (source for source in sources if source.name == baseline)
@@ -35,20 +41,20 @@ def comparisons(sources: Sequence[Source], baseline: str | None) -> list[tuple[S
 
 
 def pair_up(compared: Sequence[tuple[Source, Source]], prompts: int, seed: str) -> list[dict[str, Any]]:
-    """Rows of the study's table, comparison after comparison.
+    """Make the rows of the study's table, comparison after comparison.
 
-    The same order of prompts, which only the seed decides, is drawn from in each comparison: so they ask about the
-    same prompts as far as these can be asked about in both.
+    All comparisons draw from the same order of prompts, which only the seed decides. So they ask about the same
+    prompts, as far as these can be asked about in each.
 
     Args:
         compared: (policy, baseline) of each comparison.
-        prompts: pairs a comparison, at most.
-        seed: of the order.
+        prompts: largest number of pairs per comparison.
+        seed: seed of the order.
 
     Returns:
-        One row a prompt that either side has, in the schema STUDY_PAIRS. `outcome` is `asked`; `not_drawn`: there
-        were enough; or why it cannot be asked: `missing`: one side has not answered it; `empty`: a response without
-        text; `identical`: nothing to choose between.
+        Rows of schema STUDY_PAIRS, one per prompt that either side has. `outcome` is `asked`, `not_drawn` if there were
+        enough pairs before it, or the reason why the prompt cannot be asked about: `missing` (one side has no response
+        to it), `empty` (a response has no text), `identical` (the responses do not differ).
     """
     rows: list[dict[str, Any]] = []
     number = 0
@@ -78,7 +84,7 @@ def pair_up(compared: Sequence[tuple[Source, Source]], prompts: int, seed: str) 
 
 
 def asked_pairs(rows: Sequence[dict[str, Any]]) -> list[Pair]:
-    """The pairs that are asked about, by number."""
+    """Return the pairs of the rows whose outcome is `asked`, in the order of their numbers."""
     asked = [{"number": row["pair"]} | row for row in rows if row["outcome"] == ASKED]
     return [Pair(**{name: row[name] for name in Pair.__dataclass_fields__}) for row in asked]
 

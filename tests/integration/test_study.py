@@ -210,7 +210,7 @@ def test_an_address_that_others_reach_is_said_to_be_one(store: str) -> None:
     with server(store, "--host", "0.0.0.0") as (_, process):
         assert process.stdout is not None
         process.stdout.readline()
-        assert "0.0.0.0 is no loopback address" in process.stdout.readline()
+        assert "0.0.0.0 is not a loopback address" in process.stdout.readline()
     with server(store) as (url, _):
         optune = Path(sys.executable).with_name("optune")
         command = [str(optune), "study", "serve", "habits", "--store", store, "--port", url.rpartition(":")[2]]
