@@ -22,7 +22,7 @@ _ALWAYS = 5
 """Number of ratings from which a participant who always made the same choice is pointed out."""
 
 
-def standing_ratings(
+def current_ratings(
     pairs: Sequence[Pair], participants: Sequence[Participant], ratings: Mapping[str, Sequence[Row]]
 ) -> list[Row]:
     """Return the current choice of each participant for each pair, corrections applied.
