@@ -12,7 +12,7 @@ from optune_core.data.schemas import STUDY_PAIRS, read_table, write_table
 from optune_core.errors import StudyError
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.studies import StudyLedger, list_studies
-from optune_core.study.pairing import ASKED, Pair, asked_pairs, comparisons, pair_up
+from optune_core.study.pairing import ASKED, StudyPair, asked_pairs, comparisons, pair_up
 from optune_core.study.sources import Source, of_file, of_run
 
 VERSION = 1
@@ -86,7 +86,7 @@ def create_study(
     return record
 
 
-def open_study(store: ArtifactStore, study: str) -> tuple[StudyLedger, dict[str, Any], list[Pair]]:
+def open_study(store: ArtifactStore, study: str) -> tuple[StudyLedger, dict[str, Any], list[StudyPair]]:
     """Return a study's ledger, its record, and the pairs that it asks about, in the order of their numbers.
 
     Raises:

@@ -13,7 +13,7 @@ ASKED = "asked"
 
 
 @dataclass(frozen=True)
-class Pair:
+class StudyPair:
     """A prompt with the two responses that a participant compares."""
 
     number: int
@@ -83,10 +83,10 @@ def pair_up(compared: Sequence[tuple[Source, Source]], prompts: int, seed: str) 
     return rows
 
 
-def asked_pairs(rows: Sequence[dict[str, Any]]) -> list[Pair]:
+def asked_pairs(rows: Sequence[dict[str, Any]]) -> list[StudyPair]:
     """Return the pairs of the rows whose outcome is `asked`, in the order of their numbers."""
     asked = [{"number": row["pair"]} | row for row in rows if row["outcome"] == ASKED]
-    return [Pair(**{name: row[name] for name in Pair.__dataclass_fields__}) for row in asked]
+    return [StudyPair(**{name: row[name] for name in StudyPair.__dataclass_fields__}) for row in asked]
 
 
 def _outcome(ours: Answer | None, theirs: Answer | None) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from optune_core.statistics import RESAMPLES
 from optune_core.study.agreement import krippendorff_alpha
-from optune_core.study.pairing import Pair
+from optune_core.study.pairing import StudyPair
 from optune_core.study.sessions import CHOICES, Participant
 
 Row = dict[str, Any]
@@ -23,7 +23,7 @@ _ALWAYS = 5
 
 
 def current_ratings(
-    pairs: Sequence[Pair], participants: Sequence[Participant], ratings: Mapping[str, Sequence[Row]]
+    pairs: Sequence[StudyPair], participants: Sequence[Participant], ratings: Mapping[str, Sequence[Row]]
 ) -> list[Row]:
     """Return the current choice of each participant for each pair, corrections applied.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from optune_core.errors import StudyError
 from optune_core.storage.studies import StudyLedger
 from optune_core.study.assignment import Assigned, assign
-from optune_core.study.pairing import Pair
+from optune_core.study.pairing import StudyPair
 
 Choice = Literal["first", "second", "equal"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
@@ -42,7 +42,7 @@ class Participant:
 class Sessions:
     """The participants of one study."""
 
-    def __init__(self, ledger: StudyLedger, pairs: Sequence[Pair], pairs_per_participant: int) -> None:
+    def __init__(self, ledger: StudyLedger, pairs: Sequence[StudyPair], pairs_per_participant: int) -> None:
         self._ledger = ledger
         self._comparison = {pair.number: pair.baseline + "/" + pair.policy for pair in pairs}
         self._wanted = pairs_per_participant

@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from optune_core.errors import OptuneError, StudyError, TransientError
-from optune_core.study.pairing import Pair
+from optune_core.study.pairing import StudyPair
 from optune_core.study.sessions import CHOICES, MAX_NAME, Choice, Participant, Sessions
 
 _PAGES = Path(__file__).parent / "pages"
@@ -42,7 +42,7 @@ _HEADERS = {
 class StudyPages:
     """Request handlers. A visitor is known only by the participant's id in a cookie."""
 
-    def __init__(self, study: str, sessions: Sessions, pairs: Sequence[Pair]) -> None:
+    def __init__(self, study: str, sessions: Sessions, pairs: Sequence[StudyPair]) -> None:
         self._sessions = sessions
         self._pairs = pairs
         self._templates = Jinja2Templates(directory=_PAGES)
@@ -179,7 +179,7 @@ class StudyPages:
         return self._page(request, "refusal.html", status, message=message)
 
 
-def study_app(study: str, sessions: Sessions, pairs: Sequence[Pair], hosts: Sequence[str]) -> Starlette:
+def study_app(study: str, sessions: Sessions, pairs: Sequence[StudyPair], hosts: Sequence[str]) -> Starlette:
     """Make the ASGI application that serves the study's pages.
 
     Args:
