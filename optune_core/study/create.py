@@ -13,7 +13,7 @@ from optune_core.errors import StudyError
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.studies import StudyLedger, list_studies
 from optune_core.study.pairing import ASKED, StudyPair, asked_pairs, comparisons, pair_up
-from optune_core.study.sources import Source, of_file, of_run
+from optune_core.study.sources import AnswerSource, of_file, of_run
 
 VERSION = 1
 FILE = "pairs.parquet"
@@ -101,7 +101,7 @@ def open_study(store: ArtifactStore, study: str) -> tuple[StudyLedger, dict[str,
     return ledger, record, asked_pairs(table.to_pylist())
 
 
-def _outcomes(rows: Sequence[dict[str, Any]], policy: Source, baseline: Source) -> dict[str, int]:
+def _outcomes(rows: Sequence[dict[str, Any]], policy: AnswerSource, baseline: AnswerSource) -> dict[str, int]:
     matching = (row for row in rows if (row["policy"], row["baseline"]) == (policy.name, baseline.name))
     return dict(sorted(Counter(row["outcome"] for row in matching).items()))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optune_core.study.sources import Answer, Source
+from optune_core.study.sources import Answer, AnswerSource
 
 ASKED = "asked"
 
@@ -26,7 +26,7 @@ class StudyPair:
     baseline_response: str
 
 
-def comparisons(sources: Sequence[Source], baseline: str | None) -> list[tuple[Source, Source]]:
+def comparisons(sources: Sequence[AnswerSource], baseline: str | None) -> list[tuple[AnswerSource, AnswerSource]]:
     """Return (policy, baseline) of each comparison.
 
     Args:
@@ -40,7 +40,7 @@ def comparisons(sources: Sequence[Source], baseline: str | None) -> list[tuple[S
     return [(source, base) for source in sources if source is not base]
 
 
-def pair_up(compared: Sequence[tuple[Source, Source]], prompts: int, seed: str) -> list[dict[str, Any]]:
+def pair_up(compared: Sequence[tuple[AnswerSource, AnswerSource]], prompts: int, seed: str) -> list[dict[str, Any]]:
     """Make the rows of the study's table, comparison after comparison.
 
     All comparisons draw from the same order of prompts, which only the seed decides. So they ask about the same

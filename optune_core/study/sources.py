@@ -25,7 +25,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Source:
+class AnswerSource:
     """One side of a comparison: a policy's or a file's responses."""
 
     name: str
@@ -37,7 +37,7 @@ class Source:
     """Artifacts that the answers were read from."""
 
 
-def of_run(store: ArtifactStore, run: str) -> Source:
+def of_run(store: ArtifactStore, run: str) -> AnswerSource:
     """Read the responses of the policy of a run's latest committed iteration: the first to each held-out prompt.
 
     Raises:
@@ -61,10 +61,12 @@ def of_run(store: ArtifactStore, run: str) -> Source:
     columns = only(RESPONSES, "prompt_id", "prompt", "sample", "response")
     rows = read_shards(store, record["responses"], "responses.parquet", columns).to_pylist()
     answers = {row["prompt_id"]: Answer(row["prompt"], row["response"]) for row in rows if row["sample"] == 0}
-    return Source(run, {"type": "run", "iteration": last}, answers, [Ref.from_json(ref) for ref in record["responses"]])
+    return AnswerSource(
+        run, {"type": "run", "iteration": last}, answers, [Ref.from_json(ref) for ref in record["responses"]]
+    )
 
 
-def of_file(name: str, path: str) -> Source:
+def of_file(name: str, path: str) -> AnswerSource:
     """Read responses from a JSONL or Parquet file with the columns `prompt` (text or messages) and `response`.
 
     Args:
@@ -91,4 +93,4 @@ def of_file(name: str, path: str) -> Source:
             raise DataError(
                 f"file {path!r}, row {number}: this prompt has another response in an earlier row: keep one of the two"
             )
-    return Source(name, source_identity(source), answers)
+    return AnswerSource(name, source_identity(source), answers)
