@@ -24,7 +24,7 @@ from optune_core.storage.ledger import no_such_run
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredIteration:
     """A committed iteration with its work and its measured times."""
 
     work: Workload
@@ -44,7 +44,7 @@ class StageFit:
     """Largest relative error when each iteration is predicted from the others; None with fewer than two."""
 
 
-def fit_device(device: Device, iterations: Sequence[Measured]) -> tuple[Device, dict[str, StageFit]]:
+def fit_device(device: Device, iterations: Sequence[MeasuredIteration]) -> tuple[Device, dict[str, StageFit]]:
     """Fit a device to measured iterations.
 
     Returns:
@@ -78,7 +78,7 @@ def _left_out_error(pairs: Sequence[tuple[float, float]]) -> float | None:
     )
 
 
-def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list[Measured]:
+def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list[MeasuredIteration]:
     """Return the committed iterations of a run, with their lengths and times.
 
     Args:
@@ -124,7 +124,7 @@ def _measured(
     reward: ModelShape | None,
     record: dict[str, Any],
     devices: int,
-) -> Measured:
+) -> MeasuredIteration:
     metrics = record["metrics"]
     replay, selected = metrics["replay"], metrics["selection"]["selected"]
     trained = ("chosen",) if config.training.loss == "best_of_n" else ("chosen", "rejected")
@@ -154,4 +154,4 @@ def _measured(
         engines=engines,
         scorers=scorers,
     )
-    return Measured(work, selected, record["timing"])
+    return MeasuredIteration(work, selected, record["timing"])
