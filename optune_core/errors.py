@@ -1,10 +1,10 @@
-"""Every error a user can meet. A message names the value, the rule that it breaks, and what to do."""
+"""Errors that users can meet. A message names the value, the rule that it breaks, and what to do."""
 
 from __future__ import annotations
 
 
 class OptuneError(Exception):
-    """Root of the errors raised on purpose. Deterministic: trying again without a change fails again."""
+    """Base class of the errors that a user can fix. Deterministic: trying again without a change fails again."""
 
 
 class ConfigError(OptuneError):
@@ -29,7 +29,7 @@ class ModelError(OptuneError):
 
 
 class JudgeError(OptuneError):
-    """A judge cannot be asked as it is, or says nothing that can be read."""
+    """A judge cannot be asked with these settings, or its replies cannot be read."""
 
 
 class StoreError(OptuneError):
@@ -41,7 +41,7 @@ class DiskFull(StoreError):
 
 
 class CorruptArtifact(StoreError):
-    """A committed artifact's bytes differ from what its manifest promises."""
+    """A committed artifact's files differ from its manifest, or the manifest cannot be read."""
 
 
 class RunBusy(OptuneError):
@@ -49,15 +49,15 @@ class RunBusy(OptuneError):
 
 
 class ConservationError(OptuneError):
-    """A stage lost, invented or duplicated prompts: a defect, never data to train on."""
+    """A stage lost, invented or duplicated prompts. This is a defect of the code; nothing is trained on the data."""
 
 
 class StudyError(OptuneError):
-    """A human study cannot be made, held or read as asked."""
+    """A human study cannot be created, served or read as requested."""
 
 
 class UnhealthyData(DataError):
-    """An iteration's data passed a limit of `health`: training on it would make the policy worse, not better."""
+    """An iteration's data exceeds a limit of `health`: training on it would make the policy worse, not better."""
 
 
 class OutOfMemory(OptuneError):
@@ -65,12 +65,12 @@ class OutOfMemory(OptuneError):
 
 
 class NonFiniteLoss(OptuneError):
-    """The loss or the gradient became NaN or infinite. Raised before the optimizer step: no weight was touched."""
+    """The loss or the gradient became NaN or infinite. Raised before the optimizer step: no weight was changed."""
 
 
 class TransientError(Exception):
-    """Something outside failed that may work on the next try (a storage time-out, a child that was killed)."""
+    """A failure outside of the run that may be gone on the next try (a storage time-out, a child that was killed)."""
 
 
 class Preempted(TransientError):
-    """The process was asked to end and did, with what it could save saved."""
+    """The process was asked to end, saved the work that it could save, and ended."""

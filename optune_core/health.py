@@ -1,4 +1,4 @@
-"""Whether an iteration's fresh data is worth training on."""
+"""Check that an iteration's fresh data is worth training on."""
 
 from __future__ import annotations
 
@@ -27,35 +27,38 @@ class Health(Section):
 
 @dataclass(frozen=True)
 class Freshness:
-    """What an iteration generated, in numbers."""
+    """Counts and lengths of an iteration's fresh data."""
 
     prompts: int
-    """Prompts that were to be regenerated."""
+    """Number of prompts that were to be regenerated."""
     pairs: int
-    """Fresh pairs that came of them."""
+    """Number of fresh pairs made from their responses."""
     reasons: Mapping[str, int]
-    """Why the others have none: named outcome → prompts."""
+    """Number of prompts without a fresh pair, by reason."""
     responses: int
+    """Number of responses."""
     distinct: int
-    """Different responses among them."""
+    """Number of different responses."""
     truncated: int
+    """Number of responses that were cut at `generation.max_tokens`."""
     mean_tokens: float
+    """Mean response length in tokens."""
     first_mean_tokens: float
     """Mean response length in iteration 0, in tokens."""
 
 
 def check_health(fresh: Freshness, limits: Health, iteration: int) -> None:
-    """Compare with the limits of the configuration. An iteration without responses (offline DPO) is healthy.
+    """Compare fresh data with the limits of the configuration. Data without responses (offline DPO) is healthy.
 
     Raises:
-        UnhealthyData: with every limit that is passed, its arithmetic, and what to do.
+        UnhealthyData: at least one limit is exceeded; the message shows the arithmetic of each, and what to do.
     """
     if problems := _problems(fresh, limits):
         lines = "\n".join(f"  - {problem}" for problem in problems)
         raise UnhealthyData(
-            f"iteration {iteration} is not trained on, its fresh data is not sound:\n{lines}\n"
-            "Look at the responses (`optune show`), and mend the reward, the sampling or the learning rate in a new "
-            "run (--new-run); or raise the limit under `health` and continue"
+            f"iteration {iteration} is not trained, because its fresh data exceeds limits of `health`:\n{lines}\n"
+            "Look at the responses (`optune show`), then correct the reward, the sampling or the learning rate in a "
+            "new run (--new-run); or loosen the limit under `health` and continue"
         )
 
 
@@ -72,7 +75,7 @@ def _problems(fresh: Freshness, limits: Health) -> list[str]:
         )
     if fresh.distinct < limits.min_distinct * fresh.responses:
         problems.append(
-            f"{fresh.distinct} of {fresh.responses} responses are different, "
+            f"{fresh.distinct} of {fresh.responses} responses are distinct, "
             f"less than health.min_distinct = {limits.min_distinct:g}"
         )
     if fresh.truncated > limits.max_truncated * fresh.responses:
@@ -82,7 +85,7 @@ def _problems(fresh: Freshness, limits: Health) -> list[str]:
         )
     if fresh.mean_tokens < limits.min_length * fresh.first_mean_tokens:
         problems.append(
-            f"responses have {fresh.mean_tokens:.1f} tokens on average, {fresh.first_mean_tokens:.1f} in iteration 0: "
-            f"less than health.min_length = {limits.min_length:g} of it"
+            f"responses have {fresh.mean_tokens:.1f} tokens on average and had {fresh.first_mean_tokens:.1f} in "
+            f"iteration 0, less than the share health.min_length = {limits.min_length:g} of it"
         )
     return problems

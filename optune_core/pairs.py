@@ -1,7 +1,7 @@
-"""From scored responses to one preference pair a prompt, or to a named reason why there is none.
+"""Rules that choose one preference pair per prompt from its scored responses, or name the reason for having none.
 
-A block is a table of responses with their scores, in which the responses of a prompt stand together, by ascending
-sample number. A rule works on all prompts of a block at once and answers in row numbers of the block.
+A block is a table of responses with their scores. The responses of a prompt are consecutive rows of one block, by
+ascending sample number. A rule handles all prompts of a block at once and returns row numbers of the block.
 """
 
 from __future__ import annotations
@@ -16,34 +16,37 @@ import pyarrow.compute as pc
 from optune_core.errors import ConservationError
 
 Rows = npt.NDArray[np.int64]
+"""Row numbers of a table, one per prompt."""
 Mask = npt.NDArray[np.bool_]
+"""One boolean per row of a table."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """One entry a prompt of the block, in its order."""
+    """Pairs of the prompts of a block, one entry per prompt in the block's order."""
 
     first: Rows
     """Row of the prompt's first response."""
     chosen: Rows
-    """Row of the chosen response; without a meaning where there is a reason."""
+    """Row of the chosen response; meaningless where the prompt has no pair."""
     rejected: Rows
+    """Row of the rejected response; meaningless where the prompt has no pair."""
     reason: pa.Array
-    """Why there is no pair (string); null where there is one."""
+    """Reason why the prompt has no pair (string); null where it has one."""
 
 
 def best_against_worst(block: pa.Table) -> Pairs:
-    """The pair of a prompt: highest against lowest reward (with K = 2, the paper's pair).
+    """Pair each prompt's response of highest reward with that of lowest reward (for K = 2 samples, the paper's pair).
 
-    Equal rewards are settled by the lower sample number, equally for both ends. There is no pair where fewer than two
-    responses are usable (`one_left:<outcomes>`), where all usable responses are the same tokens (`identical`), or
-    where all their rewards are equal (`tied`).
+    Among equal rewards the lower sample number is taken, for both sides. A prompt has no pair if fewer than two
+    responses are usable (`one_left:<outcomes>`), if all usable responses are the same tokens (`identical`), or if all
+    their rewards are equal (`tied`).
 
     Args:
         block: columns prompt_id, sample, response_token_ids, reward (float64, null unless ok), outcome.
 
     Raises:
-        ConservationError: a response stands twice, or not in its place.
+        ConservationError: a response is there twice, or a prompt's responses are not in ascending order.
     """
     first = _first_rows(block)
     prompt = np.repeat(np.arange(len(first)), np.diff(np.append(first, block.num_rows)))
@@ -70,19 +73,22 @@ def best_against_worst(block: pa.Table) -> Pairs:
 
 
 def as_given(block: pa.Table) -> Pairs:
-    """A fixed preference set: sample 0 is chosen and sample 1 rejected, whatever the rewards say (offline DPO).
+    """Pair the responses of a fixed preference set: sample 0 is chosen, sample 1 rejected, regardless of the rewards.
 
-    There is no pair where a reward is missing (`unscored:<outcomes>`).
+    This is offline DPO. A prompt has no pair if a reward is missing (`unscored:<outcomes>`).
 
     Args:
-        block: as for `best_against_worst`, samples 0 and 1 of every prompt.
+        block: columns prompt_id, sample, outcome; exactly the samples 0 and 1 of every prompt.
 
     Raises:
         ConservationError: a prompt has other samples.
     """
     first = _first_rows(block)
     if not np.array_equal(block["sample"].to_numpy(), np.tile([0, 1], len(first))):
-        raise ConservationError(f"{block.num_rows} responses of {len(first)} prompts are not samples 0 and 1 of each")
+        raise ConservationError(
+            f"a fixed preference set has exactly the samples 0 and 1 of each prompt, but there are {block.num_rows} "
+            f"responses to {len(first)} prompts with other sample numbers"
+        )
     failures = _failures(block, first)
     reason = pc.if_else(
         pc.equal(failures, ""), pa.scalar(None, pa.string()), pc.binary_join_element_wise("unscored", failures, ":")
@@ -91,38 +97,38 @@ def as_given(block: pa.Table) -> Pairs:
 
 
 def _first_rows(block: pa.Table) -> Rows:
-    """Row of each prompt's first response, in the block's order."""
+    """Return the row of each prompt's first response, in the block's order."""
     ids = block["prompt_id"]
     same = pc.equal(ids.slice(1), ids.slice(0, len(ids) - 1)).to_numpy()
     wrong = np.flatnonzero(same & (np.diff(block["sample"].to_numpy()) <= 0))
     if len(wrong):
         prompt_id, sample = ids[wrong[0] + 1].as_py(), block["sample"][wrong[0] + 1].as_py()
         raise ConservationError(
-            f"response {sample} of prompt {prompt_id!r} stands twice, or behind one with a higher number"
+            f"response {sample} of prompt {prompt_id!r} is there twice, or after a response with a higher number"
         )
     return np.flatnonzero(np.append(True, ~same))
 
 
 def _first_where(mask: Mask, first: Rows) -> Rows:
-    """Lowest row of each prompt for which the mask holds; the number of rows where there is none."""
+    """Return the lowest row of each prompt for which the mask is true, or the number of rows if there is none."""
     rows: Rows = np.minimum.reduceat(np.where(mask, np.arange(len(mask)), len(mask)), first)
     return rows
 
 
 def _all_identical(block: pa.Table, first: Rows, prompt: Rows, usable: Mask) -> Mask:
     """Whether all usable responses of a prompt are the same tokens."""
-    leader = _first_where(usable, first)
+    first_usable = _first_where(usable, first)
     others = np.flatnonzero(usable)
-    others = others[others != leader[prompt[others]]]
+    others = others[others != first_usable[prompt[others]]]
     tokens = _as_bytes(block["response_token_ids"].combine_chunks())
-    equal = pc.equal(tokens.take(pa.array(others)), tokens.take(pa.array(leader[prompt[others]])))
+    equal = pc.equal(tokens.take(pa.array(others)), tokens.take(pa.array(first_usable[prompt[others]])))
     different = np.bincount(prompt[others], weights=~equal.to_numpy(zero_copy_only=False), minlength=len(first))
     same: Mask = different == 0
     return same
 
 
 def _as_bytes(token_ids: pa.ListArray) -> pa.Array:
-    """Lists of int32 as byte strings over the same memory: what Arrow can compare whole."""
+    """View lists of int32 as byte strings over the same memory, because Arrow compares byte strings but not lists."""
     values = token_ids.values
     offsets = (token_ids.offsets.to_numpy().astype(np.int64) + values.offset) * 4
     return pa.LargeBinaryArray.from_buffers(
@@ -131,7 +137,7 @@ def _as_bytes(token_ids: pa.ListArray) -> pa.Array:
 
 
 def _failures(block: pa.Table, first: Rows) -> pa.Array:
-    """The outcomes other than ok of each prompt's responses, sorted, joined by commas."""
+    """Return each prompt's outcomes other than ok, sorted and joined by commas."""
     outcomes = block["outcome"].combine_chunks().dictionary_encode()
     codes = outcomes.indices.to_numpy()
     found = sorted((name, code) for code, name in enumerate(outcomes.dictionary.to_pylist()) if name != "ok")

@@ -1,7 +1,7 @@
-"""The replay set D: one row a prompt, merged anew in every iteration (Algorithm 1). Conservation is checked here.
+"""The replay set D: one row per prompt, merged in every iteration (Algorithm 1). Conservation is checked here.
 
-Everything is a stream of tables in the order of the prompts: responses, scores, fresh pairs and the previous replay set
-run side by side, so what is in memory does not grow with the number of prompts.
+Responses, scores, fresh pairs and the previous replay set are streams of tables in the order of the prompts. They are
+read side by side, so the memory does not grow with the number of prompts.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from optune_core.pairs import Pairs, Rows
 
 PAIR_COLUMNS = [name for name in REPLAY.names if name not in (*PROMPTS.names, "status", "reason", *HISTORY)]
 FRESH = only(REPLAY, "prompt_id", *PAIR_COLUMNS, "reason", *REWARD_MOMENTS)
-"""What an iteration made of each selected prompt: a pair, or the reason for none; and what its responses scored."""
+"""Schema of an iteration's results, one row per selected prompt: a pair or the reason for having none, and the moments
+of the responses' rewards."""
 PAIRED_RESPONSES = only(RESPONSES, "prompt_id", "sample", "response", "response_token_ids", "policy_logps")
-"""What pairs are built from."""
+"""Schema of the responses from which pairs are made."""
 
 _OF_RESPONSE = {
     "response": "",
@@ -38,11 +39,11 @@ _UNPAIRED, _REUSED, _KEPT, _REGENERATED = range(4)
 
 
 def empty_replay(prompts: pa.Table, schema: pa.Schema = REPLAY) -> pa.Table:
-    """D before iteration 0: every prompt, none with a pair.
+    """Make D before iteration 0: every prompt, none with a pair.
 
     Args:
-        prompts: the columns of PROMPTS that `schema` names.
-        schema: columns of REPLAY.
+        prompts: columns of PROMPTS that `schema` names.
+        schema: columns of REPLAY to make.
     """
     columns: dict[str, Any] = {name: pa.nulls(prompts.num_rows, schema.field(name).type) for name in schema.names}
     columns |= {name: prompts[name] for name in schema.names if name in PROMPTS.names}
@@ -53,19 +54,22 @@ def empty_replay(prompts: pa.Table, schema: pa.Schema = REPLAY) -> pa.Table:
 
 
 def scored(responses: Iterable[pa.Table], scores: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Responses with their scores, in blocks for `pairs`: all responses of a prompt in one block.
+    """Join responses with their scores, in blocks for `pairs`: all responses of a prompt are in one block.
 
     Args:
-        responses: schema PAIRED_RESPONSES, the responses of a prompt together.
-        scores: schema SCORES, one row a response, in the same order.
+        responses: schema PAIRED_RESPONSES; the responses of a prompt are consecutive rows.
+        scores: schema SCORES, one row per response, in the same order.
+
+    Returns:
+        Blocks with the columns of PAIRED_RESPONSES, reward and outcome.
 
     Raises:
-        ConservationError: a response has no score, or a score no response.
+        ConservationError: a response has no score, or a score has no response.
     """
     rest = _with_scores(PAIRED_RESPONSES.empty_table(), SCORES.empty_table())
     for some, their_scores in zip_longest(in_groups(responses), in_groups(scores)):
         table = pa.concat_tables([rest, _with_scores(some, their_scores)])
-        # The last prompt may go on in the next table.
+        # The next table may have more responses of the last prompt.
         last = pc.index(table["prompt_id"], table["prompt_id"][-1]).as_py()
         if last:
             yield table.slice(0, last).combine_chunks()
@@ -77,16 +81,16 @@ def scored(responses: Iterable[pa.Table], scores: Iterable[pa.Table]) -> Iterato
 def fresh_pairs(
     blocks: Iterable[pa.Table], rule: Callable[[pa.Table], Pairs], iteration: int, sampled_from: int
 ) -> Iterator[pa.Table]:
-    """The pair of each prompt, or the reason for none.
+    """Make each prompt's pair, or name the reason for having none.
 
     Args:
-        blocks: from `scored`.
-        rule: of module `pairs`.
-        iteration: t.
+        blocks: blocks of `scored`.
+        rule: rule of module `pairs`.
+        iteration: number t of the iteration.
         sampled_from: iteration of the policy that sampled the responses.
 
     Returns:
-        schema FRESH, one row a prompt, in the order of the responses.
+        Tables of schema FRESH, one row per prompt, in the order of the responses.
     """
     for block in blocks:
         pairs = rule(block)
@@ -103,10 +107,10 @@ def fresh_pairs(
 
 
 def accounted(selected: Iterable[pa.Table], fresh: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Hand `fresh` on, as long as it has a row for every selected prompt and for no other.
+    """Pass `fresh` on unchanged, and check that it has a row for every selected prompt and for no other.
 
     Args:
-        selected: with column prompt_id, the prompts that were to be regenerated.
+        selected: column prompt_id: the prompts that had to be regenerated.
         fresh: schema FRESH.
 
     Raises:
@@ -114,20 +118,20 @@ def accounted(selected: Iterable[pa.Table], fresh: Iterable[pa.Table]) -> Iterat
     """
     for wanted, group in zip_longest(in_groups(selected), in_groups(fresh), fillvalue=FRESH.empty_table()):
         if not wanted["prompt_id"].equals(group["prompt_id"]):
-            there = zip_longest(wanted["prompt_id"].to_pylist(), group["prompt_id"].to_pylist())
-            asked, answered = next(pair for pair in there if pair[0] != pair[1])
+            both = zip_longest(wanted["prompt_id"].to_pylist(), group["prompt_id"].to_pylist())
+            expected, found = next(pair for pair in both if pair[0] != pair[1])
             raise ConservationError(
-                "fresh pairs + named drops do not add up to the selected prompts: "
-                f"first {answered if asked is None else asked!r}, selected {asked!r}, answered {answered!r}"
+                "fresh pairs + named drops do not add up to the selected prompts: the first difference is at prompt "
+                f"{found if expected is None else expected!r} (selected: {expected!r}, found: {found!r})"
             )
         yield group
 
 
 def merge(previous: Iterable[pa.Table], fresh: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """D_t: fresh pairs for the regenerated prompts, the stored pair for all others.
+    """Merge D_t: fresh pairs for the regenerated prompts, the previous pairs for all others.
 
-    A prompt that was regenerated in vain keeps its previous pair (`kept`), or stays without one (`unpaired`);
-    either way `reason` says why.
+    A prompt whose regeneration gave no pair keeps its previous pair (`kept`), or remains without one (`unpaired`); in
+    both cases the column `reason` says why.
 
     Args:
         previous: D_{t-1}, schema REPLAY, each prompt once (`require_each_once`).
@@ -137,7 +141,7 @@ def merge(previous: Iterable[pa.Table], fresh: Iterable[pa.Table]) -> Iterator[p
         D_t, schema REPLAY, the prompts of `previous` in their order.
 
     Raises:
-        ConservationError: a prompt of `fresh` is not in `previous`, or not in its place there.
+        ConservationError: a prompt of `fresh` is not in `previous`, or is out of order.
     """
     coming = iter(fresh)
     waiting = FRESH.empty_table()
@@ -150,21 +154,21 @@ def merge(previous: Iterable[pa.Table], fresh: Iterable[pa.Table]) -> Iterator[p
         rows = rows[:here].astype(np.int64)
         if np.any(np.diff(rows) <= 0):
             out_of_place = head["prompt_id"][int(np.argmax(np.diff(rows) <= 0)) + 1].as_py()
-            raise ConservationError(f"fresh prompt {out_of_place!r} is not in its place in the replay set's order")
+            raise ConservationError(f"fresh prompt {out_of_place!r} is not in the order of the replay set")
         yield _merged(group, head.slice(0, here), rows)
         waiting = waiting.slice(here)
     left = pa.concat_tables([table.select(["prompt_id"]) for table in (waiting, *coming)])
     if left.num_rows:
         raise ConservationError(
-            f"a fresh prompt is not in the replay set, or not in its place there, first "
-            f"{left['prompt_id'][0].as_py()!r}: {left.num_rows} are left over"
+            f"{left.num_rows} fresh prompts are not in the replay set, or not in its order, the first of them "
+            f"{left['prompt_id'][0].as_py()!r}"
         )
 
 
 def require_each_once(prompt_ids: pa.ChunkedArray) -> None:
-    """Raises ConservationError if a prompt stands twice in the replay set.
+    """Raise ConservationError if a prompt is in the replay set twice.
 
-    Only ids that share a hash are compared, which is many times faster than a set of all.
+    Only ids that share a hash are compared, which is many times faster than a set of all ids.
     """
     hashes = hash_ids(prompt_ids, "")
     ordered = np.sort(hashes)
@@ -173,11 +177,11 @@ def require_each_once(prompt_ids: pa.ChunkedArray) -> None:
         counts = pc.value_counts(prompt_ids.filter(pa.array(np.isin(hashes, suspect))))
         twice = [entry["values"] for entry in counts.to_pylist() if entry["counts"] > 1]
         if twice:
-            raise ConservationError(f"{len(twice)} prompts stand twice in the replay set, first {twice[0]!r}")
+            raise ConservationError(f"{len(twice)} prompts are in the replay set twice, the first of them {twice[0]!r}")
 
 
 def trainable(replay: pa.Table) -> pa.Table:
-    """The rows that have a pair. Needs column generated_at."""
+    """Return the rows that have a pair. Needs the column generated_at."""
     return replay.filter(pc.is_valid(replay["generated_at"]))
 
 
@@ -186,24 +190,32 @@ def _with_scores(responses: pa.Table | None, scores: pa.Table | None) -> pa.Tabl
     if responses is None or scores is None or not all(responses[key].equals(scores[key]) for key in keys):
         sides = [[] if table is None else table.select(keys).to_pylist() for table in (responses, scores)]
         response, score = next(pair for pair in zip_longest(*sides) if pair[0] != pair[1])
-        raise ConservationError(f"responses and scores do not match one to one: first {response} against {score}")
+        raise ConservationError(
+            f"responses and scores do not match one to one: the first difference is response {response}, score {score}"
+        )
     return responses.append_column("reward", scores["reward"]).append_column("outcome", scores["outcome"])
 
 
 def _merged(group: pa.Table, fresh: pa.Table, rows: Rows) -> pa.Table:
-    """One table of D_t; `rows` are the rows of `group` that the rows of `fresh` stand for."""
+    """Merge one table of D_t.
+
+    Args:
+        group: rows of D_{t-1}, schema REPLAY.
+        fresh: schema FRESH, for some prompts of `group`.
+        rows: int64, (rows of `fresh`,): row of each of these prompts in `group`.
+    """
     paired = pc.is_null(fresh["reason"]).to_numpy()
     had_pair = pc.is_valid(group["generated_at"]).to_numpy()
     status = np.where(had_pair, _REUSED, _UNPAIRED)
     status[rows] = np.where(paired, _REGENERATED, np.where(had_pair[rows], _KEPT, _UNPAIRED))
 
-    # Row of each prompt in [group; fresh]: one gather a column.
+    # Rows in the concatenation of group and fresh, so that each column needs one gather.
     numbers = np.arange(len(fresh)) + len(group)
     pair_from = np.arange(len(group))
     pair_from[rows[paired]] = numbers[paired]
     reason_from = np.arange(len(group))
     reason_from[rows] = numbers
-    no_reason = status == _REUSED  # a pair that was kept for a reason is, the next time, just reused
+    no_reason = status == _REUSED  # a pair that was kept for a reason is merely reused in the next iteration
     columns: dict[str, Any] = {name: group[name] for name in PROMPTS.names}
     for names, source in ((PAIR_COLUMNS, pa.array(pair_from)), (["reason"], pa.array(reason_from, mask=no_reason))):
         both = pa.concat_tables([group.select(names), fresh.select(names)]).combine_chunks()

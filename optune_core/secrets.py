@@ -1,4 +1,4 @@
-"""Secrets come by reference, from the environment, and are kept out of configurations, logs and messages."""
+"""Secrets: given by reference through the environment, and kept out of configurations, logs and messages."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ _KNOWN_TOKEN = re.compile(
     r"\b(hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{30,})\b"
 )
 _SHORTEST = 8
-"""Shorter values are words like `true`, and masking them would garble every log."""
+"""Length below which values are not masked: shorter ones are words like `true`, which would garble every log."""
 
 MASK = "***"
 
 
 def redact(text: str) -> str:
-    """The text without what looks like a secret: values of sensitive variables, users in URLs, known token forms."""
+    """Mask everything in a text that looks like a secret: values of sensitive environment variables, user and password
+    in URLs, tokens in known formats."""
     for value in sorted(_environment_secrets(os.environ), key=len, reverse=True):
         text = text.replace(value, MASK)
     return _KNOWN_TOKEN.sub(MASK, _USER_IN_URL.sub(MASK, text))
 
 
 def secrets_in(config: Any, path: str = "") -> Iterator[str]:
-    """The places in a configuration that hold a secret themselves, as `section.key`."""
+    """Find the fields of a configuration that contain a secret instead of a reference, as `section.key`."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             yield from secrets_in(value, f"{path}.{key}" if path else str(key))

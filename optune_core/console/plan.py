@@ -13,7 +13,7 @@ from optune_core.console.tables import plain_table, wide_console
 from optune_core.data.model_folder import Model
 from optune_core.errors import ConfigError
 from optune_core.plan import STAGES, Device, Projection, StageFit, Workload, fit_device, named_device, project
-from optune_core.plan.fit import Measured, measured_iterations
+from optune_core.plan.fit import MeasuredIteration, measured_iterations
 from optune_core.plan.projection import workload_of
 from optune_core.plan.shape import known_shape
 from optune_core.storage import ArtifactStore, open_objects
@@ -61,7 +61,7 @@ def make_plan(config: OptuneConfig, store_url: str, request: Request) -> Plan:
             source="plan",
         )
     device = named_device(request.device or "a100-80gb")
-    measured: list[Measured] = []
+    measured: list[MeasuredIteration] = []
     fits: dict[str, StageFit] = {}
     if request.run is not None:
         store = ArtifactStore(open_objects(store_url))
@@ -81,7 +81,7 @@ def make_plan(config: OptuneConfig, store_url: str, request: Request) -> Plan:
     return Plan(config, work, device, project(config, work, device), request.run, fits)
 
 
-def _or_measured(given: float | None, measured: list[Measured], length: str, maximum: int) -> float | None:
+def _or_measured(given: float | None, measured: list[MeasuredIteration], length: str, maximum: int) -> float | None:
     """The mean length that is given; else the run's, as far as the configuration allows it; None without a run."""
     if given is not None or not measured:
         return given

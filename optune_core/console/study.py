@@ -12,7 +12,7 @@ from rich.table import Table
 from optune_core.console.tables import plain_table, wide_console
 from optune_core.storage import ArtifactStore, open_objects
 from optune_core.study.create import open_study
-from optune_core.study.results import OUTCOMES, standing_ratings, summarise
+from optune_core.study.results import OUTCOMES, current_ratings, summarise
 from optune_core.study.sessions import Participant
 
 _CONSOLE = wide_console()
@@ -42,7 +42,7 @@ def study_results(store_url: str, study: str, ratings_file: str | None = None) -
     ledger, record, pairs = open_study(ArtifactStore(open_objects(store_url)), study)
     participants = [Participant.from_record(each) for each in ledger.participants.read()]
     ratings = {each.id: ledger.ratings(each.id).read() for each in participants}
-    rows = standing_ratings(pairs, participants, ratings)
+    rows = current_ratings(pairs, participants, ratings)
     if ratings_file is not None:
         lines = (json.dumps({"study": study} | row, ensure_ascii=False) + "\n" for row in rows)
         Path(ratings_file).write_text("".join(lines), encoding="utf-8")

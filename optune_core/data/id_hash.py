@@ -1,4 +1,4 @@
-"""A 64-bit hash of every prompt id of a column, without a Python object a row."""
+"""A 64-bit hash of every prompt id of a column, computed without a Python object per row."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from optune_core.data.row_groups import ROW_GROUP
 
 
 def hash_ids(prompt_ids: pa.ChunkedArray, salt: str) -> npt.NDArray[np.uint64]:
-    """Hash (salt, prompt id) of each row; nothing else enters, above all not the row's place.
+    """Hash (salt, prompt id) of each row. Nothing else enters, in particular not the row's position.
 
-    The whole id is folded in, 8 bytes at a time, by the finaliser of splitmix64 (Steele et al. 2014), which maps
-    64-bit words one to one and mixes them well. Ids are content hashes already, so nobody picks them to meet in it:
-    two of 10^7 ids share a hash with a chance of 3 in a million.
+    The complete id enters, 8 bytes at a time, through the finaliser of splitmix64 (Steele et al. 2014), which maps
+    64-bit words one to one and mixes them well. Prompt ids are content hashes themselves, so nobody chooses them to
+    collide: among 10^7 ids the probability that two share a hash is 3 in a million.
 
     Args:
-        prompt_ids: string, without nulls; all of one length, or the shorter are filled up with NUL.
-        salt: other salts give unrelated hashes.
+        prompt_ids: string, without nulls. Shorter ids are padded with NUL to the length of the longest.
+        salt: text; different salts give unrelated hashes.
 
     Returns:
-        uint64, one a row.
+        uint64, (rows,).
     """
     start = np.uint64(int.from_bytes(hashlib.sha256(salt.encode()).digest()[:8]))
     longest = pc.max(pc.binary_length(prompt_ids)).as_py() or 0

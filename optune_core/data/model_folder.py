@@ -1,7 +1,7 @@
-"""Model folders: what is accepted, what identifies them, and the layout they have inside an artifact.
+"""Model folders: which ones are accepted, their identity, and their layout inside an artifact.
 
-model/    the published weights, loadable by `from_pretrained` and by vLLM, with the tokenizer
-master/   float32 weights of the same model, where training continues from (only after training)
+model/    published weights, which `from_pretrained` and vLLM load, with the tokenizer
+master/   float32 weights of the same model, from which training continues (only after training)
 """
 
 from __future__ import annotations
@@ -32,47 +32,54 @@ _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 def resolve_model(model: Model) -> Path:
-    """The local folder of a model: itself, or the downloaded snapshot of a hub id.
+    """Return the local folder of a model: the given folder, or the downloaded snapshot of a hub id.
 
     Raises:
-        ModelError: no such folder or hub id, or a folder that is no model in safetensors.
+        ModelError: the folder or hub id does not exist, or the folder holds no model in safetensors.
     """
     folder = Path(model.model).expanduser()
     if not folder.is_dir():
         if model.model.startswith((".", "/", "~")) or model.model.count("/") != 1:
-            raise ModelError(f"model {model.model!r} is neither a folder here nor a hub id (owner/name)")
+            raise ModelError(
+                f"model {model.model!r} is neither a folder on this machine nor a hub id (owner/name): "
+                "correct the path, or give a hub id"
+            )
         folder = _download(model)
     if not (folder / "config.json").is_file():
-        raise ModelError(f"model {model.model!r} has no config.json: give a folder in the transformers layout")
+        raise ModelError(f"model {model.model!r} has no config.json: give a folder in the layout of transformers")
     if not list(folder.glob("*.safetensors")):
         pickles = [path.name for path in folder.iterdir() if path.suffix in _PICKLES]
-        found = f" (found {', '.join(sorted(pickles))}, which can hold code)" if pickles else ""
+        found = f" (it has {', '.join(sorted(pickles))}, which can contain code)" if pickles else ""
         raise ModelError(f"model {model.model!r} has no *.safetensors weights{found}: convert it to safetensors first")
     return folder
 
 
 def model_files(folder: Path) -> list[Path]:
-    """The files of a model folder that are taken over: weights, configuration, tokenizer. Never pickles or code."""
+    """List the files of a model folder that are copied: weights, configuration, tokenizer. Never pickles or code."""
     return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _KEPT)
 
 
 def model_identity(folder: Path) -> str:
-    """SHA-256 over names and contents of the files that are taken over."""
+    """Return the SHA-256, in hex, over the names and contents of the files that `copy_model` copies."""
     return digest([[path.name, file_digest(path)] for path in model_files(folder)])
 
 
 def copy_model(folder: Path, target: Path) -> None:
-    """Copy the files that are taken over. Never links: an artifact must not change when its source is edited."""
+    """Copy the files of `model_files`. They are never linked: an artifact must not change when its source is edited."""
     target.mkdir(parents=True)
     for path in model_files(folder):
         shutil.copyfile(path, target / path.name)
 
 
 def load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
-    """The model's own tokenizer.
+    """Load the model's own tokenizer. Where it has no padding token, its end-of-sequence token is used.
+
+    Args:
+        folder: folder with the tokenizer's files.
+        name: name of the model in messages.
 
     Raises:
-        ModelError: it has no chat template or no end-of-sequence token.
+        ModelError: the tokenizer has no chat template or no end-of-sequence token.
     """
     from transformers import AutoTokenizer
 
@@ -83,19 +90,21 @@ def load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
             "or add chat_template.jinja to its folder"
         )
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"model {name!r}: its tokenizer has no end-of-sequence token (eos_token): set one")
+        raise ModelError(
+            f"model {name!r}: its tokenizer has no end-of-sequence token: set eos_token in tokenizer_config.json"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def prompt_token_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    """Chat messages in the model's template, up to where its response begins."""
+    """Return the token ids of chat messages in the model's template, up to the beginning of its response."""
     return _token_ids(tokenizer, tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def conversation_token_ids(tokenizer: Any, messages: list[dict[str, str]], response: str) -> list[int]:
-    """Chat messages and the response to them in the model's template, as reward models read them."""
+    """Return the token ids of chat messages and a response in the model's template, as reward models read them."""
     answered = [*messages, {"role": "assistant", "content": response}]
     return _token_ids(tokenizer, tokenizer.apply_chat_template(answered, tokenize=False))
 
@@ -106,12 +115,13 @@ def _token_ids(tokenizer: Any, templated: str) -> list[int]:
 
 
 def most_tokens(model: Any) -> int:
-    """Tokens that a loaded model has positions for; no limit is known of models whose positions are relative."""
+    """Return the number of positions of a loaded model, in tokens; `sys.maxsize` where its configuration names none,
+    as for relative positions."""
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
 def check_one_logit(folder: Path, name: str) -> None:
-    """Raises ModelError unless the folder holds a sequence classifier with exactly one logit."""
+    """Raise ModelError unless the folder holds a sequence classifier with exactly one logit."""
     config = json.loads((folder / "config.json").read_text())
     architectures = config.get("architectures") or []
     if not any(architecture.endswith("ForSequenceClassification") for architecture in architectures):
@@ -132,4 +142,7 @@ def _download(model: Model) -> Path:
     try:
         return Path(snapshot_download(model.model, revision=model.revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(f"model {model.model!r} is no folder here and cannot be downloaded: {error}") from error
+        raise ModelError(
+            f"model {model.model!r} is not a folder on this machine and cannot be downloaded: {error}. "
+            "Give the path of a local copy, or repair the connection"
+        ) from error

@@ -1,4 +1,4 @@
-"""Preference pairs to train a reward model on, split by prompt, with the baseline that every reward model must beat."""
+"""Preference pairs to train a reward model on: labelled by scores, split by prompt, and the accuracy on them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from optune_core.errors import DataError
 
 
 def label_pairs(scores: Sequence[float], most: int) -> list[tuple[int, int]]:
-    """(chosen, rejected) index pairs of one prompt's responses, widest gap first.
+    """Pair one prompt's responses by their scores, widest gap first.
 
     Args:
-        scores: one a response, finite.
-        most: pairs at the most.
+        scores: one finite score per response.
+        most: largest number of pairs to return.
 
     Returns:
-        Pairs with unequal scores; ties in the gap are settled by index.
+        Indices (chosen, rejected) of responses with unequal scores. Equal gaps are ordered by index.
     """
     pairs = [(i, j) for i in range(len(scores)) for j in range(len(scores)) if scores[i] > scores[j]]
     return sorted(pairs, key=lambda pair: (scores[pair[1]] - scores[pair[0]], pair))[:most]
 
 
 def held_out_prompts(prompt_ids: Sequence[str], fraction: float, seed: int) -> set[str]:
-    """The prompts kept for the reported accuracy. All pairs of a prompt fall on one side.
+    """Choose the prompts held out for the reported accuracy. All pairs of a prompt are on the same side.
 
     Args:
-        prompt_ids: may repeat.
-        fraction: share of distinct prompts, in (0, 1).
+        prompt_ids: ids of the pairs' prompts; an id may repeat.
+        fraction: share of distinct prompts to hold out, in (0, 1).
         seed: the run's seed.
 
     Raises:
@@ -39,17 +39,17 @@ def held_out_prompts(prompt_ids: Sequence[str], fraction: float, seed: int) -> s
     size = round(fraction * len(distinct))
     if not 0 < size < len(distinct):
         raise DataError(
-            f"held_out_fraction={fraction} of {len(distinct)} prompts leaves one side empty: "
+            f"held_out_fraction={fraction} of {len(distinct)} prompts leaves either training or held-out data empty: "
             "give more preference data or another fraction"
         )
     return set(distinct[:size])
 
 
 def accuracy(chosen: Sequence[float], rejected: Sequence[float]) -> float:
-    """Share of pairs whose chosen response scores higher; a tie counts half.
+    """Return the share of pairs whose chosen response scores higher, in [0, 1]. A tie counts half.
 
     Args:
-        chosen, rejected: scores, one a pair; at least one pair.
+        chosen, rejected: scores, one per pair; at least one pair.
     """
     wins = sum(1.0 if c > r else 0.5 if c == r else 0.0 for c, r in zip(chosen, rejected, strict=True))
     return wins / len(chosen)

@@ -1,4 +1,4 @@
-"""From rows to the run's fixed prompt set: normalised, identified by content, drawn once, tokenised once."""
+"""The run's fixed prompt set, made from rows: normalised, identified by content, drawn once, tokenised once."""
 
 from __future__ import annotations
 
@@ -46,29 +46,33 @@ class Prompts(Section):
 
 @dataclass(frozen=True)
 class Prompt:
+    """A prompt as chat messages, with its fixed pair where `prompts.pairs` is configured."""
+
     prompt_id: str
+    """Digest of the messages, 32 hex digits."""
     messages: list[Message]
     chosen: str | None = None
-    """With `prompts.pairs`: the text of the fixed pair."""
+    """Text of the fixed pair's chosen response; None without `prompts.pairs`."""
     rejected: str | None = None
+    """Text of the fixed pair's rejected response; None without `prompts.pairs`."""
 
     @property
     def text(self) -> str:
-        """For people and reward functions: the user's words, with the turns before them where there are any."""
+        """Text for people and reward functions: the user's message, after the earlier turns where there are any."""
         if len(self.messages) == 1:
             return self.messages[0]["content"]
         return "\n\n".join(f"{message['role']}: {message['content']}" for message in self.messages)
 
 
 def as_messages(value: Any) -> list[Message] | str:
-    """A cell of the prompt column as chat messages that end with the user's turn, or why it is not one.
+    """Read a cell of the prompt column as chat messages that end with a user's turn.
 
     Args:
-        value: a string, or a list of {role, content} where trailing assistant turns are cut off; a list of strings
-            (LIMA's way) holds the user's and the assistant's turns, one after the other.
+        value: a string; a list of {role, content}, of which trailing turns of other roles are cut off; or a list of
+            strings (LIMA's format) with the turns of user and assistant by turns.
 
     Returns:
-        Messages, or a reason: `empty`, `no_user_turn`, `malformed`.
+        The messages, or the reason why the cell is no prompt: `empty`, `no_user_turn`, `malformed`.
     """
     if value is None:
         return "empty"
@@ -92,7 +96,7 @@ def as_messages(value: Any) -> list[Message] | str:
 
 
 def last_assistant_text(value: Any) -> str | None:
-    """A response given as text or as messages: its text, or None if there is none."""
+    """Return the text of a response that is given as text or as messages, or None if there is none."""
     if isinstance(value, str):
         return value if value.strip() else None
     if isinstance(value, list) and value and isinstance(value[-1], dict) and value[-1].get("role") == "assistant":
@@ -101,7 +105,13 @@ def last_assistant_text(value: Any) -> str | None:
 
 
 def normalise(rows: Iterable[dict[str, Any]], config: Prompts, drops: Counter[str]) -> Iterator[Prompt]:
-    """Rows as prompts, each content once. What is left out is counted in `drops` by reason."""
+    """Turn rows into prompts, each content once.
+
+    Args:
+        rows: rows of the data set, as dictionaries.
+        config: `column` and `pairs`, the columns to read.
+        drops: counts the rows that are left out, by reason; added to here.
+    """
     seen: set[str] = set()
     for row in rows:
         messages = as_messages(row[config.column])
@@ -130,22 +140,22 @@ def draw(
     seed: int,
     drops: Counter[str],
 ) -> tuple[list[tuple[Prompt, list[int]]], list[tuple[Prompt, list[int]]]]:
-    """Draw the held-out and the training prompts, in an order that only (seed, content) decides.
+    """Draw the held-out and the training prompts, in an order that only the seed and the prompts' content decide.
 
-    Prompts are tokenised in that order until enough fit, so a large source is not tokenised whole.
+    Prompts are tokenised in that order until enough fit, so a large source is not tokenised completely.
 
     Args:
-        prompts: from `normalise`.
-        token_ids: messages → token ids with the chat template and the generation prompt.
-        config: `sample`, `held_out`, `max_tokens` (tokens a prompt), `too_long`.
+        prompts: prompts of `normalise`.
+        token_ids: function from messages to token ids, with the chat template and the generation prompt.
+        config: `sample`, `held_out`, `max_tokens` (tokens per prompt), `too_long`.
         seed: the run's seed.
-        drops: `too_long` is counted here.
+        drops: counts the prompts that are left out, by reason; `too_long` is added to here.
 
     Returns:
         (training, held out), each prompt with its token ids.
 
     Raises:
-        DataError: too few prompts for `held_out` and `sample`, or a too long one with `too_long: error`.
+        DataError: there are too few prompts for `held_out` and `sample`, or one is too long and `too_long` is `error`.
     """
     ordered = sorted(prompts, key=lambda p: hashlib.sha256(f"{seed}/prompts/{p.prompt_id}".encode()).digest())
     wanted = len(ordered) if config.sample is None else config.held_out + config.sample
@@ -161,13 +171,13 @@ def draw(
         else:
             raise DataError(
                 f"prompt {prompt.prompt_id} has {len(ids)} tokens, more than prompts.max_tokens={config.max_tokens}: "
-                "raise it, or leave such prompts out with prompts.too_long=drop"
+                "raise prompts.max_tokens, or leave such prompts out with prompts.too_long=drop"
             )
     least = config.held_out + (config.sample or 1)
     if len(fitting) < least:
         left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items())) or "none left out"
         raise DataError(
-            f"{len(fitting)} usable prompts ({left_out}), but held_out={config.held_out} + "
-            f"sample={config.sample or 'at least 1'} need {least}: add data or ask for fewer"
+            f"there are {len(fitting)} usable prompts ({left_out}), but prompts.held_out={config.held_out} + "
+            f"prompts.sample={config.sample or 'at least 1'} need {least}: add data, or lower one of them"
         )
     return fitting[config.held_out :], fitting[: config.held_out]

@@ -1,4 +1,4 @@
-"""Parquet files as streams of row groups: no table need fit into memory, and equal rows give equal bytes."""
+"""Parquet files as streams of row groups: no table has to fit into memory, and equal rows give equal bytes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 from optune_core.errors import DataError
 
 ROW_GROUP = 8192
-"""Rows a group. At the paper's lengths (512 + 2 · 512 tokens and their texts) about 100 MB of a replay set."""
+"""Rows per group. At the paper's lengths (512 + 2 · 512 tokens and their texts) about 100 MB of a replay set."""
 
 
 def in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """The same rows in tables of ROW_GROUP rows, each column in one piece; the last table may be shorter."""
+    """Regroup rows into tables of ROW_GROUP rows, each column in one piece. The last table may be shorter."""
     waiting: list[pa.Table] = []
     rows = 0
     for table in tables:
@@ -25,11 +25,11 @@ def in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         rows += table.num_rows
         if rows < ROW_GROUP:
             continue
-        whole = pa.concat_tables(waiting)
+        joined = pa.concat_tables(waiting)
         done = rows - rows % ROW_GROUP
         for first in range(0, done, ROW_GROUP):
-            yield whole.slice(first, ROW_GROUP).combine_chunks()
-        waiting, rows = [whole.slice(done)], rows - done
+            yield joined.slice(first, ROW_GROUP).combine_chunks()
+        waiting, rows = [joined.slice(done)], rows - done
     if rows:
         yield pa.concat_tables(waiting).combine_chunks()
 
@@ -37,9 +37,9 @@ def in_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 def write_groups(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> None:
     """Write a stream of tables as one Parquet file (zstd) in exactly this schema.
 
-    The bytes depend on the rows alone, not on how the stream cuts them. A group is written while the next is made.
+    The bytes depend on the rows alone, not on how the stream divides them. A group is written while the next is made.
     """
-    # No dictionaries: texts and ids hardly repeat, zstd finds what does, and both ways take about half the time.
+    # No dictionaries: texts and ids hardly repeat, zstd finds repetitions, and writing and reading take half the time.
     with (
         pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=False) as writer,
         ThreadPoolExecutor(1) as background,
@@ -54,23 +54,23 @@ def write_groups(tables: Iterable[pa.Table], schema: pa.Schema, path: Path) -> N
 
 
 def read_groups(paths: Iterable[Path], schema: pa.Schema) -> Iterator[pa.Table]:
-    """The rows of several files, one after another, in tables of ROW_GROUP rows.
+    """Read the rows of several files, one after another, in tables of ROW_GROUP rows.
 
     Args:
-        paths: files written by `write_groups`; each is opened when its turn comes.
-        schema: the columns to read, with their types; a file may have more.
+        paths: files written by `write_groups`; each is opened when its rows are needed.
+        schema: columns to read, with their types; a file may have more.
 
     Raises:
-        DataError: a file is no whole Parquet file, or lacks one of the columns.
+        DataError: a file is not a complete Parquet file, or lacks one of the columns.
     """
     return in_groups(table for path in paths for table in _stored_groups(path, schema))
 
 
 def read_rows(path: Path, schema: pa.Schema, first: int, count: int) -> pa.Table:
-    """Rows `first` … `first + count - 1` of a file; reads only the row groups that hold them.
+    """Read the rows `first` … `first + count - 1` of a file, and only the row groups that contain them.
 
     Raises:
-        DataError: as `read_groups`.
+        DataError: the file is not a complete Parquet file, or lacks one of the columns.
     """
     with _open(path, schema) as file:
         start, groups = 0, []
@@ -86,7 +86,7 @@ def read_rows(path: Path, schema: pa.Schema, first: int, count: int) -> pa.Table
 
 
 def count_rows(path: Path) -> int:
-    """Rows of a file, from its footer. Raises DataError if it is no whole Parquet file."""
+    """Return the number of rows of a file, from its footer. Raises DataError if it is not a complete Parquet file."""
     with _open(path, pa.schema([])) as file:
         return int(file.metadata.num_rows)
 
@@ -104,7 +104,7 @@ def _open(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
             stored = file.schema_arrow
             wrong = [f.name for f in schema if f.name not in stored.names or stored.field(f.name).type != f.type]
             if wrong:
-                raise DataError(f"{path}: has the columns {stored.names}, not {wrong} in their types")
+                raise DataError(f"{path}: the columns {wrong} are missing or of another type; it has {stored.names}")
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: is not a readable Parquet file with {schema.names}: {error}") from error
+        raise DataError(f"{path}: not a readable Parquet file with the columns {schema.names}: {error}") from error

@@ -14,7 +14,7 @@ from optune_core.parts.section import Section
 from optune_core.process.hidden_imports import show_all
 
 _JSON_BLOCK_BYTES = 64 << 20
-"""Longest JSON line that is read."""
+"""Length of the longest JSON line that can be read, in bytes."""
 
 
 class FileSource(Section):
@@ -38,9 +38,9 @@ Source = Annotated[FileSource | HubSource, Field(discriminator="type")]
 
 
 def source_identity(source: FileSource | HubSource) -> dict[str, Any]:
-    """What tells this source's content from another's: a file's digest, or a hub data set's name and revision.
+    """Return the identity of a source's content: a file's digest, or a hub data set's name and revision.
 
-    A hub data set without `revision` is identified by name: what was drawn first in a store stays.
+    A hub data set without `revision` is identified by its name, so a store keeps the prompts that it drew first.
 
     Raises:
         DataError: the file cannot be read.
@@ -55,19 +55,19 @@ def source_identity(source: FileSource | HubSource) -> dict[str, Any]:
 
 
 def read_source(source: FileSource | HubSource) -> pa.Table:
-    """All rows.
+    """Read all rows of a source.
 
     Raises:
-        DataError: it cannot be read or parsed, or has no rows.
+        DataError: the source cannot be read or parsed, or has no rows.
     """
     table = _read_hub(source) if isinstance(source, HubSource) else _read_file(source.path)
     if table.num_rows == 0:
-        raise DataError(f"{describe(source)} holds no rows: at least one prompt is needed")
+        raise DataError(f"{describe(source)} has no rows: give a source with at least one row")
     return table
 
 
 def require_columns(table: pa.Table, columns: list[str], source: FileSource | HubSource) -> None:
-    """Raises DataError, naming what is missing and what is there, unless all columns are present."""
+    """Raise DataError, with the missing and the existing columns, unless all columns are present."""
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise DataError(
@@ -77,12 +77,12 @@ def require_columns(table: pa.Table, columns: list[str], source: FileSource | Hu
 
 
 def describe(source: FileSource | HubSource) -> str:
-    """The source as a user would name it."""
+    """Describe a source in messages, as a user would name it."""
     return f"data set {source.dataset!r} ({source.split})" if isinstance(source, HubSource) else f"file {source.path!r}"
 
 
 def read_bytes(path: str) -> bytes:
-    """A whole file; local, or any URL that fsspec reads. Raises DataError if it cannot be read."""
+    """Read a complete file: a local path, or any URL that fsspec reads. Raises DataError if it cannot be read."""
     with _open(path) as file:
         body: bytes = file.read()
     return body
@@ -104,12 +104,12 @@ def _read_file(path: str) -> pa.Table:
                     return pa.Table.from_pylist(json.loads(body))
                 options = pyarrow.json.ReadOptions(block_size=_JSON_BLOCK_BYTES)
                 return pyarrow.json.read_json(pa.BufferReader(body), read_options=options)
-        except (
-            ValueError,
-            AttributeError,
-        ) as error:  # ArrowInvalid is a ValueError; an array of no objects has no keys
+        # ArrowInvalid is a ValueError; a JSON array whose entries are no objects raises AttributeError.
+        except (ValueError, AttributeError) as error:
             raise DataError(f"file {path!r} cannot be parsed: {error}") from error
-    raise DataError(f"file {path!r}: the ending says neither JSONL (.jsonl, .json) nor Parquet (.parquet)")
+    raise DataError(
+        f"file {path!r}: its name has to end in .jsonl or .json (JSON lines or an array) or in .parquet (Parquet)"
+    )
 
 
 def _read_hub(source: HubSource) -> pa.Table:
@@ -131,9 +131,9 @@ def _open(path: str) -> Any:
         return fsspec.open(path, "rb").open()
     except OSError as error:
         raise DataError(f"file {path!r} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # each file system has errors of its own for a network that is away
+    except Exception as error:  # each file system has its own errors for a network that cannot be reached
         if "://" not in path:
             raise
         raise DataError(
-            f"file {path!r} cannot be reached: {error}. Give the path of a local copy, or put the network right"
+            f"file {path!r} cannot be reached: {error}. Give the path of a local copy, or repair the connection"
         ) from error

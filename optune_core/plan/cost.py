@@ -1,7 +1,7 @@
-"""Seconds of each stage of an iteration. Pure functions; every formula stands in a docstring, with its units.
+"""Seconds of each stage of an iteration, by pure functions. Every formula is in a docstring, with its units.
 
-Lengths enter as means. Attention, quadratic in them, is therefore a little under-estimated. What the ledger does not
-time is not predicted either: held-out evaluation, the start of processes, transfers to S3.
+Lengths enter as means, so attention, which is quadratic in them, is slightly under-estimated. Work that the ledger does
+not time is not predicted either: the rewards on held-out prompts, the start of processes, transfers to S3.
 """
 
 from __future__ import annotations
@@ -18,48 +18,55 @@ from optune_core.plan.shape import ModelShape
 from optune_core.training.spec import Training
 
 STAGES = ("start engine", "generate", "score", "rank and merge", "train")
-"""As in the timing of a committed iteration."""
+"""Names of the stages, as in the timing of a committed iteration."""
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _OPTIMIZER_BYTES = {"rmsprop": 20, "adamw_torch": 28}
-"""Bytes moved a weight and optimizer step, all in float32: weight and each moment read and written, gradient read."""
+"""Bytes moved per weight and optimizer step, in float32: weight and moments read and written, gradient read."""
 _MASTER, _PUBLISHED = 4, 2
 
 
 @dataclass(frozen=True)
 class Workload:
-    """An iteration's work, but for how many prompts are regenerated."""
+    """Work of an iteration, except for the number of regenerated prompts."""
 
     policy: ModelShape
     reward: ModelShape | None
-    """None: a function, which costs nothing."""
+    """Shape of the reward model; None for a reward function, whose time is neglected."""
     prompts: int
     samples: int
+    """Number of responses per regenerated prompt (K)."""
     prompt_tokens: float
-    """Mean, as the two below."""
+    """Mean length of the prompts in tokens."""
     response_tokens: float
-    """Of fresh responses."""
+    """Mean length of fresh responses in tokens."""
     pair_response_tokens: float
-    """Of the responses in the replay set's pairs."""
+    """Mean length of the responses in the replay set's pairs in tokens."""
     max_prompt_tokens: int
     max_response_tokens: int
     shard_size: int
-    """Prompts."""
+    """Number of prompts per shard of generation."""
     engine: Engine
     training: Training
     devices: int
-    """That share training, each with all weights or a part of them."""
+    """Number of devices that train together, each with all weights or a part of them."""
     engines: int = 1
-    """Side by side, each on `engine.devices` devices."""
+    """Number of engines side by side, each on `engine.devices` devices."""
     scorers: int = 1
-    """Reward models side by side, each on a device."""
+    """Number of reward models side by side, each on one device."""
     layout: Literal["packed", "padded"] = "packed"
-    """`packed`: each pair is prompt, chosen, rejected, without padding, with logits at the responses. `padded`: two
-    sequences a pair, both with the prompt, padded to the maxima, with all logits; a reference pass in every epoch."""
+    """Layout of pairs in training. `packed`: prompt, chosen, rejected without padding, with logits at the responses.
+    `padded`: two sequences per pair, both with the prompt, padded to the maxima, with all logits, and a reference pass
+    in every epoch."""
 
 
 def stage_seconds(work: Workload, device: Device, selected: int) -> dict[str, float]:
-    """Seconds by stage of an iteration that regenerates `selected` prompts and trains on all of them.
+    """Predict the seconds of an iteration by stage.
+
+    Args:
+        work: work of the iteration; it trains on all prompts.
+        device: the device's effective rates.
+        selected: number of prompts that the iteration regenerates.
 
     Raises:
         OptuneError: the policy does not fit in the engine's memory.
@@ -75,20 +82,20 @@ def stage_seconds(work: Workload, device: Device, selected: int) -> dict[str, fl
 
 
 def _start(work: Workload, device: Device) -> float:
-    """start_seconds + weights [bytes] / storage [bytes/s]."""
+    """Seconds = start_seconds + weights [bytes] / storage [bytes/s]."""
     return device.start_seconds + _weight_bytes(work) / device.storage
 
 
 def _generate(work: Workload, device: Device, selected: int) -> float:
-    """Prefill, then as many decoding steps as the batches take; n prompts and S = n·K sequences an engine.
+    """Seconds of prefill and of the batches' decoding steps, for n prompts and S = n·K sequences per engine.
 
     prefill = n · forward(prompt) / prefill [FLOP/s]; K samples share the cached prompt.
     decoding = max(reading, products) + attention + steps · step_seconds + sampled tokens · token_seconds:
         reading = steps · weights [bytes] / bandwidth [bytes/s];
         products = S · forward(response) / decode [FLOP/s];
-        attention = sampled tokens · mean context · KV bytes a token / bandwidth [bytes/s].
-    The weights are read once a step, whoever shares it: this is why a small batch takes as long as a larger one, up
-    to where the products take longer.
+        attention = sampled tokens · mean context · KV bytes per token / bandwidth [bytes/s].
+    The weights are read once per step for the complete batch. So a small batch takes as long as a larger one, up to the
+    size at which the products take longer than the reading.
     """
     prompts = selected / work.engines
     sequences = prompts * work.samples
@@ -99,7 +106,7 @@ def _generate(work: Workload, device: Device, selected: int) -> float:
         prefilled, r, tokens = prompts, work.response_tokens, sequences * work.response_tokens
         overhead = steps * device.step_seconds + tokens * device.token_seconds
     else:
-        # Batches that nobody joins: all rows run until the longest response of the batch ends, near the maximum.
+        # No sequence joins a running batch: all rows run until its longest response ends, near the maximum.
         steps = max(1.0, sequences / work.engine.sequences) * work.max_response_tokens
         prefilled, r, tokens = sequences, work.max_response_tokens, sequences * work.max_response_tokens
         overhead = steps * device.eager_step_seconds
@@ -111,7 +118,7 @@ def _generate(work: Workload, device: Device, selected: int) -> float:
 
 
 def running_batch(work: Workload, device: Device) -> float:
-    """Sequences that vLLM decodes at once: `max_num_seqs`, or as many as the key-value cache holds.
+    """Return the number of sequences that vLLM decodes at once: `max_num_seqs`, or as many as its cache can hold.
 
     Raises:
         OptuneError: the weights leave no room for a single sequence.
@@ -133,9 +140,12 @@ def running_batch(work: Workload, device: Device) -> float:
 
 
 def _steps(work: Workload, batch: float, sequences: float) -> float:
-    """Decoding steps of an engine. A shard of s sequences takes response · max(1, s / batch) steps with a full batch,
-    and maximum − response more until its longest response ends. Where generation is repeatable the next shard waits
-    for that; elsewhere all of an engine's shards run as one."""
+    """Number of decoding steps of an engine.
+
+    A shard of s sequences takes response · max(1, s / batch) steps with a full batch, and maximum − response more until
+    its longest response ends. With repeatable generation the next shard waits for that end; otherwise all shards of an
+    engine run as one.
+    """
     assert isinstance(work.engine, VllmEngine)
     shard = min(sequences, float(work.shard_size * work.samples)) if work.engine.repeatable else sequences
     longest = max(work.max_response_tokens, work.response_tokens)
@@ -144,7 +154,7 @@ def _steps(work: Workload, batch: float, sequences: float) -> float:
 
 
 def _score(work: Workload, device: Device, selected: int) -> float:
-    """S sequences · forward(prompt + response) / scoring [FLOP/s], without logits. Loading the model is not timed."""
+    """Seconds = S sequences · forward(prompt + response) / scoring [FLOP/s], without logits and without loading."""
     if work.reward is None:
         return 0.0
     tokens = work.prompt_tokens + work.response_tokens
@@ -153,13 +163,14 @@ def _score(work: Workload, device: Device, selected: int) -> float:
 
 
 def _train(work: Workload, device: Device) -> float:
-    """pairs · forward(pair) · passes / (devices · training [FLOP/s]) + optimizer steps + reading and writing weights.
+    """Seconds = pairs · forward(pair) · passes / (devices · training [FLOP/s]) + optimizer steps + weight files.
 
-    passes: 1 for the reference (none for Best-of-N) and 3 an epoch (a backward pass costs two forward ones), 1 more
-    with gradient checkpointing, 1 less with LoRA, whose frozen weights need no gradient.
-    an optimizer step = weights · 20 bytes (RMSprop; AdamW 28) / bandwidth [bytes/s], on every device all of them: less
-    where FSDP divides them.
-    weights = 2 loads of float32 (reference, training), a save in float32 and one in bfloat16 / storage [bytes/s].
+    passes: 1 for the reference (none for Best-of-N) and 3 per epoch (a backward pass costs two forward passes); 1 more
+        per epoch with gradient checkpointing; 1 less with LoRA, whose frozen weights need no gradient.
+    optimizer step = weights · 20 bytes (RMSprop; AdamW 28) / bandwidth [bytes/s], for all weights on every device; it
+        takes less where FSDP divides them.
+    weight files = 2 loads in float32 (reference, training), one save in float32 and one in bfloat16, / storage
+        [bytes/s].
     """
     training, policy = work.training, work.policy
     epoch = 3 + int(training.gradient_checkpointing) - int(training.lora is not None)
@@ -174,17 +185,18 @@ def _train(work: Workload, device: Device) -> float:
 
 
 def pair_flops(work: Workload) -> float:
-    """FLOPs of one forward pass over a pair, in the layout of the workload; a loss may leave the rejected side out."""
+    """Return the FLOPs of one forward pass over a pair, in the layout of the workload. A loss may omit the rejected
+    response."""
     n = 2 if work.training.loss.needs_rejected else 1
     if work.layout == "padded":
-        whole = work.max_prompt_tokens + work.max_response_tokens
-        return n * work.policy.forward_flops(whole, _causal(whole), whole)
+        padded = work.max_prompt_tokens + work.max_response_tokens
+        return n * work.policy.forward_flops(padded, _causal(padded), padded)
     p, r = work.prompt_tokens, work.pair_response_tokens
     return work.policy.forward_flops(p + n * r, _causal(p) + n * (r * p + _causal(r)), n * r)
 
 
 def _causal(tokens: float) -> float:
-    """Positions attended to by the tokens of a sequence, each to those before it: tokens² / 2."""
+    """Number of positions that the tokens of a sequence attend to, each to the earlier ones: tokens² / 2."""
     return tokens * tokens / 2
 
 

@@ -1,4 +1,4 @@
-"""Devices: published peaks, the share of them that we assume a stage reaches, and what was fitted."""
+"""Devices: published peak rates, the assumed share of them that a stage reaches, and fitted corrections."""
 
 from __future__ import annotations
 
@@ -8,49 +8,55 @@ from dataclasses import dataclass, field
 from optune_core.errors import OptuneError
 
 BANDWIDTH_SHARE = 0.75
-"""Assumed: share of the peak memory bandwidth that decoding reaches."""
+"""Assumed share of the peak memory bandwidth that decoding reaches."""
 PREFILL_SHARE = 0.6
-"""Assumed: share of the peak FLOP/s in prefill, one long matrix product after the other."""
+"""Assumed share of the peak FLOP/s that prefill reaches, whose matrix products are large."""
 DECODE_SHARE = 0.5
-"""Assumed: the same in decoding with a full batch, whose products are thin."""
+"""Assumed share of the peak FLOP/s that decoding with a full batch reaches, whose matrix products are thin."""
 TRAINING_SHARE = 0.4
-"""Assumed: the same in training, with the exchange of gradients, and in the reference pass."""
+"""Assumed share of the peak FLOP/s that training and the reference pass reach, exchange of gradients included."""
 SCORING_SHARE = 0.4
-"""Assumed: the same in scoring, with what its padding wastes."""
+"""Assumed share of the peak FLOP/s that scoring reaches, padding counted as waste."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Effective rates of one device. `factors` are what a fit corrects them by."""
+    """Effective rates of one device, and the corrections of a fit."""
 
     name: str
     bandwidth: float
-    """Bytes of memory a second."""
+    """Memory bandwidth in bytes/s."""
     prefill: float
-    """FLOP/s, as the three below."""
+    """Rate of prefill in FLOP/s."""
     decode: float
+    """Rate of decoding in FLOP/s."""
     training: float
+    """Rate of training and of the reference pass in FLOP/s."""
     scoring: float
+    """Rate of scoring in FLOP/s."""
     storage: float
-    """Bytes a second between disk and device: loading weights, saving a policy."""
+    """Rate between disk and device in bytes/s: loading weights, saving a policy."""
     start_seconds: float
-    """Start of vLLM besides loading the weights: imports, profiling, compilation, CUDA graphs."""
+    """Seconds that vLLM takes to start besides loading weights: imports, profiling, compilation, CUDA graphs."""
     step_seconds: float
-    """Of vLLM's scheduler and launches, for every decoding step."""
+    """Seconds of vLLM's scheduler and launches per decoding step."""
     token_seconds: float
-    """Of sampling and bookkeeping, for every sampled token."""
+    """Seconds of sampling and bookkeeping per sampled token."""
     eager_step_seconds: float
-    """Of a decoding step of `generate`, which launches every kernel by itself."""
+    """Overhead in seconds per decoding step of transformers' `generate`, which launches every kernel separately."""
     memory: float | None
-    """Bytes on the device; None: the host's, where `cpu_kv_cache_gib` bounds vLLM's cache."""
+    """Memory of the device in bytes; None: the host's memory, where `cpu_kv_cache_gib` bounds vLLM's cache."""
     row_seconds: float = 5e-4
-    """Of ranking and merging, for every prompt."""
+    """Seconds of ranking and merging per prompt."""
     factors: Mapping[str, float] = field(default_factory=dict)
-    """Measured seconds over predicted ones by stage; 1 where there is none."""
+    """Measured over predicted seconds by stage; 1 for a stage that is not listed."""
 
 
 def _gpu(name: str, flops: float, bandwidth: float, memory: float) -> Device:
-    """A GPU from its published dense bfloat16 FLOP/s and bytes/s. What no data sheet has is assumed alike for all."""
+    """Make a GPU from its published dense bfloat16 FLOP/s, bandwidth in bytes/s and memory in bytes.
+
+    Values that no data sheet has are assumed, and the same for all GPUs.
+    """
     return Device(
         name=name,
         bandwidth=BANDWIDTH_SHARE * bandwidth,
@@ -72,8 +78,8 @@ _DEVICES = {
     for device in (
         _gpu("a100-80gb", 312e12, 2.039e12, 80e9),
         _gpu("h100", 989e12, 3.35e12, 80e9),
-        # Two cores of a server: fitted to the demo (`python -m tests.benchmarks.projection`), but for the ratio of
-        # bandwidth to FLOP/s, which one model cannot tell.
+        # Two cores of a server: fitted to the demo (`python -m tests.benchmarks.projection`), except for the ratio of
+        # bandwidth to FLOP/s, which cannot be determined from one model.
         Device(
             name="cpu",
             bandwidth=9e9,
@@ -93,14 +99,14 @@ _DEVICES = {
 
 
 def named_device(name: str) -> Device:
-    """A device by its name.
+    """Return the device of this name.
 
     Raises:
-        OptuneError: there is none of that name.
+        OptuneError: the name is unknown; the message lists the known ones.
     """
     if name not in _DEVICES:
         raise OptuneError(
-            f"--device {name!r} is not known: choose one of {', '.join(_DEVICES)}, or the one closest to yours "
-            "and a run made on yours with --run"
+            f"--device {name!r} is unknown: choose one of {', '.join(_DEVICES)}, or the one most similar to yours "
+            "together with a run made on yours (--run)"
         )
     return _DEVICES[name]

@@ -1,9 +1,9 @@
-"""A device's effective rates from the iterations of a run.
+"""Fit of a device's effective rates to the iterations of a run.
 
-One run has one model and one shape of batches, so a stage's time tells one number: how much slower the device is than
-its profile says. That factor is what is fitted, for each stage by itself; what it hides (say, whether memory or
-arithmetic is slower) is taken from the profile, and matters the more the less alike the two models are. An iteration
-that was interrupted is timed from its last start, and so looks faster than it was.
+A run has one model and one shape of batches, so the time of a stage determines one number: how much slower the device
+is than its profile. This factor is fitted for each stage separately. Everything that it cannot show, such as whether
+memory or arithmetic is slower, is taken from the profile; this matters more, the less the planned model resembles the
+run's. An iteration that was interrupted is timed from its last start, and so appears faster than it was.
 """
 
 from __future__ import annotations
@@ -24,25 +24,32 @@ from optune_core.storage.ledger import no_such_run
 
 
 @dataclass(frozen=True)
-class Measured:
-    """An iteration that was run."""
+class MeasuredIteration:
+    """A committed iteration with its work and its measured times."""
 
     work: Workload
     selected: int
+    """Number of prompts that the iteration regenerated."""
     seconds: dict[str, float]
-    """By stage."""
+    """Measured seconds by stage."""
 
 
 @dataclass(frozen=True)
 class StageFit:
+    """Fit of one stage."""
+
     factor: float
     """Measured over predicted seconds; 1 where the run had no such work."""
     error: float | None
     """Largest relative error when each iteration is predicted from the others; None with fewer than two."""
 
 
-def fit_device(device: Device, iterations: Sequence[Measured]) -> tuple[Device, dict[str, StageFit]]:
-    """A device with the factors that these iterations show, and how well they predict each other, by stage."""
+def fit_device(device: Device, iterations: Sequence[MeasuredIteration]) -> tuple[Device, dict[str, StageFit]]:
+    """Fit a device to measured iterations.
+
+    Returns:
+        (the device with fitted factors, the fit of each stage).
+    """
     predicted = [stage_seconds(each.work, replace(device, factors={}), each.selected) for each in iterations]
     fits = {}
     for stage in STAGES:
@@ -56,7 +63,7 @@ def fit_device(device: Device, iterations: Sequence[Measured]) -> tuple[Device, 
 
 
 def _factor(pairs: Sequence[tuple[float, float]]) -> float:
-    """The f ≥ 0 that minimises Σ (measured − f · predicted)²: Σ measured · predicted / Σ predicted²."""
+    """Return the f ≥ 0 that minimises Σ (measured − f · predicted)²: Σ measured · predicted / Σ predicted²."""
     if not pairs:
         return 1.0
     return sum(predicted * measured for predicted, measured in pairs) / sum(predicted**2 for predicted, _ in pairs)
@@ -71,16 +78,18 @@ def _left_out_error(pairs: Sequence[tuple[float, float]]) -> float | None:
     )
 
 
-def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list[Measured]:
-    """The committed iterations of a run, with the lengths that they had.
+def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list[MeasuredIteration]:
+    """Return the committed iterations of a run, with their lengths and times.
 
     Args:
-        devices: that the run was made on, which the ledger does not say. Engines and reward models are taken to have
-            been as many as they allow, or as the run's first configuration says.
+        store: the store.
+        run: name of the run.
+        devices: number of devices that the run was made on, which the ledger does not record. The numbers of engines
+            and reward models follow from it, or from the configuration that the run was created with.
 
     Raises:
-        OptuneError: there is no such run, it has committed no iteration, or its loss is one that is not projected.
-        ModelError: the cost model does not know its kind of model.
+        OptuneError: the run does not exist, has committed no iteration, or has a loss that is not projected.
+        ModelError: the cost model does not cover the run's kind of model.
     """
     ledger = Ledger(store.objects, run)
     body, records = ledger.config(), ledger.iterations()
@@ -88,14 +97,14 @@ def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list
         raise OptuneError(no_such_run(store.objects, run))
     if not records:
         raise OptuneError(
-            f"run {run!r} has committed no iteration, so there is nothing to fit: wait for its first "
-            "(`optune status` shows it), or leave out --run"
+            f"run {run!r} has committed no iteration, so there is nothing to fit: wait for its first one "
+            "(`optune status` shows it), or omit --run"
         )
     config = parse_config(body, source=f"run {run!r}")
     if config.training.loss.online_share is not None:
         raise OptuneError(
             f"run {run!r} has training.loss.type={config.training.loss.type!r}, whose online samples the cost model "
-            "does not know: give --run a run with another loss, or leave it out"
+            "does not cover: give --run a run with another loss, or omit it"
         )
     inputs = ledger.inputs()
     policy = _shape(store, inputs["policy"], "model/config.json")
@@ -115,7 +124,7 @@ def _measured(
     reward: ModelShape | None,
     record: dict[str, Any],
     devices: int,
-) -> Measured:
+) -> MeasuredIteration:
     metrics = record["metrics"]
     replay, selected = metrics["replay"], metrics["selection"]["selected"]
     trained = ("chosen", "rejected") if config.training.loss.needs_rejected else ("chosen",)
@@ -145,4 +154,4 @@ def _measured(
         engines=engines,
         scorers=scorers,
     )
-    return Measured(work, selected, record["timing"])
+    return MeasuredIteration(work, selected, record["timing"])

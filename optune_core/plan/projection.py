@@ -1,4 +1,4 @@
-"""A whole run's seconds from a configuration: iteration 0, later iterations, and the same with ρ = 1."""
+"""Seconds of a complete run from its configuration: iteration 0, later iterations, and the same with ρ = 1."""
 
 from __future__ import annotations
 
@@ -16,54 +16,59 @@ from optune_core.statistics import speedup_bound
 
 @dataclass(frozen=True)
 class Projection:
-    """Seconds by stage."""
+    """Predicted seconds of a run, by stage and iteration."""
 
     first: dict[str, float]
-    """Iteration 0."""
+    """Seconds of iteration 0, by stage."""
     later: dict[str, float]
-    """Each of the others."""
+    """Seconds of each later iteration, by stage."""
     full: dict[str, float]
-    """An iteration that regenerates every prompt."""
+    """Seconds of an iteration that regenerates every prompt, by stage."""
     iterations: int
     rho: float
     """Share of the prompts that a later iteration regenerates."""
 
     @property
     def seconds(self) -> float:
-        """Of the run."""
+        """Seconds of the run."""
         return sum(self.first.values()) + (self.iterations - 1) * sum(self.later.values())
 
     @property
     def seconds_full(self) -> float:
-        """Of a run that regenerates every prompt in every later iteration."""
+        """Seconds of a run that regenerates every prompt in every iteration."""
         return sum(self.first.values()) + (self.iterations - 1) * sum(self.full.values())
 
     @property
     def iteration_speedup(self) -> float:
-        """Of a later iteration over one with ρ = 1."""
+        """Speed-up of a later iteration over one with ρ = 1."""
         return sum(self.full.values()) / sum(self.later.values())
 
     @property
     def run_speedup(self) -> float:
-        """Of the run over one with ρ = 1; iteration 0 is the same in both."""
+        """Speed-up of the run over one with ρ = 1; iteration 0 is the same in both."""
         return self.seconds_full / self.seconds
 
     @property
     def regeneration_share(self) -> float:
-        """g: share of generation and scoring in an iteration with ρ = 1."""
+        """Share g of generation and scoring in the time of an iteration with ρ = 1."""
         return (self.full["generate"] + self.full["score"]) / sum(self.full.values())
 
     @property
     def bound(self) -> float:
-        """1 / (1 − g·(1 − ρ)): the speed-up of an iteration whose generation takes ρ of the time for ρ of the prompts.
+        """Bound of the speed-up, 1 / (1 − g·(1 − ρ)): generation takes ρ of the time for ρ of the prompts.
 
-        The projection stays below it as far as generation has costs that do not shrink with the prompts.
+        The projection is below it, as far as generation has costs that do not shrink with the number of prompts.
         """
         return speedup_bound(self.regeneration_share, self.rho)
 
 
 def project(config: OptuneConfig, work: Workload, device: Device) -> Projection:
-    """Predict a run.
+    """Predict the seconds of a run.
+
+    Args:
+        config: the configuration.
+        work: work of one of its iterations, as `workload_of` returns it.
+        device: the device.
 
     Raises:
         OptuneError: the policy does not fit in the engine's memory.
@@ -81,10 +86,14 @@ def project(config: OptuneConfig, work: Workload, device: Device) -> Projection:
 
 
 def side_by_side(config: OptuneConfig, devices: int, engines: int | None = None) -> tuple[int, int]:
-    """(engines, reward models) that a run has on so many devices, as the stages' `replicas` have it.
+    """Return the numbers of engines and of reward models that a run has on this many devices.
+
+    The numbers are those of the stages' `replicas`.
 
     Args:
-        engines: that are asked for; default: the configuration's, else as many as the devices suffice for.
+        config: the configuration.
+        devices: number of devices.
+        engines: number of engines; default: the configuration's, otherwise as many as the devices suffice for.
     """
     engine, scorers = config.generation.engine, config.reward.side_by_side()
     return (
@@ -103,17 +112,20 @@ def workload_of(
     response_tokens: float | None = None,
     parameters: float | None = None,
 ) -> Workload:
-    """The work of an iteration of this configuration.
+    """Return the work of an iteration of this configuration.
 
     Args:
-        devices: that share training, and what engines and reward models run on.
-        engines: side by side; default: the configuration's replicas, else as many as the devices suffice for.
-        prompts: default: the configuration's sample.
-        prompt_tokens, response_tokens: means; default: the configuration's maxima.
-        parameters: weights of the policy; default: its model's.
+        config: the configuration.
+        devices: number of devices that train together, and that engines and reward models run on.
+        engines: number of engines side by side; default: the configuration's replicas, otherwise as many as the
+            devices suffice for.
+        prompts: number of prompts; default: the configuration's sample.
+        prompt_tokens, response_tokens: mean lengths in tokens; default: the configuration's maxima.
+        parameters: number of the policy's weights; default: its model's.
 
     Raises:
-        ConfigError: the prompts or the model's size are unknown, or a mean passes its maximum; all problems at once.
+        ConfigError: the number of prompts or the model's size is unknown, or a mean exceeds its maximum; the message
+            lists all problems.
         ModelError: the model is not a dense decoder.
     """
     problems = []
@@ -128,7 +140,8 @@ def workload_of(
         means[option] = float(maximum) if mean is None else mean
         if not 0 < means[option] <= maximum:
             problems.append(
-                f"{option} {means[option]:g} is not a mean of lengths up to {name}={maximum}: give one in between"
+                f"{option} {means[option]:g} cannot be the mean of lengths up to {name}={maximum}: "
+                f"give a number above 0 and up to {maximum}"
             )
     engine = config.generation.engine
     engines, scorers = side_by_side(config, devices, engines)
@@ -138,11 +151,13 @@ def workload_of(
             f"tensor_parallel_size) are more than --devices {devices}: lower one of them, or give more devices"
         )
     if scorers > devices:
-        problems.append(f"reward.replicas={scorers} is more than --devices {devices}: lower one, or raise the other")
+        problems.append(
+            f"reward.replicas={scorers} is more than --devices {devices}: lower reward.replicas, or raise --devices"
+        )
     if config.training.loss.online_share is not None:
         problems.append(
-            f"training.loss.type={config.training.loss.type!r} is not projected: the cost of its online samples is not "
-            "known to the cost model. Plan a run with training.loss.type=wdpo, and measure an iteration of this one"
+            f"training.loss.type={config.training.loss.type!r} is not projected, because the cost model does not cover "
+            "its online samples: plan a run with training.loss.type=wdpo, and measure an iteration of this one"
         )
     policy = ModelShape.from_parameters(parameters) if parameters else known_shape(config.policy.model)
     if policy is None:

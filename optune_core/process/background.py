@@ -1,4 +1,4 @@
-"""Commits beside the work that makes the next ones: one thread, a bounded number of waiting calls, no lost error."""
+"""Commits in a thread beside the work that produces the next ones: few waiting calls, and no lost error."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from optune_core.process import preemption
 P = ParamSpec("P")
 
 _IN_FLIGHT = 2
-"""One that runs and one that waits: their memory is bounded, and a short stall of the store costs nothing."""
+"""Calls that run or wait at a time. One of each bounds the memory, and hides a short stall of the store."""
 
 
 class Background:
-    """Runs calls one after another in a thread of its own.
+    """A thread that runs calls one after another.
 
-    However it is left, the calls it was given are over then: a process that is asked to end (SIGTERM) ends what it
-    started to commit, inside its grace.
+    Leaving the block waits for all calls, also after an error: a process that is asked to end (SIGTERM) completes the
+    commits that it started, within its grace.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Background:
                 self._calls.popleft().result()
 
     def run(self, call: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Have a call made, waiting for room if there is none. Raises what an earlier call raised."""
+        """Submit a call, and wait while too many are in flight. Raises the error of an earlier call, if one failed."""
         while self._calls and (len(self._calls) >= _IN_FLIGHT or self._calls[0].done()):
             self._calls.popleft().result()
         self._calls.append(self._thread.submit(call, *args, **kwargs))

@@ -1,4 +1,4 @@
-"""The life of a stage's child processes: they start together, are followed together, and end together."""
+"""Child processes of a stage: started together, followed together, and ended together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from optune_core.process.progress import Progress, Together
 from optune_core.secrets import redact
 
 no_child = Event()
-"""Set while no stage of this process has a child."""
+"""Event that is set while no stage of this process has a child process."""
 no_child.set()
 
 _KEPT_LINES = 40
@@ -32,24 +32,25 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Command:
-    """What a child runs."""
+    """Command line and environment of a child process."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
-    """On top of this process's."""
+    """Variables that are set in addition to this process's environment."""
     launches: bool = False
-    """It starts the processes that work, and may end without telling those."""
+    """Whether the command is a launcher: its own children do the work, and it may end without ending them."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """How a child ended that did not do its work."""
+    """End of a child process that did not complete its work."""
 
     status: int
+    """Exit status as of `subprocess.Popen.returncode`; -N after signal N."""
     error: dict[str, str] | None
-    """`type` and `message` as it said them; None if it said nothing."""
+    """Error that the child reported, as `type` and `message`; None if it reported none."""
     tail: list[str]
-    """Its last lines on standard error."""
+    """Last lines that the child wrote to standard error."""
 
 
 def run_children(
@@ -57,17 +58,17 @@ def run_children(
 ) -> Failure | None:
     """Run all commands side by side, until all have ended.
 
-    If one fails, the others are told to end (SIGTERM), given their grace to save what they have, and then killed. So
-    they are when this call is left by an exception, such as a signal's; a second one cuts their grace short.
+    If one fails, the others are asked to end (SIGTERM), get their grace to save their work, and are then killed. The
+    same happens when an exception, such as a signal's, interrupts this call; a second exception ends the grace.
 
     Args:
-        progress: told the sum over the children.
-        log: told what they print on standard error, line by line, without secrets, and the number of the child where
-            there are several.
+        commands: the commands; with several, the lines of each are logged with its number.
+        progress: called with the sum over the children.
+        log: called with every line that they write to standard error, without secrets.
         committed: called for every artifact that one of them commits.
 
     Returns:
-        None if all did their work, else the first failure that is a reason for the others.
+        None if all completed their work, otherwise the first failure that can be the cause of the others.
     """
     commands = list(commands)
     group = _Group(Together(progress, len(commands)), log, committed)
@@ -84,13 +85,13 @@ def run_children(
     if not failures:
         return None
     first, *others = failures
-    if first.error is None or _is_reason(first.error):
+    if first.error is None or _is_cause(first.error):
         return first
-    return next((failure for failure in others if _is_reason(failure.error)), first)
+    return next((failure for failure in others if _is_cause(failure.error)), first)
 
 
-def _is_reason(error: dict[str, str] | None) -> bool:
-    """Whether it tells why a stage failed: of processes that work together, others are only told to end after it."""
+def _is_cause(error: dict[str, str] | None) -> bool:
+    """Whether an error explains why a stage failed. `Preempted` does not: the others get it after the first failure."""
     return error is not None and error["type"] != Preempted.__name__
 
 
@@ -107,11 +108,11 @@ class _Child:
             env=os.environ | command.environment | {die_with_parent.PARENT: str(os.getpid())},
         )
         self.last: dict[str, Any] = {}
-        """Its last word: that it is done, or why it failed."""
+        """Last message of the child: that its work is done, or its error."""
         self.tail: deque[str] = deque(maxlen=_KEPT_LINES)
 
     def forward(self, log: Log, name: str) -> None:
-        """Read its standard error to the end."""
+        """Log the child's standard error, line by line, until it is closed."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if text := redact(line.rstrip()):
@@ -119,12 +120,12 @@ class _Child:
                 log(name + text)
 
     def failure(self) -> Failure | None:
-        """How it ended, if it did not do its work."""
+        """Wait for the child to end; return None if it completed its work."""
         status = self.process.wait()
         return None if self.last.get("done") else Failure(status, self.last.get("error"), list(self.tail))
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that work: the child, or what it launched."""
+        """Return the processes that do the work: the child itself, or the processes that it launched."""
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.process.pid)
             return process.children() if self.command.launches else [process]
@@ -132,7 +133,7 @@ class _Child:
 
 
 class _Group:
-    """Children whose lines come together in one queue, so that one thread follows all and can be interrupted."""
+    """Children whose lines arrive in one queue, so that one thread follows all of them and can be interrupted."""
 
     def __init__(self, progress: Together, log: Log, committed: Callable[[], None]) -> None:
         self._progress = progress
@@ -141,10 +142,11 @@ class _Group:
         self._running: list[_Child] = []
         self._lines: SimpleQueue[tuple[_Child, str | None]] = SimpleQueue()
         self._deadline: float | None = None
-        """When those that still run are killed; None: they were not told to end."""
+        """Time by the monotonic clock at which remaining children are killed; None until they are asked to end."""
 
     def start(self, number: int, command: Command, name: str) -> None:
-        """A child lives no longer than the thread that starts it (`bound`), so that has to be the one that follows."""
+        """Start a child. To be called in the thread that calls `follow`: a child dies with the thread that started it
+        (`die_with_parent`)."""
         child = _Child(number, command)
         self._running.append(child)
         errors = Thread(target=child.forward, args=(self._log, name), daemon=True)
@@ -152,42 +154,41 @@ class _Group:
         Thread(target=self._read, args=(child, errors), daemon=True).start()
 
     def follow(self) -> list[Failure]:
-        """Until all have ended. Returns the failures in their order."""
+        """Handle the children's messages until all have ended. Returns the failures in the order of their ends."""
         failures = []
         while self._running:
-            patience = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
             try:
-                child, line = self._lines.get(timeout=patience)
+                child, line = self._lines.get(timeout=timeout)
             except Empty:
                 self._kill()
                 break
             if line is not None:
-                self._hear(child, line)
+                self._handle(child, line)
                 continue
             self._running.remove(child)
             if failure := child.failure():
                 failures.append(failure)
-                self._tell()
+                self._terminate()
         return failures
 
     def end(self) -> None:
-        """Tell all to end, and see that they do within their grace."""
+        """Ask all children to end, and wait for at most their grace until they have."""
         try:
-            self._tell()
+            self._terminate()
             self.follow()
-        except BaseException:  # this process is told again
+        except BaseException:  # a second signal to this process
             self._kill()
 
-    def _tell(self) -> None:
+    def _terminate(self) -> None:
         if self._deadline is not None:
             return
         for child in self._running:
             for process in child.workers():
                 with suppress(psutil.NoSuchProcess):
                     process.terminate()
-        self._deadline = (
-            time.monotonic() + preemption.GRACE_SECONDS + 1
-        )  # last: who is interrupted here tells all again
+        # Set last: if this call is interrupted, the next one signals all children again.
+        self._deadline = time.monotonic() + preemption.GRACE_SECONDS + 1
 
     def _kill(self) -> None:
         for child in self._running:
@@ -197,14 +198,14 @@ class _Group:
         self._running.clear()
 
     def _read(self, child: _Child, errors: Thread) -> None:
-        """In a thread of its own: a child would wait at a full pipe."""
+        """Queue the lines of a child. Runs in its own thread, since a child would block at a full pipe."""
         assert child.process.stdout is not None
         for line in child.process.stdout:
             self._lines.put((child, line))
         errors.join(timeout=5)
         self._lines.put((child, None))
 
-    def _hear(self, child: _Child, line: str) -> None:
+    def _handle(self, child: _Child, line: str) -> None:
         try:
             message = json.loads(line)
         except ValueError:
@@ -215,5 +216,5 @@ class _Group:
                 self._progress(child.number, *message["progress"])
         elif "committed" in message:
             self._committed()
-        elif not _is_reason(child.last.get("error")):  # a launcher's processes all speak here
+        elif not _is_cause(child.last.get("error")):  # all processes of a launcher write to this pipe
             child.last = message

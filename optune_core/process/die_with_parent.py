@@ -1,7 +1,7 @@
-"""Tie a process to its parent: one that outlives a killed flow would keep the GPU.
+"""Tie a process to its parent, because a process that outlives a killed flow would keep the GPU.
 
-`python -m optune_core.process.die_with_parent COMMAND …` becomes COMMAND, tied; it is for launchers that do not tie
-themselves. Linux only; elsewhere nothing is tied.
+`python -m optune_core.process.die_with_parent COMMAND …` replaces itself by COMMAND, tied to the parent; it is for
+commands that do not tie themselves. Works on Linux; elsewhere nothing happens.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import signal
 import sys
 
 PARENT = "OPTUNE_PARENT"
-"""Variable with the pid of the process that starts us, which tells whether it died before we were tied."""
+"""Environment variable with the parent's pid, by which a child notices that the parent died before the child was
+tied to it."""
 
 _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Be killed when the parent ends, or end now if it already has. Survives exec."""
+    """Have this process killed when its parent ends, and end it now if the parent already has. Survives exec."""
     if sys.platform != "linux":
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

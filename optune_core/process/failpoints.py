@@ -1,8 +1,8 @@
-"""Named points at which the fault suite kills, stops or fails this process; elsewhere they do nothing.
+"""Named points at which the fault suite kills, stops or fails this process. Without a plan they do nothing.
 
-OPTUNE_FAILPOINTS names a folder with a file `plan` that holds lines `action point`. Whichever process reaches a
-planned point first takes that line out of the plan, writes it to the file `reached`, and acts. Every point that is
-passed is noted in the file `passed`, so that a test can enumerate the points of a real run.
+OPTUNE_FAILPOINTS names a folder with a file `plan` of lines `action point`. The first process that reaches a planned
+point removes the line from the plan, writes it to the file `reached`, and acts. Every point that a process passes is
+written to the file `passed`, so that a test can enumerate the points of a real run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ENVIRONMENT = "OPTUNE_FAILPOINTS"
 
 
 def reach(point: str) -> None:
-    """Pass a point, or do what is planned there.
+    """Pass a point, or perform the action that is planned for it.
 
     Actions: `kill`, `stop` and `term` send that signal to this process; `kill-group` kills its process group;
     `no-space` raises OSError (ENOSPC); `no-memory` raises torch.OutOfMemoryError.

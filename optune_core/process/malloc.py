@@ -1,4 +1,4 @@
-"""How this process's C library treats memory that torch frees."""
+"""Settings of this process's C library for memory that torch frees."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of <malloc.h>
 _NEVER = 2**31 - 1
 _LARGEST_ON_HEAP = 32 << 20
-"""The most that glibc takes from its heap; what is larger comes from the kernel each time."""
+"""Largest block, in bytes, that glibc takes from its heap; larger ones come from the kernel each time."""
 
 
 def keep_freed_memory() -> None:
-    """Freed memory stays with the process for its next tensors.
+    """Keep freed memory in the process for its next tensors.
 
-    By default glibc hands large blocks back to the kernel, which has to clear them page by page when they are asked
-    for again: a quarter of the time that a training step takes on a CPU. Nothing happens where there is no glibc.
+    By default glibc returns large blocks to the kernel, which has to clear them page by page when they are requested
+    again: a quarter of the time of a training step on a CPU. Does nothing without glibc.
     """
     if sys.platform != "linux":
         return

@@ -1,7 +1,8 @@
-"""SIGTERM in a stage's process: the machine goes away in half a minute.
+"""SIGTERM in a stage's process: the machine will be gone in half a minute.
 
-By default the stage is left at once (what is not committed is a shard at most). A stage that has more to save defers
-that, looks at `requested()` and saves at its next opportunity. Whatever happens, the process ends within GRACE.
+By default the stage ends at once and loses at most the shard that is not committed. A stage that has more to save
+defers the end, checks `requested()`, and saves at its next opportunity. In any case the process ends within
+GRACE_SECONDS.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from contextlib import contextmanager
 from optune_core.errors import Preempted
 
 GRACE_SECONDS = 25.0
-"""From the signal to the end: clouds give 30 s."""
+"""Time in seconds from the signal to the end of the process; clouds give 30 s."""
 
 EXIT_STATUS = 143
-"""128 + SIGTERM."""
+"""Exit status of a process that ended on SIGTERM: 128 + 15."""
 
 _requested = threading.Event()
 _deferred = False
 
 
 def install() -> None:
-    """Take SIGTERM over in this process. Ctrl-C is left to the parent, which gets it too and passes it on so."""
+    """Handle SIGTERM in this process. Ctrl-C is ignored: the parent gets it too and sends SIGTERM."""
     signal.signal(signal.SIGTERM, _on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -37,7 +38,7 @@ def requested() -> bool:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Inside, SIGTERM only makes `requested()` true."""
+    """Let SIGTERM only make `requested()` true, within the block."""
     global _deferred
     _deferred = True
     try:
@@ -47,8 +48,8 @@ def deferred() -> Iterator[None]:
 
 
 def leave() -> None:
-    """Raise Preempted."""
-    raise Preempted("the process was asked to end (SIGTERM); what is committed stays, the same command continues")
+    """Raise Preempted, which ends the stage."""
+    raise Preempted("the process was asked to end (SIGTERM). Committed work is kept; the same command continues")
 
 
 def _on_signal(number: int, frame: object) -> None:

@@ -1,28 +1,30 @@
-"""How a stage says how far it is: a callable, so that stages know neither terminals nor Prefect."""
+"""The callable through which a stage reports its progress, so that stages know neither terminals nor Prefect."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""(what is being done, done, total): `total` 0 means unknown."""
+"""Function of (name of the step, number done, total number); a total of 0 means unknown."""
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """For callers that do not look."""
+    """Report nothing."""
 
 
 class Together:
-    """The progress of several that do parts of the same work, as one. What is being done shows once all do it or have
-    done it, with the sum of what they have done of it: one bar has one total."""
+    """Progress of several processes that do parts of the same work, as one.
+
+    A step is reported once all processes have reached it, with the sums over them: one bar has one total.
+    """
 
     def __init__(self, progress: Progress, parts: int) -> None:
         self._progress = progress
         self._parts = parts
-        self._said: dict[int, tuple[str, int, int]] = {}
+        self._latest: dict[int, tuple[str, int, int]] = {}
 
     def __call__(self, part: int, what: str, done: int, total: int) -> None:
-        self._said[part] = (what, done, total)
-        said = self._said.values()
-        if len(said) == self._parts and all(each[0] == what for each in said):
-            self._progress(what, sum(each[1] for each in said), sum(each[2] for each in said))
+        self._latest[part] = (what, done, total)
+        reports = self._latest.values()
+        if len(reports) == self._parts and all(report[0] == what for report in reports):
+            self._progress(what, sum(report[1] for report in reports), sum(report[2] for report in reports))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -20,93 +19,20 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from optune_core import __version__
 from optune_core.errors import CorruptArtifact, StoreError, TransientError
-from optune_core.storage.canonical import canonical_json, digest, file_digest
+from optune_core.storage.canonical import digest, file_digest
+from optune_core.storage.manifest import Manifest, Ref, Work
 from optune_core.storage.objects import Objects
 
 _PARALLEL_TRANSFERS = 4
 _ID = re.compile(r"[a-z0-9][a-z0-9-]*")
 _COMMIT_ROUNDS = 5
 """Rounds in which a commit tries to replace a damaged one. A second round is rare, a third points to a broken disk."""
-
-
-@dataclass(frozen=True)
-class Ref:
-    """Reference to a committed artifact, small and printable. Stages and tasks pass references to each other."""
-
-    stage: str
-    key: str
-    digest: str
-    """SHA-256 over the names, sizes and digests of the artifact's files. Equal digests mean identical bytes."""
-
-    def to_json(self) -> dict[str, str]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, str]) -> Ref:
-        return cls(stage=value["stage"], key=value["key"], digest=value["digest"])
-
-
-@dataclass(frozen=True)
-class Work:
-    """Origin of an artifact: the stage, the version of its code, and the parameters and artifacts that it reads."""
-
-    stage: str
-    version: int
-    params: Mapping[str, Any]
-    parents: Mapping[str, Ref] = field(default_factory=dict)
-
-    @cached_property
-    def key(self) -> str:
-        """SHA-256 of the work, in hex. Parents enter by content: equal bytes are the same parent, however made."""
-        return digest(
-            {
-                "stage": self.stage,
-                "version": self.version,
-                "params": dict(self.params),
-                "parents": {role: ref.digest for role, ref in self.parents.items()},
-            }
-        )
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """Commit of an artifact: everything that is recorded about it besides its data."""
-
-    ref: Ref
-    version: int
-    params: dict[str, Any]
-    parents: dict[str, Ref]
-    attempt: str
-    files: dict[str, tuple[int, str]]
-    """Relative path → (size in bytes, SHA-256 in hex)."""
-    metrics: dict[str, Any]
-    """Facts about the result, equal for equal results."""
-    timing: dict[str, float]
-    """Durations in seconds of the computation that made the artifact. They differ each time it is made."""
-    code_version: str
-    committed_at: float
-    """Time of the commit: Unix time in seconds, by the clock of the machine that committed."""
-
-    def to_bytes(self) -> bytes:
-        value = asdict(self)
-        value["files"] = {path: {"size": size, "sha256": sha} for path, (size, sha) in self.files.items()}
-        return canonical_json(value)
-
-    @classmethod
-    def from_bytes(cls, body: bytes) -> Manifest:
-        value = json.loads(body)
-        value["ref"] = Ref.from_json(value["ref"])
-        value["parents"] = {role: Ref.from_json(ref) for role, ref in value["parents"].items()}
-        value["files"] = {path: (entry["size"], entry["sha256"]) for path, entry in value["files"].items()}
-        return cls(**value)
 
 
 class _TornManifest(CorruptArtifact):

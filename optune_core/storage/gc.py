@@ -19,9 +19,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from optune_core.errors import CorruptArtifact
-from optune_core.storage.artifacts import ArtifactStore, Manifest, Ref
+from optune_core.storage.artifacts import ArtifactStore
 from optune_core.storage.lease import LeaseRecord, read_lease
 from optune_core.storage.ledger import Ledger, list_runs
+from optune_core.storage.manifest import Manifest, Ref
 from optune_core.storage.objects import Entry
 from optune_core.storage.studies import StudyLedger, list_studies
 from optune_core.storage.sweeps import all_cells

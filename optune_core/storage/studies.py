@@ -20,7 +20,7 @@ from optune_core.storage.objects import Objects
 Record = dict[str, Any]
 
 
-class Log:
+class RecordLog:
     """JSON records below a prefix: 0000.json, 0001.json, … without a gap, each created once and never changed.
 
     A record is durable when `append` returns. Appenders that race, in any number of processes, get different numbers.
@@ -79,8 +79,8 @@ class StudyLedger:
             raise StudyError(f"study {error}") from error
         self.objects = objects
         self.study = study
-        self.participants = Log(objects, f"{self._base}/participants")
-        self._ratings: dict[str, Log] = {}
+        self.participants = RecordLog(objects, f"{self._base}/participants")
+        self._ratings: dict[str, RecordLog] = {}
 
     def create(self, record: Mapping[str, Any]) -> None:
         """Create the study, unless it exists with the same record.
@@ -100,13 +100,13 @@ class StudyLedger:
         body = self.objects.read(f"{self._base}/study.json")
         return None if body is None else json.loads(body)
 
-    def ratings(self, participant: str) -> Log:
+    def ratings(self, participant: str) -> RecordLog:
         """Return the log of a participant's choices, in the order in which they were made.
 
         Args:
             participant: `id` of a record of `participants`.
         """
-        return self._ratings.setdefault(participant, Log(self.objects, f"{self._base}/ratings/{participant}"))
+        return self._ratings.setdefault(participant, RecordLog(self.objects, f"{self._base}/ratings/{participant}"))
 
     @property
     def _base(self) -> str:

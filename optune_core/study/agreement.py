@@ -1,4 +1,4 @@
-"""Agreement of participants."""
+"""Agreement of the participants of a study."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Hashable, Iterable, Sequence
 
 
 def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
-    """Krippendorff's alpha for nominal values: 1 is perfect agreement, 0 what chance gives.
+    """Compute Krippendorff's alpha for nominal values: 1 for perfect agreement, 0 for agreement by chance.
 
-    α = 1 - (n - 1)·Σ_{c≠k} o_ck / Σ_{c≠k} n_c·n_k, with the coincidences o_ck, of which a unit with m values gives
-    1 / (m - 1) for each ordered pair of its values (K. Krippendorff, Computing Krippendorff's Alpha-Reliability,
-    2011, section C; any number of observers, missing values allowed).
+    α = 1 - (n - 1)·Σ_{c≠k} o_ck / Σ_{c≠k} n_c·n_k. A unit with m values adds 1 / (m - 1) to the coincidences o_ck for
+    each ordered pair of its values (K. Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011, section C; for
+    any number of observers, missing values allowed).
 
     Args:
-        units: of each thing that was judged, the values that it was given; those with fewer than two do not count.
+        units: the values of each judged unit; units with fewer than two values do not count.
 
     Returns:
-        Alpha, or None where it is undefined: nothing was judged twice, or all values are the same.
+        Alpha, or None where it is undefined: no unit was judged twice, or all values are equal.
     """
     pairable = [Counter(unit) for unit in units if len(unit) > 1]
     totals: Counter[Hashable] = Counter()

@@ -1,4 +1,4 @@
-"""Which pairs a participant is shown, in what order, and which response comes first."""
+"""Assignment of pairs to participants: which ones, in which order, and which response is shown first."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ class Assigned:
     """A pair as one participant sees it."""
 
     pair: int
+    """Number of the pair in the study."""
     swapped: bool
-    """The baseline's response is the first."""
+    """Whether the baseline's response is shown first."""
 
 
 def assign(load: Mapping[int, int], comparison: Mapping[int, str], wanted: int, seed: str) -> list[Assigned]:
-    """Choose the pairs that others have been shown least, and shuffle them and their sides.
+    """Choose the pairs with the fewest participants, and shuffle them and their sides.
 
     Args:
-        load: pair → how many participants rate it already.
-        comparison: pair → what it belongs to; within each, half of the chosen pairs (give or take one) are swapped.
-        wanted: number of pairs, at most.
-        seed: decides everything that `load` leaves open: derived from the study and the participant.
+        load: number of participants who rate each pair, by number of the pair.
+        comparison: name of the comparison that each pair belongs to. Of the chosen pairs of a comparison half are
+            swapped; of an odd number, one more or one fewer.
+        wanted: largest number of pairs.
+        seed: decides everything that `load` does not; derived from the study and the participant.
     """
     shuffled = random.Random(seed)
     order = sorted(load)
     shuffled.shuffle(order)
-    chosen = sorted(order, key=lambda pair: load[pair])[:wanted]  # stable: chance decides among equals
+    chosen = sorted(order, key=lambda pair: load[pair])[:wanted]  # the sort is stable: equal loads keep the shuffle
     shuffled.shuffle(chosen)
     together: defaultdict[str, list[int]] = defaultdict(list)
     for pair in chosen:

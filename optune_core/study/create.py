@@ -1,4 +1,4 @@
-"""Create a study: an artifact with its pairs, and the record that gives it a name."""
+"""Creation of a study: an artifact with its pairs, and the record that gives it a name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from optune_core.data.schemas import STUDY_PAIRS, read_table, write_table
 from optune_core.errors import StudyError
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.studies import StudyLedger, list_studies
-from optune_core.study.pairing import ASKED, Pair, asked_pairs, comparisons, pair_up
-from optune_core.study.sources import Source, of_file, of_run
+from optune_core.study.pairing import ASKED, StudyPair, asked_pairs, comparisons, pair_up
+from optune_core.study.sources import AnswerSource, of_file, of_run
 
 VERSION = 1
 FILE = "pairs.parquet"
@@ -27,31 +27,35 @@ def create_study(
     prompts: int,
     baseline: str | None,
 ) -> dict[str, Any]:
-    """Draw the pairs and create the study; the same call again finds it.
+    """Draw the pairs and create the study. The same call again finds the existing study.
 
     Args:
-        store: where it is kept.
-        study: its name, which also seeds the draw.
-        runs: names of runs.
-        files: (name, path) of files with responses. Two or three sources in all.
-        prompts: pairs a comparison, at most.
-        baseline: source that the others are compared with; None: the first is compared with each other one.
+        store: the store.
+        study: name of the study, which also seeds the draw.
+        runs: names of runs whose policies are compared.
+        files: (name, path) of files with responses; together with the runs two or three sources.
+        prompts: largest number of pairs per comparison.
+        baseline: name of the source that the others are compared with; None: the first source is compared with each
+            of the others.
 
     Returns:
-        The study's record: `study`, `sources` (what each name stands for), `prompts`, `pairs` (reference to the
-        artifact), and `comparisons`, each with the names of `policy` and `baseline` and the prompts by outcome.
+        Record of the study: `study`, `sources` (identity of each source by name), `prompts`, `pairs` (reference to the
+        artifact), and `comparisons`, each with the names `policy` and `baseline` and the number of prompts by outcome.
 
     Raises:
-        StudyError: fewer than two or more than three sources, names that are not distinct, a baseline that is none of
-            them, a run without responses, a comparison without a single pair, a name that is taken.
+        StudyError: there are fewer than two or more than three sources, their names are not distinct, the baseline is
+            not one of them, a run has no responses, a comparison has no pair, or the study exists with other pairs.
         DataError: a file cannot be used.
     """
     ledger = StudyLedger(store.objects, study)
     names = [*runs, *(name for name, _ in files)]
     if len(names) not in (2, 3) or len(set(names)) != len(names):
-        raise StudyError(f"{len(names)} sources ({', '.join(names) or 'none'}): two or three different ones are needed")
+        raise StudyError(
+            f"{len(names)} sources ({', '.join(names) or 'none'}) were given: "
+            "a study needs two or three with different names"
+        )
     if baseline is not None and baseline not in names:
-        raise StudyError(f"baseline {baseline!r} is none of the sources {', '.join(names)}: name one of them")
+        raise StudyError(f"baseline {baseline!r} is not one of the sources {', '.join(names)}: name one of these")
     sources = [*(of_run(store, run) for run in runs), *(of_file(name, path) for name, path in files)]
     compared = comparisons(sources, baseline)
     rows = pair_up(compared, prompts, seed=study)
@@ -82,11 +86,11 @@ def create_study(
     return record
 
 
-def open_study(store: ArtifactStore, study: str) -> tuple[StudyLedger, dict[str, Any], list[Pair]]:
-    """A study's ledger, its record, and the pairs that it asks about, by number.
+def open_study(store: ArtifactStore, study: str) -> tuple[StudyLedger, dict[str, Any], list[StudyPair]]:
+    """Return a study's ledger, its record, and the pairs that it asks about, in the order of their numbers.
 
     Raises:
-        StudyError: there is no such study.
+        StudyError: the study does not exist; the message lists the studies of the store.
     """
     ledger = StudyLedger(store.objects, study)
     record = ledger.record()
@@ -97,9 +101,9 @@ def open_study(store: ArtifactStore, study: str) -> tuple[StudyLedger, dict[str,
     return ledger, record, asked_pairs(table.to_pylist())
 
 
-def _outcomes(rows: Sequence[dict[str, Any]], policy: Source, baseline: Source) -> dict[str, int]:
-    here = (row for row in rows if (row["policy"], row["baseline"]) == (policy.name, baseline.name))
-    return dict(sorted(Counter(row["outcome"] for row in here).items()))
+def _outcomes(rows: Sequence[dict[str, Any]], policy: AnswerSource, baseline: AnswerSource) -> dict[str, int]:
+    matching = (row for row in rows if (row["policy"], row["baseline"]) == (policy.name, baseline.name))
+    return dict(sorted(Counter(row["outcome"] for row in matching).items()))
 
 
 def _require_pairs(comparison: dict[str, Any]) -> None:
@@ -107,7 +111,7 @@ def _require_pairs(comparison: dict[str, Any]) -> None:
     if ASKED not in outcomes:
         found = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()) or "none on either side"
         raise StudyError(
-            f"{comparison['policy']} against {comparison['baseline']}: no prompt can be asked about ({found}). Both "
-            "sides need different responses to the same prompts: runs share held-out prompts if their `prompts` and "
+            f"{comparison['policy']} against {comparison['baseline']}: no prompt can be asked about ({found}). The two "
+            "sides need different responses to the same prompts; runs share held-out prompts if their `prompts` and "
             "`seed` are the same"
         )

@@ -1,4 +1,4 @@
-"""Which pairs a study asks about. Every prompt of a comparison has an outcome; nothing is left out without one."""
+"""Pairs that a study asks about. Every prompt of a comparison has an outcome, so none is dropped silently."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optune_core.study.sources import Answer, Source
+from optune_core.study.sources import Answer, AnswerSource
 
 ASKED = "asked"
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What a participant compares."""
+class StudyPair:
+    """A prompt with the two responses that a participant compares."""
 
     number: int
+    """Number of the pair in the study, from 0."""
     policy: str
     baseline: str
     prompt_id: str
@@ -25,30 +26,35 @@ class Pair:
     baseline_response: str
 
 
-def comparisons(sources: Sequence[Source], baseline: str | None) -> list[tuple[Source, Source]]:
-    """(policy, baseline) of each comparison: the first source against each other one, as in the paper, or each other
-    one against the named baseline."""
+def comparisons(sources: Sequence[AnswerSource], baseline: str | None) -> list[tuple[AnswerSource, AnswerSource]]:
+    """Return (policy, baseline) of each comparison.
+
+    Args:
+        sources: two or three sources.
+        baseline: name of the source that each of the others is compared with; None: the first source is the policy
+            and each of the others a baseline, as in the paper.
+    """
     if baseline is None:
         return [(sources[0], other) for other in sources[1:]]
     (base,) = (source for source in sources if source.name == baseline)
     return [(source, base) for source in sources if source is not base]
 
 
-def pair_up(compared: Sequence[tuple[Source, Source]], prompts: int, seed: str) -> list[dict[str, Any]]:
-    """Rows of the study's table, comparison after comparison.
+def pair_up(compared: Sequence[tuple[AnswerSource, AnswerSource]], prompts: int, seed: str) -> list[dict[str, Any]]:
+    """Make the rows of the study's table, comparison after comparison.
 
-    The same order of prompts, which only the seed decides, is drawn from in each comparison: so they ask about the
-    same prompts as far as these can be asked about in both.
+    All comparisons draw from the same order of prompts, which only the seed decides. So they ask about the same
+    prompts, as far as these can be asked about in each.
 
     Args:
         compared: (policy, baseline) of each comparison.
-        prompts: pairs a comparison, at most.
-        seed: of the order.
+        prompts: largest number of pairs per comparison.
+        seed: seed of the order.
 
     Returns:
-        One row a prompt that either side has, in the schema STUDY_PAIRS. `outcome` is `asked`; `not_drawn`: there
-        were enough; or why it cannot be asked: `missing`: one side has not answered it; `empty`: a response without
-        text; `identical`: nothing to choose between.
+        Rows of schema STUDY_PAIRS, one per prompt that either side has. `outcome` is `asked`, `not_drawn` if there were
+        enough pairs before it, or the reason why the prompt cannot be asked about: `missing` (one side has no response
+        to it), `empty` (a response has no text), `identical` (the responses do not differ).
     """
     rows: list[dict[str, Any]] = []
     number = 0
@@ -77,10 +83,10 @@ def pair_up(compared: Sequence[tuple[Source, Source]], prompts: int, seed: str) 
     return rows
 
 
-def asked_pairs(rows: Sequence[dict[str, Any]]) -> list[Pair]:
-    """The pairs that are asked about, by number."""
+def asked_pairs(rows: Sequence[dict[str, Any]]) -> list[StudyPair]:
+    """Return the pairs of the rows whose outcome is `asked`, in the order of their numbers."""
     asked = [{"number": row["pair"]} | row for row in rows if row["outcome"] == ASKED]
-    return [Pair(**{name: row[name] for name in Pair.__dataclass_fields__}) for row in asked]
+    return [StudyPair(**{name: row[name] for name in StudyPair.__dataclass_fields__}) for row in asked]
 
 
 def _outcome(ours: Answer | None, theirs: Answer | None) -> str:

@@ -1,4 +1,4 @@
-"""What a study found, as Table 4. Pure functions of its pairs and ratings."""
+"""Results of a study, as in Table 4. Pure functions of its pairs and ratings."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ import numpy as np
 
 from optune_core.statistics import resampled_counts
 from optune_core.study.agreement import krippendorff_alpha
-from optune_core.study.pairing import Pair
+from optune_core.study.pairing import StudyPair
 from optune_core.study.sessions import CHOICES, Participant
 
 Row = dict[str, Any]
 
 OUTCOMES = ("win", "loss", "tie")
-"""Of the comparison's policy."""
+"""Outcomes of a rating, for the comparison's policy."""
 _ALWAYS = 5
-"""Ratings from which on somebody who only ever pressed one button is pointed out."""
+"""Number of ratings from which a participant who always made the same choice is pointed out."""
 
 
-def standing_ratings(
-    pairs: Sequence[Pair], participants: Sequence[Participant], ratings: Mapping[str, Sequence[Row]]
+def current_ratings(
+    pairs: Sequence[StudyPair], participants: Sequence[Participant], ratings: Mapping[str, Sequence[Row]]
 ) -> list[Row]:
-    """One row a participant and pair: the choice that stands, with what it was about.
+    """Return the current choice of each participant for each pair, corrections applied.
 
     Args:
-        pairs: of the study, by number.
-        participants: in the order of joining.
-        ratings: participant's id → choices in the order of making, corrections included.
+        pairs: the study's pairs, in the order of their numbers.
+        participants: participants in the order in which they joined.
+        ratings: choices in the order in which they were made, corrections included, by participant's id.
+
+    Returns:
+        One row per participant and pair: the choice, the names of the two sides, and the outcome for the policy.
     """
     rows: list[Row] = []
     for participant in participants:
@@ -40,9 +43,8 @@ def standing_ratings(
         for position, records in sorted(made.items()):
             last = records[-1]
             pair = pairs[last["pair"]]
-            first, second = (
-                (pair.baseline, pair.policy) if last["swapped"] else (pair.policy, pair.baseline)
-            )  # as they were shown
+            shown = (pair.policy, pair.baseline)
+            first, second = shown[::-1] if last["swapped"] else shown
             rows.append(
                 {
                     "participant": participant.name,
@@ -63,12 +65,12 @@ def standing_ratings(
 
 
 def summarise(comparisons: Sequence[Row], rows: Sequence[Row], assigned: Mapping[str, int]) -> Row:
-    """Table 4, agreement, and how each participant answered.
+    """Compute Table 4, the agreement, and statistics of each participant.
 
     Args:
-        comparisons: `policy`, `baseline` and `prompts` (number by outcome) of each.
-        rows: from `standing_ratings`.
-        assigned: participant's name → number of pairs that they were given.
+        comparisons: `policy`, `baseline` and `prompts` (number by outcome) of each comparison.
+        rows: rows of `current_ratings`.
+        assigned: number of pairs assigned to each participant, by name.
     """
     return {
         "ratings": len(rows),
@@ -85,15 +87,15 @@ def _outcome(choice: str, swapped: bool) -> str:
 
 def _comparison(comparison: Row, rows: Sequence[Row]) -> Row:
     sides = (comparison["policy"], comparison["baseline"])
-    here = [row for row in rows if (row["policy"], row["baseline"]) == sides]
+    ratings = [row for row in rows if (row["policy"], row["baseline"]) == sides]
     by_prompt: defaultdict[str, list[str]] = defaultdict(list)
-    for row in here:
+    for row in ratings:
         by_prompt[row["prompt_id"]].append(row["outcome"])
-    counts = Counter(row["outcome"] for row in here)
+    counts = Counter(row["outcome"] for row in ratings)
     return {
         **comparison,
-        "ratings": len(here),
-        "participants": len({row["participant"] for row in here}),
+        "ratings": len(ratings),
+        "participants": len({row["participant"] for row in ratings}),
         "prompts_rated": len(by_prompt),
         "counts": {outcome: counts[outcome] for outcome in OUTCOMES},
         "percent": _percentages(list(by_prompt.values())),
@@ -102,10 +104,10 @@ def _comparison(comparison: Row, rows: Sequence[Row]) -> Row:
 
 
 def _percentages(prompts: Sequence[Sequence[str]]) -> dict[str, Row] | None:
-    """Share of each outcome among all ratings, in per cent, with a 95 % bootstrap interval over prompts.
+    """Compute the share of each outcome among all ratings, in per cent, with a 95 % bootstrap interval over prompts.
 
-    Prompts are drawn with all their ratings: ratings of one prompt are not independent of each other. No interval
-    for a single prompt.
+    Prompts are drawn with all their ratings, since ratings of one prompt are not independent of each other. A single
+    prompt has no interval.
     """
     if not prompts:
         return None
@@ -127,14 +129,14 @@ def _percentages(prompts: Sequence[Sequence[str]]) -> dict[str, Row] | None:
 
 
 def _participant(name: str, assigned: int, rows: Sequence[Row]) -> Row:
-    theirs = [row for row in rows if row["participant"] == name]
-    counts = Counter(row["choice"] for row in theirs)
-    seconds = [row["seconds"] for row in theirs if row["seconds"] is not None]
+    ratings = [row for row in rows if row["participant"] == name]
+    counts = Counter(row["choice"] for row in ratings)
+    seconds = [row["seconds"] for row in ratings if row["seconds"] is not None]
     return {
         "name": name,
         "assigned": assigned,
-        "ratings": len(theirs),
+        "ratings": len(ratings),
         "choices": {choice: counts[choice] for choice in CHOICES},
         "median_seconds": median(seconds) if seconds else None,
-        "always": theirs[0]["choice"] if len(theirs) >= _ALWAYS and len(counts) == 1 else None,
+        "always": ratings[0]["choice"] if len(ratings) >= _ALWAYS and len(counts) == 1 else None,
     }

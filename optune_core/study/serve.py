@@ -1,4 +1,4 @@
-"""A study's web server."""
+"""Web server of a study."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from optune_core.study.sessions import Sessions
 
 
 def serve_study(
-    store: ArtifactStore, study: str, host: str, port: int, pairs_per_participant: int, say: Callable[[str], None]
+    store: ArtifactStore, study: str, host: str, port: int, pairs_per_participant: int, echo: Callable[[str], None]
 ) -> None:
-    """Serve until interrupted. Stopping and killing lose nothing: what was chosen is in the store.
+    """Serve a study until interrupted. Stopping or killing the server loses nothing, since all choices are stored.
 
     Args:
+        store: the store.
+        study: name of the study.
         host: address to listen on.
-        port: 0: any free one.
-        pairs_per_participant: for those who join from now on.
-        say: told where the study is.
+        port: port to listen on; 0: any free one.
+        pairs_per_participant: largest number of pairs for participants who join from now on.
+        echo: called with the lines to print, among them the study's URL.
 
     Raises:
-        StudyError: there is no such study, or the address cannot be listened on.
+        StudyError: the study does not exist, or the server cannot listen on the address.
     """
     import uvicorn
 
@@ -37,15 +39,16 @@ def serve_study(
     app = study_app(study, sessions, pairs, ["localhost", "127.0.0.1", "[::1]", host] if local else ["*"])
     with _listen(host, port) as listening:
         name = f"[{host}]" if ":" in host else host
-        say(f"study {study}: http://{name}:{listening.getsockname()[1]}/ (Ctrl-C ends it, and it may be started again)")
+        url = f"http://{name}:{listening.getsockname()[1]}/"
+        echo(f"study {study}: {url} (Ctrl-C stops the server; starting it again continues the study)")
         compared = len(record["comparisons"])
-        say(f"pairs: {len(pairs)}; comparisons: {compared}; pairs a participant: at most {pairs_per_participant}")
+        echo(f"pairs: {len(pairs)}; comparisons: {compared}; pairs per participant: at most {pairs_per_participant}")
         if not local:
-            say(
-                f"Note: {host} is no loopback address. Whoever reaches it can take part and read the pairs, and "
-                "nothing is encrypted: put a server with TLS and a password in front where that matters."
+            echo(
+                f"Note: {host} is not a loopback address. Everyone who reaches it can take part and read the pairs, "
+                "and nothing is encrypted: where that matters, put a server with TLS and a password in front."
             )
-        # While it serves, uvicorn ends at these; afterwards it raises them again, when there is nothing left to end.
+        # uvicorn handles these while it serves. It raises them again afterwards, when nothing is left to end.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
@@ -66,5 +69,5 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise StudyError(
-            f"{host}:{port} cannot be listened on ({error.strerror or error}): choose another --host or --port"
+            f"the server cannot listen on {host}:{port} ({error.strerror or error}): choose another --host or --port"
         ) from error

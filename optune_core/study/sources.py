@@ -1,4 +1,4 @@
-"""What is compared: one response a prompt, of the policy that a run ended with, or from a file."""
+"""Sources of responses to compare: the latest policy of a run, or a file, with one response per prompt."""
 
 from __future__ import annotations
 
@@ -17,53 +17,62 @@ from optune_core.storage.ledger import no_such_run
 
 @dataclass(frozen=True)
 class Answer:
+    """A prompt, as people read it, with the response to it."""
+
     prompt: str
-    """For people to read."""
     response: str
 
 
 @dataclass(frozen=True)
-class Source:
-    """One side of comparisons."""
+class AnswerSource:
+    """One side of a comparison: a policy's or a file's responses."""
 
     name: str
     identity: dict[str, Any]
-    """What determines the answers, besides `parents`."""
+    """Values that determine the answers, besides `parents`."""
     answers: dict[str, Answer]
-    """By prompt id, the digest of the prompt's content: the same in every run and file."""
+    """Answers by prompt id. The id is the digest of the prompt's content, and so the same in every run and file."""
     parents: list[Ref] = field(default_factory=list)
+    """Artifacts that the answers were read from."""
 
 
-def of_run(store: ArtifactStore, run: str) -> Source:
-    """The first response to each held-out prompt of the policy that the run's last committed iteration made.
+def of_run(store: ArtifactStore, run: str) -> AnswerSource:
+    """Read the responses of the policy of a run's latest committed iteration: the first to each held-out prompt.
 
     Raises:
-        StudyError: there is no such run, it has no committed iteration, or that policy answered no held-out prompts.
+        StudyError: the run does not exist, has no committed iteration, or its policy has no held-out responses.
     """
     ledger = Ledger(store.objects, run)
     if ledger.config() is None:
         raise StudyError(no_such_run(store.objects, run))
     last = len(ledger.iterations())
     if last == 0:
-        raise StudyError(f"run {run!r} has committed no iteration: there is no policy of its own to compare yet")
+        raise StudyError(
+            f"run {run!r} has committed no iteration, so it has no policy of its own to compare: wait for its first "
+            f"(`optune status {run}` shows it)"
+        )
     record = ledger.held_out(last)
     if record is None:
         raise StudyError(
-            f"policy {last} of run {run!r} has answered no held-out prompts: continue the run to its end, or start "
+            f"policy {last} of run {run!r} has no responses to held-out prompts: continue the run to its end, or start "
             "one with prompts.held_out above 0"
         )
     columns = only(RESPONSES, "prompt_id", "prompt", "sample", "response")
     shards = [Ref.from_json(shard) for shard in record["responses"]]
     rows = read_shards(store, shards, RESPONSES_FILE, columns).to_pylist()
     answers = {row["prompt_id"]: Answer(row["prompt"], row["response"]) for row in rows if row["sample"] == 0}
-    return Source(run, {"type": "run", "iteration": last}, answers, shards)
+    return AnswerSource(run, {"type": "run", "iteration": last}, answers, shards)
 
 
-def of_file(name: str, path: str) -> Source:
-    """Answers from a JSONL or Parquet file with the columns `prompt` (text or messages) and `response`.
+def of_file(name: str, path: str) -> AnswerSource:
+    """Read responses from a JSONL or Parquet file with the columns `prompt` (text or messages) and `response`.
+
+    Args:
+        name: name of the source in the study.
+        path: local path, or any URL that fsspec reads.
 
     Raises:
-        DataError: the file or a row of it cannot be used, or a prompt has two responses.
+        DataError: the file or one of its rows cannot be used, or a prompt has two different responses.
     """
     source = FileSource(path=path)
     table = read_source(source)
@@ -72,10 +81,14 @@ def of_file(name: str, path: str) -> Source:
     for number, row in enumerate(table.select(["prompt", "response"]).to_pylist(), start=1):
         messages = as_messages(row["prompt"])
         if isinstance(messages, str):
-            raise DataError(f"file {path!r}, row {number}: the prompt is {messages}: give a text or chat messages")
+            raise DataError(
+                f"file {path!r}, row {number}: the prompt is {messages}, but it has to be a text or chat messages"
+            )
         prompt_id = digest(messages)[:32]
         response = last_assistant_text(row["response"]) or ""
-        standing = answers.setdefault(prompt_id, Answer(Prompt(prompt_id, messages).text, response))
-        if standing.response != response:
-            raise DataError(f"file {path!r}, row {number}: another response to a prompt of before: keep one of them")
-    return Source(name, source_identity(source), answers)
+        first = answers.setdefault(prompt_id, Answer(Prompt(prompt_id, messages).text, response))
+        if first.response != response:
+            raise DataError(
+                f"file {path!r}, row {number}: this prompt has another response in an earlier row: keep one of the two"
+            )
+    return AnswerSource(name, source_identity(source), answers)

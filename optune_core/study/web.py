@@ -1,4 +1,4 @@
-"""The pages of a study: server-rendered, one form a step; nothing in them says which response is whose."""
+"""Pages of a study: rendered by the server, one form per step. Nothing in them shows which policy wrote a response."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from optune_core.errors import OptuneError, StudyError, TransientError
-from optune_core.study.pairing import Pair
+from optune_core.study.pairing import StudyPair
 from optune_core.study.sessions import CHOICES, MAX_NAME, Choice, Participant, Sessions
 
 _PAGES = Path(__file__).parent / "pages"
@@ -33,20 +33,20 @@ _HEADERS = {
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src data:; form-action 'self'; "
         "frame-ancestors 'none'; base-uri 'none'"
     ),
-    "Cache-Control": "no-store",  # the browser's back button shows what stands
+    "Cache-Control": "no-store",  # so that the browser's back button shows the current choice
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
 }
 
 
 class StudyPages:
-    """Handlers. What they know of a visitor is the participant's id in a cookie."""
+    """Request handlers. A visitor is known only by the participant's id in a cookie."""
 
-    def __init__(self, study: str, sessions: Sessions, pairs: Sequence[Pair]) -> None:
+    def __init__(self, study: str, sessions: Sessions, pairs: Sequence[StudyPair]) -> None:
         self._sessions = sessions
         self._pairs = pairs
         self._templates = Jinja2Templates(directory=_PAGES)
-        # Cookies do not tell ports apart, and studies on one machine differ in nothing else.
+        # Cookies do not distinguish ports, and studies served by one machine may differ in nothing but their port.
         self._cookie = "participant-" + hashlib.sha256(study.encode()).hexdigest()[:12]
 
     def routes(self) -> list[Route | Mount]:
@@ -69,7 +69,7 @@ class StudyPages:
 
     async def join(self, request: Request) -> Response:
         if not _same_origin(request):
-            return self._refusal(request, "This form was sent by another site, so nothing was done.", 403)
+            return self._refusal(request, "This form was sent from another site, so it was ignored.", 403)
         name = (await request.form()).get("name")
         try:
             participant = await run_in_threadpool(self._sessions.join, name if isinstance(name, str) else "")
@@ -89,7 +89,7 @@ class StudyPages:
 
     async def leave(self, request: Request) -> Response:
         if not _same_origin(request):
-            return self._refusal(request, "This form was sent by another site, so nothing was done.", 403)
+            return self._refusal(request, "This form was sent from another site, so it was ignored.", 403)
         response = _see("/")
         response.delete_cookie(self._cookie)
         return response
@@ -136,12 +136,12 @@ class StudyPages:
         form = await request.form()
         if participant is None or form.get("token") != _form_token(participant) or not _same_origin(request):
             return self._refusal(
-                request, "This page belonged to somebody else or to another site, so the choice was not saved.", 403
+                request, "This page belongs to another participant or another site, so the choice was not saved.", 403
             )
         number, choice = request.path_params["number"], form.get("choice")
         _, following = await self._progress(participant)
         if choice not in CHOICES or not 1 <= number <= min(following, len(participant.pairs)):
-            return self._refusal(request, "That is not one of the choices, so it was not saved.", 400)
+            return self._refusal(request, "This is not one of the choices, so it was not saved.", 400)
         seconds = _seconds_since(form.get("shown_at"))
         await run_in_threadpool(self._sessions.rate, participant, number - 1, choice, seconds)
         return _see("/pair")
@@ -156,16 +156,18 @@ class StudyPages:
         return self._page(request, "done.html", participant=participant)
 
     async def not_saved(self, request: Request, error: Exception) -> Response:
-        """The store did not answer, or refused: the participant must know that nothing was kept."""
+        """Answer after a failure of the store: the participant must know that the choice may be lost."""
         return self._refusal(
-            request, "The study's store did not answer. Your last choice may not be saved: go back and try again.", 503
+            request,
+            "The study's store did not answer, so your last choice may not be saved. Go back and try again.",
+            503,
         )
 
     async def _visitor(self, request: Request) -> Participant | None:
         return await run_in_threadpool(self._sessions.find, request.cookies.get(self._cookie, ""))
 
     async def _progress(self, participant: Participant) -> tuple[dict[int, Choice], int]:
-        """(choices by position, number of the first pair without one, counted from 1)."""
+        """Return the choices by position, and the number of the first pair without a choice, counted from 1."""
         choices = await run_in_threadpool(self._sessions.choices, participant)
         open_pairs = (number for number in range(len(participant.pairs)) if number not in choices)
         return choices, next(open_pairs, len(participant.pairs)) + 1
@@ -177,15 +179,15 @@ class StudyPages:
         return self._page(request, "refusal.html", status, message=message)
 
 
-def study_app(study: str, sessions: Sessions, pairs: Sequence[Pair], hosts: Sequence[str]) -> Starlette:
-    """The study's pages as an ASGI application.
+def study_app(study: str, sessions: Sessions, pairs: Sequence[StudyPair], hosts: Sequence[str]) -> Starlette:
+    """Make the ASGI application that serves the study's pages.
 
     Args:
-        study: its name, for the cookie.
-        sessions: of that study.
-        pairs: by number.
-        hosts: names under which the server may be asked for; `*`: any. On loopback others are refused, or a page
-            elsewhere could have its own name point here and read.
+        study: name of the study, for the cookie.
+        sessions: participants of the study.
+        pairs: pairs of the study, in the order of their numbers.
+        hosts: host names that requests may be addressed to; `*`: any. On loopback all others are refused, because
+            another site could let its own name point to this address and read the pages.
     """
     pages = StudyPages(study, sessions, pairs)
     failed: dict[Any, Callable[..., Any]] = {OptuneError: pages.not_saved, TransientError: pages.not_saved}
@@ -198,7 +200,8 @@ def _see(path: str) -> Response:
 
 
 def _same_origin(request: Request) -> bool:
-    """Whether a form was sent from our own pages. Browsers say so, in one of two ways; what says nothing is none."""
+    """Whether a form was sent from the study's own pages, by either of the headers in which browsers state the origin.
+    A request without both is accepted: it does not come from a browser."""
     if (site := request.headers.get("sec-fetch-site")) is not None:
         return site in ("same-origin", "none")
     origin = request.headers.get("origin")
@@ -206,7 +209,7 @@ def _same_origin(request: Request) -> bool:
 
 
 def _form_token(participant: Participant) -> str:
-    """What only the participant's own pages hold: a form of another tab, person or site is not taken for theirs."""
+    """Return the token in the participant's own pages, by which a form of another participant or site is refused."""
     return hashlib.sha256(f"form/{participant.id}".encode()).hexdigest()[:32]
 
 

@@ -97,7 +97,7 @@ class Row:
         return replace(self, **moved)
 
 
-class Pairs:
+class TokenPairs:
     """Token ids of preference pairs, in Arrow's memory."""
 
     def __init__(self, table: pa.Table, *, rejected: bool = True) -> None:

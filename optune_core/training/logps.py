@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from optune_core.training.attention import KERNELS
 from optune_core.training.head import token_logps
-from optune_core.training.layout import Pairs, Row
+from optune_core.training.layout import Row, TokenPairs
 
 PLAIN = "plain"
 """No kernel: each sequence by itself in the model's own forward pass."""
@@ -134,4 +134,5 @@ def _trial(vocabulary: int) -> Row:
         for lengths in ((24, 17), (19, 30), (25, 12))
     )
     columns = {"prompt_token_ids": prompts, "chosen_token_ids": chosen, "rejected_token_ids": rejected}
-    return Pairs(pa.table({name: pa.array(ids, pa.list_(pa.int32())) for name, ids in columns.items()})).row([0, 1])
+    table = pa.table({name: pa.array(ids, pa.list_(pa.int32())) for name, ids in columns.items()})
+    return TokenPairs(table).row([0, 1])

@@ -28,7 +28,7 @@ from optune_core.storage import ArtifactStore
 from optune_core.training import checkpoints as checkpoint_files
 from optune_core.training.batches import Step, plan_steps
 from optune_core.training.callbacks import ReportProgress, SaveByTheClock
-from optune_core.training.layout import Pairs
+from optune_core.training.layout import TokenPairs
 from optune_core.training.logps import PLAIN, choose_kernel, compute_inside
 from optune_core.training.online import SAMPLED, as_rows
 from optune_core.training.recovery import Checkpoints
@@ -58,7 +58,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     loss, preferences = config.loss, replay.num_rows
     samples = read_shards(store, spec.online, RESPONSES_FILE, SAMPLED)
     replay = pa.concat_tables([replay, as_rows(samples, COLUMNS, spec.iteration)])
-    pairs = Pairs(replay, rejected=loss.needs_rejected)
+    pairs = TokenPairs(replay, rejected=loss.needs_rejected)
     policy = store.fetch(spec.policy)
     model, kernel = _load(policy, config, state)
     steps = _steps(pairs, kernel, spec, state.num_processes)
@@ -149,7 +149,7 @@ def _load(policy: Path, config: Training, state: PartialState) -> tuple[Any, str
     return model, kernel
 
 
-def _steps(pairs: Pairs, kernel: str, spec: Spec, processes: int) -> list[Step]:
+def _steps(pairs: TokenPairs, kernel: str, spec: Spec, processes: int) -> list[Step]:
     """Of all epochs."""
     tokens = pairs.tokens(prompt_once=kernel != PLAIN).tolist()
     return [

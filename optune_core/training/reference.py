@@ -18,7 +18,7 @@ from optune_core.process.failpoints import reach
 from optune_core.process.progress import Progress
 from optune_core.storage import ArtifactStore, Work
 from optune_core.training.batches import Pack, Step
-from optune_core.training.layout import Pairs
+from optune_core.training.layout import TokenPairs
 from optune_core.training.logps import compute_inside, row_logps
 from optune_core.training.spec import Spec
 from optune_core.training.weights import load_master, whole_on_every_process
@@ -46,7 +46,7 @@ class ReferencePass:
     """
 
     def __init__(
-        self, store: ArtifactStore, spec: Spec, replay: pa.Table, pairs: Pairs, kernel: str, state: PartialState
+        self, store: ArtifactStore, spec: Spec, replay: pa.Table, pairs: TokenPairs, kernel: str, state: PartialState
     ) -> None:
         self._store, self._spec, self._replay, self._pairs = store, spec, replay, pairs
         self._kernel, self._state = kernel, state
@@ -152,7 +152,7 @@ class ReferencePass:
 
 @torch.no_grad()
 def reference_logps(
-    model: Callable[..., Tensor], device: torch.device, pairs: Pairs, pack: Pack, precision: torch.dtype
+    model: Callable[..., Tensor], device: torch.device, pairs: TokenPairs, pack: Pack, precision: torch.dtype
 ) -> Logps:
     """log π_ref(y|x) of a pack, computed as training computes it.
 

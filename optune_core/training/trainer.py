@@ -24,7 +24,7 @@ from optune_core.losses.loss import RowLosses
 from optune_core.process.failpoints import reach
 from optune_core.training import checkpoints
 from optune_core.training.batches import Step
-from optune_core.training.layout import Pairs
+from optune_core.training.layout import TokenPairs
 from optune_core.training.logps import row_logps
 from optune_core.training.packs import PackData
 from optune_core.training.spec import Training
@@ -34,7 +34,7 @@ from optune_core.training.spec import Training
 class PairData:
     """All that training knows of N rows: preference pairs, and behind them online samples."""
 
-    pairs: Pairs
+    pairs: TokenPairs
     reference_logps: Tensor | None
     """float32, (2, N): chosen and rejected; None: the loss has no reference."""
     rewards: Tensor

@@ -22,7 +22,7 @@ from optune_core.generation import sampling_seed
 from optune_core.pairs import best_against_worst
 from optune_core.replay import trainable
 from optune_core.training.batches import plan_steps
-from optune_core.training.layout import Pairs
+from optune_core.training.layout import TokenPairs
 from optune_core.training.logps import choose_kernel, compute_inside
 from optune_core.training.reference import reference_logps, shards_of
 from optune_core.training.trainer import PairData, PolicyTrainer, trainer_arguments
@@ -58,7 +58,7 @@ def main() -> None:
     )
 
     replay = trainable(pq.read_table(job["replay"]))
-    pairs, training = Pairs(replay), config.training
+    pairs, training = TokenPairs(replay), config.training
     model, precision = load_master(policy), getattr(torch, training.precision)
     compute_inside(model, choose_kernel(model, precision))
     steps = plan_steps(

@@ -78,7 +78,7 @@ def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], fold
     import torch
 
     from optune_core.training.batches import plan_steps
-    from optune_core.training.layout import Pairs
+    from optune_core.training.layout import TokenPairs
     from optune_core.training.logps import choose_kernel, compute_inside
     from optune_core.training.reference import reference_logps, shards_of
     from optune_core.training.spec import Training
@@ -95,7 +95,7 @@ def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], fold
         precision=job["precision"],
     )
     precision, device = getattr(torch, config.precision), next(model.parameters()).device
-    pairs_of_rows = Pairs(
+    pairs_of_rows = TokenPairs(
         pa.table(
             {
                 f"{side}_token_ids": pa.array([row[f"{side}_ids"] for row in rows], pa.list_(pa.int32()))

@@ -43,7 +43,7 @@ def test_a_missing_column_is_reported_with_the_columns(folder: Path) -> None:
 
 def test_an_empty_data_set_is_refused(folder: Path) -> None:
     (folder / "empty.jsonl").write_text("\n")
-    fails(write_config(folder, **prompts(folder / "empty.jsonl")), folder / "store", DataError, "holds no rows")
+    fails(write_config(folder, **prompts(folder / "empty.jsonl")), folder / "store", DataError, "has no rows")
 
 
 def test_a_missing_file_is_reported(folder: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_policy_in_pickles_is_refused(folder: Path) -> None:
     (folder / "pickled" / "config.json").write_text("{}")
     (folder / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x04")
     config = write_config(folder, policy={"model": str(folder / "pickled")})
-    fails(config, folder / "store", ModelError, r"no \*\.safetensors weights \(found pytorch_model\.bin")
+    fails(config, folder / "store", ModelError, r"no \*\.safetensors weights \(it has pytorch_model\.bin")
 
 
 @pytest.mark.parametrize(("labels", "message"), [(2, "has 2 logits"), (None, "is a LlamaForCausalLM")])

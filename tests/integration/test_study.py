@@ -215,7 +215,7 @@ def test_a_public_address_is_warned_about_and_a_used_port_is_refused(store: str)
     with server(store, "--host", "0.0.0.0") as (_, process):
         assert process.stdout is not None
         process.stdout.readline()
-        assert "0.0.0.0 is no loopback address" in process.stdout.readline()
+        assert "0.0.0.0 is not a loopback address" in process.stdout.readline()
     with server(store) as (url, _):
         optune = Path(sys.executable).with_name("optune")
         command = [str(optune), "study", "serve", "habits", "--store", store, "--port", url.rpartition(":")[2]]

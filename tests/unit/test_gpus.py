@@ -67,7 +67,7 @@ def test_no_device_is_visible_to_two_children(devices: int, each: int, wanted: i
     replicas = Replicas("generation.engine", wanted, each)
     names = [str(name) for name in range(devices)]
     if max(wanted or 1, 1) * each > devices:
-        with pytest.raises(ConfigError, match=f"more than the {devices} that are visible"):
+        with pytest.raises(ConfigError, match=f"but only {devices} are visible"):
             replicas.number(devices)
         return
     slices = [replicas.environment(child, names).popitem()[1].split(",") for child in range(replicas.number(devices))]

@@ -34,9 +34,9 @@ def test_data_exactly_at_the_limits_passes() -> None:
     ("change", "message"),
     [
         ({"pairs": 4, "reasons": {"tied": 4, "identical": 2}}, r"6 of 10 prompts .*identical: 2, tied: 4.*max_dropped"),
-        ({"distinct": 4}, r"4 of 20 responses are different.*min_distinct = 0\.25"),
+        ({"distinct": 4}, r"4 of 20 responses are distinct.*min_distinct = 0\.25"),
         ({"truncated": 11}, r"11 of 20 responses are cut.*max_truncated = 0\.5"),
-        ({"mean_tokens": 19.9}, r"19\.9 tokens on average, 40\.0 in iteration 0.*min_length = 0\.5"),
+        ({"mean_tokens": 19.9}, r"19\.9 tokens on average and had 40\.0 in iteration 0.*min_length = 0\.5"),
     ],
 )
 def test_each_exceeded_limit_stops_the_run_and_shows_its_numbers(change: dict[str, object], message: str) -> None:

@@ -200,7 +200,9 @@ def test_a_fixed_preference_set_keeps_its_labels() -> None:
     assert replay["chosen"].to_pylist() == ["answer a 0", None]
     assert (replay["chosen_reward"][0].as_py(), replay["rejected_reward"][0].as_py()) == (0.0, 1.0)
     assert replay["reason"].to_pylist() == [None, "unscored:empty"]
-    with pytest.raises(ConservationError, match="not samples 0 and 1"):
+    with pytest.raises(
+        ConservationError, match="exactly the samples 0 and 1 of each prompt, but there are 3 responses"
+    ):
         advance(empty_replay(prompts("a")), sampled({"a": [0.0, 1.0, 2.0]}), rule=as_given)
 
 
@@ -210,17 +212,17 @@ def test_a_fixed_preference_set_keeps_its_labels() -> None:
 def test_lost_and_invented_prompts_are_defects(selected: str, answered: str, first: str) -> None:
     asked = pa.table({"prompt_id": list(selected)}, FRESH_IDS)
     fresh = fresh_of(sampled({i: [0.0, 1.0] for i in answered}))
-    with pytest.raises(ConservationError, match=f"do not add up to the selected prompts: first '{first}'"):
+    with pytest.raises(ConservationError, match=f"do not add up to the selected prompts: .* at prompt '{first}'"):
         list(accounted([asked], fresh))
 
 
 @pytest.mark.parametrize(
     ("stored", "fresh", "message"),
     [
-        ("b", "a", "not in the replay set, .* first 'a': 1 are left over"),
-        ("abc", "acb", "'b' is not in its place"),
-        ("ab", "aa", "'a' is not in its place"),
-        ("", "ab", "first 'a': 2 are left over"),
+        ("b", "a", "1 fresh prompts are not in the replay set, .* the first of them 'a'"),
+        ("abc", "acb", "'b' is not in the order"),
+        ("ab", "aa", "'a' is not in the order"),
+        ("", "ab", "2 fresh prompts are not in the replay set, .* the first of them 'a'"),
     ],
 )
 def test_unknown_and_misplaced_prompts_are_defects(stored: str, fresh: str, message: str) -> None:
@@ -231,7 +233,7 @@ def test_unknown_and_misplaced_prompts_are_defects(stored: str, fresh: str, mess
 
 def test_a_duplicate_prompt_is_a_defect() -> None:
     require_each_once(pa.chunked_array([["a", "b"], ["c"]]))
-    with pytest.raises(ConservationError, match="1 prompts stand twice in the replay set, first 'a'"):
+    with pytest.raises(ConservationError, match="1 prompts are in the replay set twice, the first of them 'a'"):
         require_each_once(pa.chunked_array([["a", "b"], ["a"]]))
 
 

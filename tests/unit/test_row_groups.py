@@ -89,5 +89,5 @@ def test_a_damaged_group_is_refused_by_name(tmp_path: Path) -> None:
     body = bytearray((tmp_path / "file").read_bytes())
     body[4:600] = bytes(596)
     (tmp_path / "file").write_bytes(body)
-    with pytest.raises(DataError, match="file: is not a readable Parquet file"):
+    with pytest.raises(DataError, match="file: not a readable Parquet file"):
         list(read_groups([tmp_path / "file"], PROMPTS))

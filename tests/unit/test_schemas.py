@@ -27,7 +27,7 @@ def test_a_table_is_read_as_it_was_written(file: Path) -> None:
 def test_a_truncated_file_is_refused_by_name(file: Path, left: float) -> None:
     body = file.read_bytes()
     file.write_bytes(body[: int(left * (len(body) - 1))])
-    with pytest.raises(DataError, match=r"scores\.parquet: is not a readable Parquet file"):
+    with pytest.raises(DataError, match=r"scores\.parquet: not a readable Parquet file"):
         read_table(file, SCORES)
 
 

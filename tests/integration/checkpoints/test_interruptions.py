@@ -18,7 +18,7 @@ from optune_core.process import preemption
 from optune_core.stages import policy as stage
 from optune_core.storage import ArtifactStore, Manifest, open_objects
 from optune_core.training import policy, reference
-from optune_core.training.layout import Pairs
+from optune_core.training.layout import TokenPairs
 from tests.integration.checkpoints.evil import Evil
 from tests.integration.checkpoints.heads import head, standing
 from tests.integration.checkpoints.stages import PAIRS, at_point, checkpoints_of, child, end, prepare, replay_table, run
@@ -135,7 +135,7 @@ def test_a_non_finite_gradient_keeps_the_checkpoints_and_commits_no_policy(
 
 def shards_of(store: ArtifactStore, spec: stage.Spec) -> list[Manifest]:
     table = replay_table()
-    passing = reference.ReferencePass(store, spec, table, Pairs(table), "sdpa", PartialState(cpu=True))
+    passing = reference.ReferencePass(store, spec, table, TokenPairs(table), "sdpa", PartialState(cpu=True))
     return [found for shard in range(PAIRS) if (found := store.find(passing.work(shard)))]
 
 

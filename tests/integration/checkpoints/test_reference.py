@@ -13,7 +13,7 @@ from optune_core.data.schemas import REFERENCE, REPLAY, read_table, write_table
 from optune_core.errors import ConservationError
 from optune_core.storage import ArtifactStore, Work
 from optune_core.training import reference
-from optune_core.training.layout import Pairs
+from optune_core.training.layout import TokenPairs
 from tests.integration.checkpoints.stages import PAIRS, prepare, replay_table, run
 
 
@@ -71,6 +71,6 @@ def test_log_probabilities_of_the_engine_are_used_for_fresh_pairs(tiny: Path, st
     table = table.set_column(table.column_names.index("sampled_from"), "sampled_from", sampled_from)
     for wanted in ("computed", "engine"):
         spec = prepare(store, tiny, reference_logps=wanted)
-        passing = reference.ReferencePass(store, spec, table, Pairs(table), "sdpa", PartialState(cpu=True))
+        passing = reference.ReferencePass(store, spec, table, TokenPairs(table), "sdpa", PartialState(cpu=True))
         expected = {} if wanted == "computed" else dict.fromkeys([0, 1, 2, *range(5, PAIRS)], (-5.0, -6.0))
         assert passing._of_engine() == expected

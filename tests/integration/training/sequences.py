@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from optune_core.training.layout import Pairs
+from optune_core.training.layout import TokenPairs
 
 
 def load(tiny: Path) -> Any:
@@ -24,11 +24,11 @@ def plain_logps(model: Any, prompt: list[int], response: list[int]) -> torch.Ten
     return sum((logps[len(prompt) + i - 1, token] for i, token in enumerate(response)), logps.new_zeros(()))
 
 
-def pairs_of(triples: list[Any], rejected: bool = True) -> Pairs:
+def pairs_of(triples: list[Any], rejected: bool = True) -> TokenPairs:
     """Return pairs of (prompt, chosen, rejected) token ids; without `rejected` there are no rejected responses."""
     columns = zip(*triples, strict=True)
     names = ("prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
-    return Pairs(
+    return TokenPairs(
         pa.table({name: pa.array(ids, pa.list_(pa.int32())) for name, ids in zip(names, columns, strict=True)}),
         rejected=rejected,
     )

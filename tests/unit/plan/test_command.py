@@ -116,14 +116,14 @@ def test_a_plan_fitted_to_a_run_scales_the_profile_by_what_the_run_took(store: s
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("--device", "tpu"), OptuneError, "'tpu' is not known: choose one of a100-80gb, h100, cpu"),
+        (("--device", "tpu"), OptuneError, "'tpu' is unknown: choose one of a100-80gb, h100, cpu"),
         (("--run", "seen"), ConfigError, "--run seen needs --device"),
         (("--run", "begun", "--device", "h100"), OptuneError, "'begun' has committed no iteration"),
         (("--run", "none", "--device", "h100"), OptuneError, "has no run 'none'; its runs: begun, seen"),
         (("policy.model=some/model",), ConfigError, "'some/model' is neither.*--parameters"),
         (("prompts.sample=null",), ConfigError, "give it with --prompts"),
-        (("--prompt-tokens", "513"), ConfigError, "--prompt-tokens 513 is not a mean of lengths up to .*=512"),
-        (("--response-tokens", "0"), ConfigError, "--response-tokens 0 is not a mean"),
+        (("--prompt-tokens", "513"), ConfigError, "--prompt-tokens 513 cannot be the mean of lengths up to .*=512"),
+        (("--response-tokens", "0"), ConfigError, "--response-tokens 0 cannot be the mean"),
         (("--engines", "2"), ConfigError, "2 engines × 1 devices .* are more than --devices 1"),
         (("generation.engine.replicas=3", "--devices", "2"), ConfigError, "3 engines × 1 devices .* --devices 2"),
         (("generation.engine.tensor_parallel_size=4", "--devices", "2"), ConfigError, "1 engines × 4 devices"),

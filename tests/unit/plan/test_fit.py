@@ -8,18 +8,18 @@ from dataclasses import replace
 import pytest
 
 from optune_core.plan import STAGES, Device, fit_device, stage_seconds
-from optune_core.plan.fit import Measured
+from optune_core.plan.fit import MeasuredIteration
 from tests.unit.plan.workloads import DEVICE, WORK
 
 
-def measured(device: Device, noise: float, seed: int, iterations: int = 3) -> list[Measured]:
+def measured(device: Device, noise: float, seed: int, iterations: int = 3) -> list[MeasuredIteration]:
     generator = random.Random(seed)
     runs = []
     for t in range(iterations):
         selected = 8 if t == 0 else 4
         seconds = stage_seconds(WORK, device, selected)
         runs.append(
-            Measured(
+            MeasuredIteration(
                 WORK, selected, {s: value * generator.uniform(1 - noise, 1 + noise) for s, value in seconds.items()}
             )
         )
@@ -50,6 +50,6 @@ def test_one_iteration_is_fitted_without_an_error_estimate() -> None:
 
 
 def test_a_stage_that_did_no_work_keeps_its_rate() -> None:
-    fitted, _ = fit_device(DEVICE, [Measured(WORK, 0, {stage: 5.0 for stage in STAGES})])
+    fitted, _ = fit_device(DEVICE, [MeasuredIteration(WORK, 0, {stage: 5.0 for stage in STAGES})])
     assert fitted.factors["generate"] == 1.0
     assert fitted.factors["train"] != 1.0

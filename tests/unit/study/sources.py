@@ -9,13 +9,15 @@ from typing import Any
 
 from optune_core.storage import ArtifactStore
 from optune_core.study.create import create_study
-from optune_core.study.sources import Answer, Source
+from optune_core.study.sources import Answer, AnswerSource
 
 Row = dict[str, Any]
 
 
-def source(name: str, **answers: str) -> Source:
-    return Source(name, {}, {prompt: Answer(f"prompt {prompt}", response) for prompt, response in answers.items()})
+def source(name: str, **answers: str) -> AnswerSource:
+    return AnswerSource(
+        name, {}, {prompt: Answer(f"prompt {prompt}", response) for prompt, response in answers.items()}
+    )
 
 
 def file_of(folder: Path, name: str, responses: Sequence[str]) -> tuple[str, str]:

@@ -112,7 +112,7 @@ def test_an_impossible_study_is_refused(store: ArtifactStore, tmp_path: Path) ->
     for message, runs, files, baseline in [
         ("two or three", [], [ours], None),
         ("two or three", [], [ours, ours], None),
-        ("none of the sources", [], [ours, theirs], "full"),
+        ("not one of the sources", [], [ours, theirs], "full"),
         ("no run 'absent'; its runs: none", ["absent"], [ours], None),
         (r"no prompt can be asked about \(2 identical\)", [], [ours, theirs], None),
     ]:

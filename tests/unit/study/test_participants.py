@@ -15,7 +15,7 @@ from optune_core.storage import ArtifactStore
 from optune_core.study import sessions as sessions_module
 from optune_core.study.assignment import assign
 from optune_core.study.create import open_study
-from optune_core.study.results import standing_ratings
+from optune_core.study.results import current_ratings
 from optune_core.study.sessions import Sessions
 from tests.unit.study.sources import study_of_files
 
@@ -75,7 +75,7 @@ def test_a_correction_replaces_a_choice_and_both_are_kept(store: ArtifactStore, 
         sessions.rate(anna, position, choice, 1.0)  # type: ignore[arg-type]
     assert sessions.choices(anna) == {0: "second", 1: "equal"}
     ledger, _, pairs = open_study(store, "table4")
-    rows = standing_ratings(pairs, [anna], {anna.id: ledger.ratings(anna.id).read()})
+    rows = current_ratings(pairs, [anna], {anna.id: ledger.ratings(anna.id).read()})
     assert [(row["choice"], row["submissions"]) for row in rows] == [("second", 2), ("equal", 1)]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optune_core.study.agreement import krippendorff_alpha
 from optune_core.study.assignment import Assigned
 from optune_core.study.pairing import asked_pairs, pair_up
-from optune_core.study.results import standing_ratings, summarise
+from optune_core.study.results import current_ratings, summarise
 from optune_core.study.sessions import Participant
 from tests.unit.study.sources import Row, source
 
@@ -69,7 +69,7 @@ def test_results_equal_values_by_hand() -> None:
         "y": [rating(0, a, True, "first"), rating(0, a, True, "second", None)],
         "z": [rating(0, a, False, "equal")],
     }
-    latest = standing_ratings(pairs, people, ratings)
+    latest = current_ratings(pairs, people, ratings)
     assert [row["outcome"] for row in latest] == ["win", "loss", "win", "tie"]
     assert [row["first"] for row in latest] == ["ours", "full", "full", "ours"]
     comparison = {"policy": "ours", "baseline": "full", "prompts": {"asked": 2}}
