@@ -30,15 +30,17 @@ _PAPER = re.compile(r"\s*\(paper: ([^)]+)\)|Paper: (.+?)\.(?:\s+|$)|\s*Not given
 class Fields:
     """What a page says of sections: each class once, links to it afterwards."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        """Begin; `prefix` of its headings' ids, where a page has several such lists."""
+        self._prefix = prefix
         self.places: dict[type[Section], str] = {}
         """Class → where it is described, as the target of a link."""
         self.without_meaning: list[str] = []
         """`Class.field` of the fields that have no docstring."""
 
-    def describe(self, section: type[Section]) -> str:
-        """Return the fields of a section, and below them the sections inside it."""
-        return "\n".join(self._section(section, "", 2))
+    def describe(self, section: type[Section], level: int) -> str:
+        """Return the fields of a section, and below them the sections inside it, with headings of this level."""
+        return "\n".join(self._section(section, "", level))
 
     def _section(self, section: type[Section], path: str, level: int) -> Iterator[str]:
         inside: list[tuple[str, str, type[Section]]] = []
@@ -48,13 +50,16 @@ class Fields:
             place = path + name
             for kind, part in _parts(field).items():
                 if part not in self.places:
-                    self.places[part] = "#" + re.sub(r"[^a-z0-9]+", "-", f"{place} {kind}".lower()).strip("-")
+                    self.places[part] = self._id(f"{place} {kind}")
                     inside.append((place, kind, part))
             yield self._field(section, name, field)
         for place, kind, part in inside:
             title = f"`{place}` with `type: {kind}`" if kind else f"`{place}`"
             yield f"{'#' * level} {title} {{ {self.places[part]} }}\n\n{_docstring(part)}\n"
             yield from self._section(part, f"{place}.", min(level + 1, 4))
+
+    def _id(self, heading: str) -> str:
+        return "#" + re.sub(r"[^a-z0-9]+", "-", f"{self._prefix} {heading}".lower()).strip("-")
 
     def _field(self, section: type[Section], name: str, field: FieldInfo) -> str:
         parts = _parts(field)

@@ -1,7 +1,7 @@
 """What mkdocs does on top of the pages in this folder.
 
-- The home page begins as the README does.
-- Lines of the form `@fields module:Name` become the fields of that section of a configuration (see `fields`).
+- A line `@readme HEADING` becomes that section of the README, and `@readme start` what is above the first.
+- A line `@fields module:Name` becomes the fields of that section of a configuration (see `fields`).
 - `Reference` holds a page a folder of the code, made from its docstrings.
 """
 
@@ -30,7 +30,6 @@ CONFIGURATION = "optune_core.config.run:OptuneConfig"
 _FIELDS = re.compile(r"^@fields (\S+)$", re.MULTILINE)
 _README_PART = re.compile(r"^@readme (.+)$", re.MULTILINE)
 _TO_DOCS = re.compile(r"\]\(docs/([^)]+)\)")
-_TO_CODE = re.compile(r"\[([^\]]+)\]\((?!https?:|#)[^)]+\.(?:py|yaml)\)")
 
 
 def on_config(config: Any) -> Any:
@@ -63,24 +62,25 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def _readme(heading: str) -> str:
-    """A part of the README, `start` or the section of that heading, with its links as seen from docs/."""
+    """Return a part of the README, with its links as seen from docs/."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     start, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
     found = {"start": start.partition("\n")[2]} | {part.partition("\n")[0]: f"## {part}" for part in sections}
     if heading not in found:
         log.warning("README.md has no section %r", heading)
         return ""
-    return _TO_CODE.sub(r"`\1`", _TO_DOCS.sub(r"](\1)", found[heading])).replace("``", "`")
+    return _TO_DOCS.sub(r"](\1)", found[heading])
 
 
 def _fields(path: str, page: str) -> str:
-    """The fields of a section; what the page of a run's configuration describes is linked to."""
-    fields = Fields()
+    """Return the fields of a section; classes that the page of a run's configuration describes are linked to."""
+    run = Fields()
+    text = run.describe(_section(CONFIGURATION), 2)
+    fields = run
     if path != CONFIGURATION:
-        fields.describe(_section(CONFIGURATION))
-        fields.places = {each: f"configuration.md{place}" for each, place in fields.places.items()}
-        fields.without_meaning.clear()
-    text = fields.describe(_section(path))
+        fields = Fields(prefix=path.rpartition(":")[2])
+        fields.places = {each: f"configuration.md{place}" for each, place in run.places.items()}
+        text = fields.describe(_section(path), 3)
     for missing in fields.without_meaning:
         log.warning("%s: field %s has no docstring", page, missing)
     return text
