@@ -14,7 +14,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 DEMO := env PREFECT_HOME=$(CURDIR)/.optune/prefect PREFECT_LOCAL_STORAGE_PATH=$(CURDIR)/.optune/prefect/storage $(BIN)/optune
 DEMO_STORE ?= .optune/store
 
-.PHONY: install demo test faults bench check format lock up down status clean
+.PHONY: install demo test faults bench check docs format lock up down status clean
 .DEFAULT_GOAL := help
 
 help:  ## This list.
@@ -54,6 +54,9 @@ check: install  ## Format, lint, types.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: install  ## The documentation, as a site in site/; a warning is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 format: install  ## Put the code into shape.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -76,4 +79,4 @@ lock:  ## Resolve the lock file anew.
 	sed -i 's/^torch==\([0-9.]*\)+cpu/torch==\1/' $(LOCK)
 
 clean:  ## Remove .venv and everything that runs left here.
-	rm -rf $(VENV) .optune
+	rm -rf $(VENV) .optune site

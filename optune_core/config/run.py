@@ -38,14 +38,18 @@ class OptuneConfig(Section):
     """Everything that determines a run's result. Where it runs (store, pools) is not part of it."""
 
     name: Name
+    """Name of the run, and of its folder in the store, unless `--run` gives another."""
     seed: int = Field(default=0, ge=0)
+    """Decides the draw of the prompts, the sampling of each response, the order of training, and ties in rankings."""
     iterations: int = Field(default=3, ge=1)
     """T (paper: 3). A target: it may be changed in a run."""
     policy: Model
     prompts: Prompts
     selection: Annotated[Selector, SELECTORS] = Field(default_factory=Optune)
+    """Which prompts are regenerated from iteration 1 on."""
     generation: Generation = Field(default_factory=Generation)
     reward: Annotated[Reward, REWARDS]
+    """What responses are scored by, and what training therefore optimises."""
     training: Training
     held_out: HeldOut = Field(default_factory=HeldOut)
     health: Health = Field(default_factory=Health)

@@ -24,7 +24,9 @@ class Model(Section):
     """A model folder or hub id in the transformers layout, with safetensors weights."""
 
     model: str
+    """Path of a folder, or a hub id (`owner/name`)."""
     revision: str | None = None
+    """Branch, tag or commit of a hub id. Default: its main branch."""
 
 
 _KEPT = (".safetensors", ".json", ".jinja", ".txt", ".model")

@@ -23,13 +23,16 @@ class PairColumns(Section):
     """Columns of a fixed preference pair per prompt: text, or an assistant message list."""
 
     chosen: str = "chosen"
+    """Column of the chosen responses."""
     rejected: str = "rejected"
+    """Column of the rejected responses."""
 
 
 class Prompts(Section):
     """The section `prompts`: which prompts a run has, and how many it keeps for evaluation."""
 
     source: Source
+    """Where the rows are read from."""
     column: str = "prompt"
     """A string column, or chat messages whose last turn is the user's."""
     pairs: PairColumns | None = None

@@ -22,6 +22,7 @@ class FileSource(Section):
 
     type: Literal["file"] = "file"
     path: str
+    """Path or URL."""
 
 
 class HubSource(Section):
@@ -29,9 +30,13 @@ class HubSource(Section):
 
     type: Literal["hub"] = "hub"
     dataset: str
+    """Hub id (`owner/name`)."""
     name: str | None = None
+    """Configuration of the data set, where it has several."""
     split: str = "train"
+    """Which of its splits."""
     revision: str | None = None
+    """Branch, tag or commit. Default: its main branch as it was when the store first read it."""
 
 
 Source = Annotated[FileSource | HubSource, Field(discriminator="type")]

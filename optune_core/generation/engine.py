@@ -73,6 +73,7 @@ class Engine(Part):
     """Base of all engines: their configuration, and how they are started."""
 
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Type of the weights in the engine."""
     replicas: int | None = Field(default=None, ge=1)
     """Engines that share the shards between them, each in a process of its own on devices of its own. Default: as many
     as the machine's devices suffice for, at least one. Changes no result, so it may be changed in a run."""

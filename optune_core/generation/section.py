@@ -15,6 +15,7 @@ class Sampling(SamplingParameters):
     """Sampling with an engine, in shards."""
 
     engine: Annotated[Engine, ENGINES] = Field(default_factory=VllmEngine)
+    """What samples the responses."""
     shard_size: int = Field(default=256, ge=1)
     """Prompts a shard: the unit that is committed, and done again after a kill."""
 

@@ -15,6 +15,7 @@ class TransformersEngine(Engine):
 
     type: Literal["transformers"] = "transformers"
     batch_size: int = Field(default=16, ge=1)
+    """Sequences that are answered at once."""
 
     @property
     def sequences(self) -> int:

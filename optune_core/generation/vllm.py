@@ -18,10 +18,12 @@ class VllmEngine(Engine):
 
     type: Literal["vllm"] = "vllm"
     gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
+    """Share of a GPU's memory that an engine takes."""
     tensor_parallel_size: int = Field(default=1, ge=1)
     """Devices that an engine is spread over, for a policy that is too large for one. `replicas` is faster where it is
     not."""
     max_num_seqs: int = Field(default=256, ge=1)
+    """Sequences that an engine answers at once."""
     enforce_eager: bool = False
     """Do not compile the model: a faster start, slower generation. Pays for a few ten thousand tokens on a CPU."""
     cpu_kv_cache_gib: int = Field(default=2, ge=1)

@@ -16,7 +16,9 @@ class ModelReward(Model, Reward):
     """Base of the rewards that are sequence classifiers, each with its own tokenizer and chat template."""
 
     batch_size: int = Field(default=16, ge=1)
+    """Conversations that are scored at once."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of the weights while scoring."""
     replicas: int | None = Field(default=None, ge=1)
     """Reward models that share the shards between them, each in a process of its own on a device of its own. Default:
     as many as the machine has devices, at least one. Changes no result, so it may be changed in a run."""

@@ -21,6 +21,8 @@ class FunctionReward(Reward):
 
     type: Literal["function"] = "function"
     function: FunctionPath
+    """Called as `function(prompts, responses)` with two lists of texts; returns one number a response. Its module is
+    imported from the working directory or from what is installed."""
 
     @property
     def label(self) -> str:

@@ -18,6 +18,7 @@ class FilePairs(Section):
 
     type: Literal["file"] = "file"
     source: Source
+    """Where the rows are read from."""
 
 
 class LabelledPairs(Section):
@@ -25,7 +26,9 @@ class LabelledPairs(Section):
 
     type: Literal["labelled"] = "labelled"
     function: FunctionPath
+    """Labels the samples; as `function` of a reward of type `function`."""
     max_pairs_per_prompt: int = Field(default=2, ge=1)
+    """Most pairs that are made of one prompt's samples."""
 
 
 PreferencePairs = Annotated[FilePairs | LabelledPairs, Field(discriminator="type")]
@@ -36,11 +39,15 @@ class TrainedReward(ModelReward):
 
     type: Literal["trained"] = "trained"
     pairs: PreferencePairs
+    """What it is trained on."""
     held_out_fraction: float = Field(default=0.2, gt=0.0, lt=1.0)
     """Share of prompts kept for the reported accuracy; split by prompt."""
     epochs: int = Field(default=1, ge=1)
+    """Passes over the pairs."""
     learning_rate: float = Field(default=2e-5, gt=0.0)
+    """Highest learning rate of its schedule."""
     train_batch_size: int = Field(default=16, ge=1)
+    """Pairs an optimizer step."""
     frozen_layers: int = Field(default=0, ge=0)
     """Lowest transformer layers (and the embeddings) that are not trained."""
     max_tokens: int = Field(default=1024, ge=8)

@@ -35,6 +35,7 @@ class SweepConfig(Section):
     """What a sweep's YAML file holds."""
 
     name: Name
+    """Name of the sweep, and the beginning of the names of its runs."""
     base: str
     """The YAML file of an experiment, as `optune run` takes it."""
     grid: dict[str, list[Scalar]] = Field(min_length=1)

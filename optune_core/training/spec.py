@@ -21,14 +21,18 @@ class Lora(Section):
     """An adapter that is trained instead of all weights, and merged at the end of an iteration."""
 
     r: int = Field(default=16, ge=1)
+    """Rank of the adapter."""
     alpha: int = Field(default=32, ge=1)
+    """Scale of the adapter: its product is multiplied by `alpha / r`."""
     target_modules: str | list[str] = "all-linear"
+    """Layers that get an adapter, as PEFT names them."""
 
 
 class Training(Section):
     """The section `training`: the loss, the optimizer, and how steps are computed."""
 
     loss: Annotated[Loss, LOSSES]
+    """What is minimised."""
     reference: Literal["previous", "initial"] = "previous"
     """π_t (the paper's) or π_0."""
     reference_logps: Literal["computed", "engine"] = "computed"
@@ -51,12 +55,14 @@ class Training(Section):
     warmup_ratio: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Paper: 0.1."""
     max_grad_norm: float = Field(default=1.0, gt=0.0)
+    """Norm to which larger gradients are scaled down."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Autocast type of the forward pass; the master weights are float32 in either case."""
     min_reward_gap: float | None = None
     """Train on no pair whose reward margin is below it. Beyond the paper, whose Eq. 6 gives such a pair the weight ½,
     not 0. Default: train on all."""
     gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
     checkpoint_every: Duration = "5m"
     """Most time that a kill may cost: a checkpoint (weights and optimizer, in float32) is committed at the first
     optimizer step after it, in the background. `0s`: after every step."""

@@ -53,7 +53,9 @@ class AlpacaConfig(Section):
     name: Name
     """Names the evaluation in the run's records: one name, one configuration."""
     seed: int = Field(default=0, ge=0)
+    """Decides the draw of the prompts and the sampling of responses."""
     prompts: Instructions
+    """The instructions, with the outputs that a policy's are compared with."""
     calibration: str = "hf://datasets/tatsu-lab/alpaca_eval/df_gamed.csv"
     """CSV that the library's length control is fitted with, for the very instructions of `prompts.source`: their
     difficulties, and annotations of a concise and a verbose baseline. A path, or any URL that fsspec reads."""

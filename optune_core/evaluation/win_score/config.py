@@ -29,6 +29,7 @@ class DrawnPrompts(Section):
 
     type: Literal["drawn"]
     source: Source
+    """Where the rows are read from."""
     column: str = "prompt"
     """A string column, or chat messages whose last turn is the user's."""
     sample: int | None = Field(default=None, ge=1)
@@ -71,6 +72,7 @@ class ResponsesBaseline(Section):
 
     type: Literal["responses"]
     source: Source
+    """Where the rows are read from."""
     prompt: str = "prompt"
     """Column of the prompts, as in the prompts' own source."""
     response: str = "response"
@@ -103,6 +105,7 @@ class OpenAIJudge(Section):
     price_per_million_prompt_tokens: float | None = Field(default=None, ge=0.0)
     """What the endpoint charges, in whatever currency. Default: unknown, and so is the cost."""
     price_per_million_completion_tokens: float | None = Field(default=None, ge=0.0)
+    """As `price_per_million_prompt_tokens`, for what the judge answers."""
 
     HOW: ClassVar[tuple[str, ...]] = ("concurrency", "timeout_seconds", "retries")
     PRICES: ClassVar = ("price_per_million_prompt_tokens", "price_per_million_completion_tokens")
@@ -126,6 +129,7 @@ class StandIn(Section):
 
     type: Literal["reward"]
     reward: Annotated[Reward, REWARDS]
+    """The reward whose scores decide."""
     tie_margin: float = Field(default=0.0, ge=0.0)
     """Rewards that differ by no more than this are a tie."""
 
@@ -147,11 +151,15 @@ class EvaluationConfig(Section):
     name: Name
     """Names the comparison in the run's records: one name, one configuration."""
     seed: int = Field(default=0, ge=0)
+    """Decides the draw of the prompts and the sampling of responses."""
     prompts: Annotated[HeldOutPrompts | DrawnPrompts, Field(discriminator="type")]
+    """The prompts that are answered and judged."""
     baseline: Annotated[IterationBaseline | ModelBaseline | ResponsesBaseline, Field(discriminator="type")]
+    """Whose responses the policies' are compared with."""
     generation: Sampling | None = None
     """For responses that the run does not have yet. Default: as the run samples."""
     judge: Annotated[OpenAIJudge | StandIn, Field(discriminator="type")]
+    """What decides which of two responses is better."""
     shard_size: int = Field(default=16, ge=1)
     """Prompts that are judged and committed together: what at most is asked for again after a kill, but for the
     requests on their way."""
