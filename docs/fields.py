@@ -168,13 +168,13 @@ def _docstring(section: type[Section]) -> str:
 
 
 def _defining(section: type[Section], name: str) -> type:
-    return next(each for each in section.__mro__ if name in each.__dict__.get("__annotations__", {}))
+    return next(each for each in section.__mro__ if name in inspect.get_annotations(each))
 
 
 def _meaning(section: type[Section], name: str) -> str:
     """Return the docstring below a field, of the nearest class that has one."""
     for each in section.__mro__:
-        if name in each.__dict__.get("__annotations__", {}) and (found := _attribute_docstrings(each).get(name)):
+        if name in inspect.get_annotations(each) and (found := _attribute_docstrings(each).get(name)):
             return found
     return ""
 
