@@ -72,7 +72,7 @@ def write_config(folder: Path, whole: dict[str, Any] | None = None, **changes: A
             "held_out": 6,
             "max_tokens": 64,
         },
-        "selection": {"selector": "optune", "rho": 0.5},
+        "selection": {"type": "optune", "rho": 0.5},
         "generation": {
             "engine": {"type": "transformers", "dtype": "float32"},
             "samples": 2,
@@ -81,14 +81,13 @@ def write_config(folder: Path, whole: dict[str, Any] | None = None, **changes: A
         },
         "reward": {"type": "function", "function": "tests.rewards:vowels"},
         "training": {
-            "beta1": 0.1,
-            "beta2": 1.0,
+            "loss": {"type": "wdpo", "beta1": 0.1, "beta2": 1.0},
             "batch_size": 4,
             "micro_batch_tokens": 512,
             "learning_rate": 1e-4,
             "precision": "float32",
         },
-        "evaluation": {"samples": 1, "gold": {"type": "function", "function": "tests.rewards:brevity"}},
+        "held_out": {"samples": 1, "gold": {"type": "function", "function": "tests.rewards:brevity"}},
     }
     for section, value in changes.items():
         config[section] = config[section] | value if isinstance(value, dict) and section in config else value

@@ -21,9 +21,9 @@ import torch
 
 from optune_core.config import OptuneConfig
 from optune_core.data.schemas import COMPARISONS, REPLAY, SCORES, only, read_table
+from optune_core.data.shards import read_shards
 from optune_core.losses.equations import reward_weights
 from optune_core.reports.analysis import analyse
-from optune_core.stages.replay import read_shards
 from optune_core.statistics import reward_per_prompt
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from optune_core.sweep.grid import load_sweep
@@ -44,14 +44,19 @@ def held_out(store: ArtifactStore, run: str, t: int) -> dict[str, Values]:
     ledger = Ledger(store.objects, run)
     values: dict[str, Values] = {}
     if (record := ledger.held_out(t)) is not None:
-        values["proxy"] = reward_per_prompt(read_shards(store, record["proxy"], "scores.parquet", SCORES))
+        values["proxy"] = reward_per_prompt(read_shards(store, _refs(record["proxy"]), "scores.parquet", SCORES))
     if (compared := ledger.evaluation("judge", t)) is not None:
-        rows = read_shards(store, compared["comparisons"], "comparisons.parquet", COMPARISONS).to_pylist()
+        shards = _refs(compared["artifacts"]["comparisons"])
+        rows = read_shards(store, shards, "comparisons.parquet", COMPARISONS).to_pylist()
         values["judge"] = {row["prompt_id"]: row["first_policy_score"] for row in rows}
         values["win score"] = {row["prompt_id"]: POINTS[row["outcome"]] for row in rows}
         if t == 1:
             values["judge at 0"] = {row["prompt_id"]: row["first_baseline_score"] for row in rows}
     return values
+
+
+def _refs(shards: list[dict[str, str]]) -> list[Ref]:
+    return [Ref.from_json(shard) for shard in shards]
 
 
 def difference(pairs: Iterable[tuple[int, Values, Values]]) -> str:

@@ -84,7 +84,7 @@ def markdown(store: ArtifactStore, run: str, record: Row) -> str:
     kind = _kind(record)
     table = kind.table([record])
     lines = [
-        f"# {table.title}: policy {record['iteration']} of {run}",
+        f"# {table.title}, policy {record['iteration']} of {run}",
         *([f"**{table.about}**", ""] if table.about else []),
         f"| {' | '.join(column.replace(chr(10), ' ') for column in table.columns)} |",
         "|---" * len(table.columns) + "|",

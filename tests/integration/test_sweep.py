@@ -134,6 +134,7 @@ def test_a_sweep_on_an_object_store_is_judged_compared_and_reported(
     from flows.sweep import sweep as flow
 
     judge = {
+        "kind": "win_score",
         "name": "judged",
         "prompts": {"type": "held_out"},
         "baseline": {"type": "iteration", "iteration": 0},
@@ -150,10 +151,10 @@ def test_a_sweep_on_an_object_store_is_judged_compared_and_reported(
     objects = open_objects(alone)
     lease = json.loads(objects.read(f"runs/{cell.run}/lease.json") or b"{}")
     assert lease["starts"] == 1, "the cell was found finished"
-    assert [record["iteration"] for record in Ledger(objects, cell.run).comparisons()][-2:] == [1, 2]
+    assert [record["iteration"] for record in Ledger(objects, cell.run).evaluations("win_score")][-2:] == [1, 2]
     page = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", cell.run, "--store", alone, "--out", str(page)], catch_exceptions=False)
-    assert done.exit_code == 0 and "Win scores" in page.read_text()
+    assert done.exit_code == 0 and "Win score: judged" in page.read_text()
 
 
 def test_the_backbone_of_a_reward_model_that_each_cell_trains_is_no_reward_model_yet(

@@ -91,7 +91,7 @@ class LibraryAnnotator:
         return [preferences.get(number) for number in range(len(rows))]
 
     def _counted(self, complete: Callable[..., dict[str, list[Any]]]) -> Callable[..., dict[str, list[Any]]]:
-        """Return the library's completions, asked through our endpoint and added to `usage`, malformed ones included."""
+        """Return the library's completions, asked through our endpoint and added to `usage`, malformed ones too."""
 
         def counted(prompts: list[str], **how: Any) -> dict[str, list[Any]]:
             completions: dict[str, list[Any]] = self._complete(complete, prompts, how)
@@ -158,7 +158,7 @@ def _written(files: AnnotatorFiles, folder: Path) -> Path:
 
 
 def import_library() -> Any:
-    """Import alpaca-eval, kept from reading a `.env`, from drawing bars, and from logging requests with their content."""
+    """Import alpaca-eval, kept from reading a `.env`, from drawing bars, and from logging requests."""
     os.environ.setdefault("PYTHON_DOTENV_DISABLED", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     show_all()  # its length control is scikit-learn's

@@ -121,6 +121,6 @@ class AlpacaEval(Evaluation):
             record["iteration"],
             number(metrics["lc_win_rate"], 2),
             f"± {number(metrics['lc_standard_error'], 2)}",
-            f"raw {number(metrics['win_rate'], 2)}, against {record['reference']}, annotator {record['annotator']}; 50 is "
-            "on par",
+            f"raw {number(metrics['win_rate'], 2)}, against {record['reference']}, annotator {record['annotator']}; "
+            "50 is on par",
         )

@@ -15,8 +15,8 @@ _REFERENCE, _POLICY = "reference", "policy"
 
 
 def length_controlled(rows: list[Row], calibration: Path) -> dict[str, Any]:
-    """Return the library's numbers of annotations: a logistic regression of the preference on the difference in length, the
-    instruction's difficulty and the policy, from which the first is then left out.
+    """Return the library's numbers of annotations: a logistic regression of the preference on the difference in
+    length, the instruction's difficulty and the policy, from which the first is then left out.
 
     Args:
         rows: columns of ANNOTATIONS; a preference of None counts in no win rate.
@@ -24,7 +24,8 @@ def length_controlled(rows: list[Row], calibration: Path) -> dict[str, Any]:
 
     Returns:
         `win_rate` and `lc_win_rate` (0 to 100, 50 is even) with their standard errors; `discrete_win_rate`, where each
-        preference counts as a full win or loss; `wins`, `losses`, `draws` and their sum `total`; mean lengths in characters.
+        preference counts as a full win or loss; `wins`, `losses`, `draws` and their sum `total`; mean lengths in
+        characters.
 
     Raises:
         JudgeError: all differences in length are the same, so that nothing can be fitted.
