@@ -7,8 +7,10 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows.judge_cells import check_evaluation, judge_cells
+from flows.evaluate import evaluate
 from flows.request import store_url
+from optune_core.errors import OptuneError
+from optune_core.evaluation.loading import load_evaluation
 from optune_core.sweep.grid import Cell, load_sweep
 from tasks.prepare import check_store
 from tasks.support.logs import quiet_known_errors
@@ -50,7 +52,9 @@ def sweep(
     store = store_url(store)
     overrides = overrides or []
     wanted = load_sweep(config, overrides)
-    check_evaluation(wanted.config.evaluation)
+    evaluation = wanted.config.evaluation
+    if evaluation is not None:
+        load_evaluation(evaluation)
     check_store(store)
     record_cells(store, wanted)
     import_models(store, wanted)
@@ -64,7 +68,23 @@ def sweep(
 
     at_once = None if deployment is not None else here
     failed = compute(open_store(store).objects, wanted.cells, start, at_once)
-    failed |= judge_cells(store, wanted.config.evaluation, [c.run for c in wanted.cells if c.run not in failed])
+    if evaluation is not None:
+        failed |= evaluate_cells(store, evaluation, [cell.run for cell in wanted.cells if cell.run not in failed])
     places = publish_sweep(store, wanted, figures)
     check_failures(wanted.config.name, failed, len(wanted.cells))
     return places
+
+
+def evaluate_cells(store: str, evaluation: str, runs: list[str]) -> dict[str, str]:
+    """Evaluate all policies of these runs; committed records are found, not made again.
+
+    Returns:
+        Why runs could not be evaluated, by their names.
+    """
+    failed: dict[str, str] = {}
+    for run in runs:
+        try:
+            evaluate(evaluation, run, every=True, store=store)
+        except OptuneError as error:
+            failed[run] = f"evaluation: {error}"
+    return failed

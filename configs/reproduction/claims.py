@@ -44,18 +44,19 @@ def held_out(store: ArtifactStore, run: str, t: int) -> dict[str, Values]:
     ledger = Ledger(store.objects, run)
     values: dict[str, Values] = {}
     if (record := ledger.held_out(t)) is not None:
-        values["proxy"] = reward_per_prompt(
-            read_shards(store, [Ref.from_json(ref) for ref in record["proxy"]], SCORES_FILE, SCORES)
-        )
+        values["proxy"] = reward_per_prompt(read_shards(store, _refs(record["proxy"]), SCORES_FILE, SCORES))
     if (compared := ledger.evaluation("judge", t)) is not None:
-        rows = read_shards(
-            store, [Ref.from_json(ref) for ref in compared["comparisons"]], "comparisons.parquet", COMPARISONS
-        ).to_pylist()
+        shards = _refs(compared["artifacts"]["comparisons"])
+        rows = read_shards(store, shards, "comparisons.parquet", COMPARISONS).to_pylist()
         values["judge"] = {row["prompt_id"]: row["first_policy_score"] for row in rows}
         values["win score"] = {row["prompt_id"]: POINTS[row["outcome"]] for row in rows}
         if t == 1:
             values["judge at 0"] = {row["prompt_id"]: row["first_baseline_score"] for row in rows}
     return values
+
+
+def _refs(shards: list[dict[str, str]]) -> list[Ref]:
+    return [Ref.from_json(shard) for shard in shards]
 
 
 def difference(pairs: Iterable[tuple[int, Values, Values]]) -> str:

@@ -124,68 +124,22 @@ def evaluate(
     evaluation: Annotated[
         str, typer.Argument(help="YAML file of the evaluation, such as configs/evaluation/demo.yaml.")
     ],
-    run: Annotated[str, typer.Option("--run", help="Run whose policies are judged.")],
-    overrides: Overrides = None,
-    iteration: Iteration = None,
-    every: Every = False,
-    store: Store = DEFAULT_STORE,
-) -> None:
-    """Judge a run's policies against a baseline, and print their win scores."""
-    from optune_core.evaluation.loading import load_evaluation
-
-    load_evaluation(evaluation, overrides or [])
-    _quiet_prefect()
-    from flows.evaluate import evaluate as flow
-    from optune_core.console.evaluate import print_comparisons
-
-    records: Any = flow(evaluation, run, iteration, every, overrides, store)
-    print_comparisons(run, records)
-
-
-@app.command()
-def alpaca(
-    evaluation: Annotated[
-        str, typer.Argument(help="YAML file of the evaluation, such as configs/evaluation/alpaca-eval-2.yaml.")
-    ],
     run: Annotated[str, typer.Option("--run", help="Run whose policies are evaluated.")],
     overrides: Overrides = None,
     iteration: Iteration = None,
     every: Every = False,
     store: Store = DEFAULT_STORE,
 ) -> None:
-    """AlpacaEval 2 of a run's policies: print their length-controlled win rates."""
-    from optune_core.evaluation.loading import load_alpaca
+    """Evaluate a run's policies (win score, AlpacaEval 2, lm-evaluation-harness), and print the results."""
+    from optune_core.evaluation.loading import load_evaluation
 
-    load_alpaca(evaluation, overrides or [])
+    load_evaluation(evaluation, overrides or [])
     _quiet_prefect()
-    from flows.alpaca import alpaca as flow
-    from optune_core.console.alpaca import print_win_rates
+    from flows.evaluate import evaluate as flow
+    from optune_core.console.evaluate import print_evaluation
 
     records: Any = flow(evaluation, run, iteration, every, overrides, store)
-    print_win_rates(run, records)
-
-
-@app.command()
-def benchmark(
-    benchmark: Annotated[
-        str, typer.Argument(help="YAML file of the benchmark, such as configs/benchmarks/table-5.yaml.")
-    ],
-    run: Annotated[str, typer.Option("--run", help="Run whose policies are asked.")],
-    overrides: Overrides = None,
-    iteration: Iteration = None,
-    every: Every = False,
-    store: Store = DEFAULT_STORE,
-) -> None:
-    """Run tasks of lm-evaluation-harness on a run's policies, and print the results."""
-    from optune_core.evaluation.loading import load_benchmark
-
-    load_benchmark(benchmark, overrides or [])
-    _quiet_prefect()
-    from flows.benchmark import benchmark as flow
-    from optune_core.console.benchmark import print_benchmarks
-
-    records: Any = flow(benchmark, run, iteration, every, overrides, store)
-    print_benchmarks(run, records)
+    print_evaluation(run, records)
 
 
 @app.command()

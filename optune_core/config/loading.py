@@ -168,10 +168,11 @@ def _render(problem: Any, data: Any) -> str:
 
 
 def _written(location: Sequence[str | int], data: Any) -> Iterator[str]:
-    """The place of a problem as it is written in the file: pydantic adds the `type` of a union to it."""
+    """Yield the place of a problem as it is written in the file: pydantic adds the `type` of a union to it."""
     node = data
-    for part in location:
-        if isinstance(node, dict) and part not in node and part == node.get("type"):
+    for part, following in zip(location, [*location[1:], None], strict=True):
+        # A field may be named as the type is, such as `iteration` of a baseline: then the type comes before a field.
+        if isinstance(node, dict) and part == node.get("type") and (part not in node or following in node):
             continue
         yield str(part)
         inside = isinstance(node, dict) or (isinstance(node, list) and isinstance(part, int) and part < len(node))

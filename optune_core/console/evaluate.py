@@ -1,19 +1,15 @@
-"""What `optune evaluate` prints."""
+"""The output of `optune evaluate`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from optune_core.console.tables import print_table
-from optune_core.evaluation.win_score.report import COLUMNS, comparison_cells
+from optune_core.evaluation.records import tables
 
 
-def print_comparisons(run: str, records: list[dict[str, Any]]) -> None:
-    """Win scores of a run's policies in one evaluation, a line each."""
-    first = records[0]
-    print_table(
-        f"{first['name']}: policies of run {run} against {first['baseline']}, {first['prompts']} prompts",
-        COLUMNS,
-        map(comparison_cells, records),
-        f"judge: {first['judge']}",
-    )
+def print_evaluation(run: str, records: list[dict[str, Any]]) -> None:
+    """Print a run's records of one evaluation, a row a policy."""
+    (table,) = tables(records)
+    note = "\n".join(line for line in (table.about, table.note) if line)
+    print_table(f"{table.title}, policies of run {run}", table.columns, table.rows, note)

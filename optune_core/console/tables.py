@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import Console
@@ -24,15 +24,12 @@ def plain_table(title: str | Text, *, gap: int = 1) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
 
 
-def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], note: str, *, width: int = 100
-) -> None:
-    """Cells on the right under their columns, and a line below.
-
-    Args:
-        width: columns of the terminal, at least.
-    """
-    console = wide_console(width)
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str) -> None:
+    """Print cells aligned on the right under their columns, and a note below, however wide the terminal is."""
+    widest = [
+        max(len(line) for text in column for line in text.split("\n")) for column in zip(columns, *rows, strict=True)
+    ]
+    console = wide_console(max(100, sum(widest) + 2 * len(columns)))
     table = plain_table(Text(title))
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optune_core.config.loading import read_yaml, validate
-from optune_core.evaluation.alpaca_eval.config import AlpacaConfig
-from optune_core.evaluation.harness.config import BenchmarkConfig
-from optune_core.evaluation.win_score.config import EvaluationConfig
+from optune_core.errors import ConfigError
+from optune_core.evaluation.evaluation import Evaluation
+from optune_core.evaluation.registry import EVALUATIONS
 
 
-def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> EvaluationConfig:
-    """Read and validate the configuration of a win-score evaluation; as `load_config`."""
-    return validate(EvaluationConfig, read_yaml(path), overrides, source=str(path))
+def load_evaluation(path: str | Path, overrides: Sequence[str] = ()) -> Evaluation:
+    """Read and validate the configuration of an evaluation, as an instance of its kind's class.
 
+    Args:
+        path: YAML file.
+        overrides: `section.key=value`, the value in YAML, applied in order.
 
-def load_benchmark(path: str | Path, overrides: Sequence[str] = ()) -> BenchmarkConfig:
-    """Read and validate the configuration of a benchmark; as `load_config`."""
-    return validate(BenchmarkConfig, read_yaml(path), overrides, source=str(path))
-
-
-def load_alpaca(path: str | Path, overrides: Sequence[str] = ()) -> AlpacaConfig:
-    """Read and validate the configuration of AlpacaEval 2; as `load_config`."""
-    return validate(AlpacaConfig, read_yaml(path), overrides, source=str(path))
+    Raises:
+        ConfigError: as `load_config`; also for a kind that there is not.
+    """
+    data = read_yaml(path)
+    try:
+        kind = EVALUATIONS.find_for(data if isinstance(data, Mapping) else {})
+    except ConfigError as error:
+        raise ConfigError(error.problems, source=str(path)) from error
+    return validate(kind, data, overrides, source=str(path))

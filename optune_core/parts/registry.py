@@ -1,4 +1,4 @@
-"""Parts of a configuration that are chosen by `type`."""
+"""Parts of a configuration that are chosen by name: by `type`, or by another field."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Part(Section):
         return fields
 
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,14 @@ class Registry(Generic[P]):
     """For messages, such as `loss`."""
     base: type[P]
     paths: Mapping[str, str]
-    """`type` → `module:Name` of the class."""
+    """Name → `module:Name` of the class."""
+    key: str = "type"
+    """The field that names the class."""
     default: str | None = None
-    """The `type` of a mapping that names none; None: it has to name one."""
+    """The name for a mapping that gives none; None: it has to give one."""
 
     def find(self, name: str) -> type[P]:
-        """Return the class for a `type`.
+        """Return the class of this name.
 
         Raises:
             ConfigError: there is no such entry, or the user's class is none of this kind.
@@ -60,33 +62,47 @@ class Registry(Generic[P]):
         elif is_path(name):
             found = load_named(name, self.kind)
         else:
-            raise ConfigError([f"type {name!r} is no {self.kind}: take {self._known}"])
+            raise ConfigError([f"{self.key} {name!r} is no {self.kind}: take {self._known}"])
         if not (isinstance(found, type) and issubclass(found, self.base)):
-            raise ConfigError([f"type {name!r} is no {self.kind}: a class derived from {self.base.__name__} is needed"])
+            raise ConfigError(
+                [f"{self.key} {name!r} is no {self.kind}: a class derived from {self.base.__name__} is needed"]
+            )
         if missing := sorted(getattr(found, "__abstractmethods__", ())):
-            raise ConfigError([f"type {name!r} is no {self.kind} yet: its class does not define {', '.join(missing)}"])
+            raise ConfigError(
+                [f"{self.key} {name!r} is no {self.kind} yet: its class does not define {', '.join(missing)}"]
+            )
         return found
+
+    def find_for(self, value: Mapping[str, Any]) -> type[P]:
+        """Return the class that a mapping names.
+
+        Raises:
+            ConfigError: it names none, or one that is none of this kind.
+        """
+        if not isinstance(name := value.get(self.key), str):
+            raise ConfigError([f"{self.key}: required: {self._known}"])
+        return self.find(name)
 
     @property
     def _known(self) -> str:
         return f"{', '.join(self.paths)}, or package.module:Name of your own"
 
     def parse(self, value: Any) -> Any:
-        """Turn a mapping with `type` into an instance of its class; an instance stays as it is.
+        """Turn a mapping into an instance of the class that it names; an instance stays as it is.
 
         Raises:
             ValidationError: fields are invalid, each with its place.
         """
         if not isinstance(value, Mapping):
             return value
-        if not isinstance(name := value.get("type", self.default), str):
-            missing = PydanticCustomError("type_missing", "required: {known}", {"known": self._known})
-            raise ValidationError.from_exception_data(self.kind, [{"type": missing, "loc": ("type",), "input": {}}])
+        if not isinstance(name := value.get(self.key, self.default), str):
+            missing = PydanticCustomError("name_missing", "required: {known}", {"known": self._known})
+            raise ValidationError.from_exception_data(self.kind, [{"type": missing, "loc": (self.key,), "input": {}}])
         try:
             chosen = self.find(name)
         except ConfigError as error:
             raise ValueError("; ".join(error.problems)) from error
-        return chosen.model_validate({"type": name, **value})
+        return chosen.model_validate({self.key: name, **value})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(

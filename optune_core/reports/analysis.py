@@ -54,9 +54,7 @@ def analyse(store: ArtifactStore, run: str) -> RunFacts:
             _iteration(store, config, row, record) for row, record in zip(rows, ledger.iterations(), strict=False)
         ],
         held_out=_held_out(store, ledger),
-        comparisons=ledger.evaluations("win_score"),
-        benchmarks=ledger.evaluations("harness"),
-        win_rates=ledger.evaluations("alpaca_eval"),
+        evaluations=ledger.evaluations(),
         reward_model=_reward_model(store, ledger.inputs()),
         state=standing(progress(ledger)) if lease else "",
         store=store.objects.url,

@@ -122,12 +122,8 @@ class RunFacts:
     iterations: list[IterationFacts]
     held_out: list[HeldOut]
     """From π_0 on; empty without held-out prompts."""
-    comparisons: list[Row]
-    """Win scores (Eq. 7), as the ledger records them."""
-    benchmarks: list[Row]
-    """Results in lm-evaluation-harness, as the ledger records them."""
-    win_rates: list[Row]
-    """AlpacaEval's win rates, as the ledger records them."""
+    evaluations: list[Row]
+    """Evaluations of all kinds, as the ledger records them."""
     reward_model: Row | None
     """Metrics of the reward model that the flow trained; None for any other reward."""
     state: str

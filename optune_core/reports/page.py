@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from optune_core import __version__
-from optune_core.evaluation.harness.report import benchmark_cells, benchmark_columns, benchmark_note
+from optune_core.evaluation.records import headlines, tables
 from optune_core.losses.loss import Loss
 from optune_core.losses.registry import LOSSES
 from optune_core.reports import figures
@@ -131,27 +131,8 @@ def headline(run: RunFacts) -> list[Tile]:
         about = f"{policy(0)} → {policy(last)}, {change['prompts']} prompts"
         interval = f"95 % [{signed(change['low'])}, {signed(change['high'])}]"
         tiles.append(Tile(f"Held-out {reward}", signed(change["difference"]), f"{interval}; {detail}; {about}"))
-    for record in _latest(run.comparisons):
-        metrics = record["metrics"]
-        tiles.append(
-            Tile(
-                f"Win score, {record['name']}",
-                number(metrics["win_score"], 1),
-                f"95 % [{number(metrics['low'], 1)}, {number(metrics['high'], 1)}]; {policy(record['iteration'])} "
-                f"against {record['baseline']}, judge {record['judge']}; 50 is even",
-            )
-        )
-    for record in _latest(run.win_rates):
-        metrics = record["metrics"]
-        tiles.append(
-            Tile(
-                f"LC win rate, {record['name']}",
-                number(metrics["lc_win_rate"], 2),
-                f"± {number(metrics['lc_standard_error'], 2)}; raw {number(metrics['win_rate'], 2)}; "
-                f"{policy(record['iteration'])} against {record['reference']}, annotator {record['annotator']}; 50 is "
-                "even",
-            )
-        )
+    for each in headlines(run.evaluations):
+        tiles.append(Tile(each.label, each.value, f"{each.interval}; {policy(each.iteration)} {each.detail}"))
     if run.iterations:
         speedup = run.speedup
         prompts = sum(each.summary["prompts"] for each in run.iterations)
@@ -253,11 +234,6 @@ def minus(text: str) -> str:
     return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 
-def _latest(comparisons: list[Row]) -> list[Row]:
-    """The last iteration's record of each name."""
-    return list({record["name"]: record for record in comparisons}.values())
-
-
 def _leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
     if isinstance(value, Mapping):
         return [leaf for key, part in value.items() for leaf in _leaves(part, f"{path}.{key}" if path else str(key))]
@@ -286,12 +262,10 @@ def _environment() -> Environment:
         "percent": percent,
         "duration": duration,
         "minus": minus,
-        "benchmark_columns": benchmark_columns,
-        "benchmark_cells": benchmark_cells,
-        "benchmark_note": benchmark_note,
+        "tables": tables,
+        "headlines": headlines,
         "policy": policy,
         "difference": difference,
-        "latest": _latest,
         "clip": clip,
         "shares": figures.time_shares,
         "reused_age": mean_reused_age,

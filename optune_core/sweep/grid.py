@@ -45,8 +45,8 @@ class SweepConfig(Section):
     include: list[Values] = Field(default_factory=list)
     """Cells beside the grid, such as baselines; all other keys are the base's. A list makes a cell a value."""
     evaluation: str | None = None
-    """The YAML file of a win-score evaluation, as `optune evaluate` takes it: by it every policy of every cell that is
-    complete is judged. Default: cells are compared by their held-out rewards."""
+    """The YAML file of an evaluation, as `optune evaluate` takes it, of every policy of every complete cell. The tables
+    and figures show its win scores where it is of the kind `win_score`, else the held-out rewards."""
     parallel: int = Field(default=1, ge=1)
     """Cells at once, as processes of this machine, each of which uses all of its devices. Not read where cells go to a
     work pool, which has its own limit."""

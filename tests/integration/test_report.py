@@ -26,7 +26,7 @@ HOSTILE = "<script>document.title = 'owned'</script><img src=x onerror=\"documen
 SECTIONS = [
     "What was run",
     "Held-out rewards",
-    "Win scores",
+    "Win score: against-start",
     "Iterations",
     "Reward analysis",
     "Where the time went",
@@ -96,7 +96,9 @@ def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFac
     )
     optune(str(offline), store=store)
     metrics = {"win_score": 62.5, "low": 50.0, "high": 75.0, "wins": 2, "ties": 3, "losses": 1, "total": 6}
+    metrics |= {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0, "cost": None}
     record = {
+        "kind": "win_score",
         "name": "against-start",
         "iteration": 2,
         "baseline": "the policy it started from",
@@ -104,7 +106,7 @@ def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFac
         "prompts": 6,
         "metrics": metrics | {"malformed": 0},
     }
-    open_objects(store).create("runs/told/comparisons/against-start/0002.json", canonical_json(record))
+    open_objects(store).create("runs/told/evaluations/against-start/0002.json", canonical_json(record))
     return store
 
 

@@ -144,6 +144,7 @@ def test_a_sweep_on_an_object_store_is_judged_compared_and_reported(
     from flows.sweep import sweep as flow
 
     judge = {
+        "kind": "win_score",
         "name": "judged",
         "prompts": {"type": "held_out"},
         "baseline": {"type": "iteration", "iteration": 0},
@@ -163,7 +164,7 @@ def test_a_sweep_on_an_object_store_is_judged_compared_and_reported(
     assert [record["iteration"] for record in Ledger(objects, cell.run).evaluations("win_score")][-2:] == [1, 2]
     page = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", cell.run, "--store", alone, "--out", str(page)], catch_exceptions=False)
-    assert done.exit_code == 0 and "Win scores" in page.read_text()
+    assert done.exit_code == 0 and "Win score: judged" in page.read_text()
 
 
 def test_the_backbone_of_a_trained_reward_model_is_imported_only_as_a_model(

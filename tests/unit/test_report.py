@@ -201,14 +201,18 @@ def hostile_page(**changes: Any) -> str:
     texts: dict[str, str | None] = {"chosen": HOSTILE, "rejected": HOSTILE}
     version = Version(0, "regenerated", HOSTILE, texts, {"chosen": 1.0, "rejected": 0.0}, {"chosen": 3, "rejected": 4})
     example = Example("id", HOSTILE, 0.0, 1.0, [version])
+    counts = {"wins": 2, "ties": 1, "losses": 1, "malformed": 0, "requests": 0}
+    usage = {"prompt_tokens": 0, "completion_tokens": 0, "cost": None}
     record = {
+        "kind": "win_score",
         "name": HOSTILE,
         "iteration": 1,
         "baseline": HOSTILE,
         "judge": HOSTILE,
-        "metrics": {"win_score": 55.0, "low": 50.0, "high": 60.0, "wins": 2, "ties": 1, "losses": 1, "malformed": 0},
+        "prompts": 4,
+        "metrics": {"win_score": 55.0, "low": 50.0, "high": 60.0} | counts | usage,
     }
-    run = sound_run(comparisons=[record], config=CONFIG | {"policy": {"model": HOSTILE}}, store=HOSTILE, **changes)
+    run = sound_run(evaluations=[record], config=CONFIG | {"policy": {"model": HOSTILE}}, store=HOSTILE, **changes)
     page = RunPage(run, [example], [example], against_first={})
     return render_page([page, replace(page, facts=replace(run, run="other"))])
 

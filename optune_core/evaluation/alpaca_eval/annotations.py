@@ -17,8 +17,8 @@ from optune_core.data.sources import source_identity
 from optune_core.errors import ConservationError
 from optune_core.evaluation.alpaca_eval.annotator import LibraryAnnotator, Usage
 from optune_core.evaluation.alpaca_eval.annotator_files import AnnotatorFiles, require_library
-from optune_core.evaluation.alpaca_eval.config import Annotator, Instructions
 from optune_core.evaluation.alpaca_eval.data import read_references
+from optune_core.evaluation.alpaca_eval.sections import Annotator, Instructions
 from optune_core.process.failpoints import reach
 from optune_core.process.progress import Progress
 from optune_core.stages.stage import Stage
@@ -35,16 +35,21 @@ class Spec(BaseModel):
     files: AnnotatorFiles
     """The annotator's definition."""
     prompts: Instructions
-    """Where the reference outputs are read from."""
+    """The source of the reference outputs."""
     answered: int
-    """Prompts that the policy has answered."""
+    """Number of prompts that the policy has answered."""
     shard_size: int
     policy: list[Ref]
     """Shards of the policy's responses; of several samples the first is annotated."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work a shard of prompts. Raises OptuneError without the library, DataError without the references."""
+    """Return one work a shard of prompts.
+
+    Raises:
+        OptuneError: the library is not installed.
+        DataError: the references cannot be read.
+    """
     params: Row = {
         "annotator": spec.files.model_dump(mode="json"),
         "base_url": spec.annotator.base_url,
@@ -64,8 +69,8 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     """Annotate the shards that are missing; each is committed when its last annotation is there.
 
     Raises:
-        ConservationError: what is answered are not the prompts.
-        JudgeError, TransientError: as the annotator; what was committed stays.
+        ConservationError: the answers are not to these prompts.
+        JudgeError, TransientError: the annotator cannot be asked; committed shards stay.
     """
     missing = [
         (work, rows) for work, rows in zip(works(store, spec), _shards(spec), strict=True) if store.find(work) is None
@@ -118,15 +123,15 @@ def _shards(spec: Spec) -> list[range]:
 
 
 def _paired(store: ArtifactStore, spec: Spec) -> list[Row]:
-    """The policy's answers in the order of the source, each with the reference's; columns of ANNOTATIONS."""
+    """Return the policy's answers in the order of the source, each with the reference's; columns of ANNOTATIONS."""
     references = read_references(spec.prompts)
     answers = [
         row for row in read_shards(store, spec.policy, RESPONSES_FILE, ANSWERS).to_pylist() if row["sample"] == 0
     ]
-    strange = [row["prompt"] for row in answers if row["prompt"] not in references]
-    if strange or len({row["prompt"] for row in answers}) != len(answers) or len(answers) != spec.answered:
+    unknown = [row["prompt"] for row in answers if row["prompt"] not in references]
+    if unknown or len({row["prompt"] for row in answers}) != len(answers) or len(answers) != spec.answered:
         raise ConservationError(
-            f"{len(answers)} answers to {spec.answered} prompts, {len(strange)} of them to prompts without a reference"
+            f"{len(answers)} answers to {spec.answered} prompts, {len(unknown)} of them to prompts without a reference"
         )
     pairs = [
         {

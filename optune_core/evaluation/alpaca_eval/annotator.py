@@ -13,25 +13,25 @@ from typing import Any
 
 from optune_core.errors import JudgeError, TransientError
 from optune_core.evaluation.alpaca_eval.annotator_files import AnnotatorFiles
-from optune_core.evaluation.alpaca_eval.config import Annotator
-from optune_core.evaluation.win_score.judge import api_key
+from optune_core.evaluation.alpaca_eval.sections import Annotator
+from optune_core.evaluation.endpoint import api_key, is_final
 from optune_core.process.hidden_imports import show_all
 from optune_core.secrets import MASK, redact
 
 Row = dict[str, Any]
 
 _TURN_MARKS = ("<|im_start|>", "<|im_end|>")
-"""By which the library takes its prompts apart into messages, wherever they stand."""
+"""Marks by which the library splits its prompts into messages, wherever they occur."""
 
 
 @dataclass
 class Usage:
-    """What annotating took."""
+    """Requests, tokens and cost of annotations."""
 
     requests: int = 0
     tokens: float = 0.0
     cost: float = 0.0
-    """In US dollars, by the library's prices; not a number for a model without one."""
+    """US dollars, by the library's prices; NaN for a model without one."""
 
 
 class LibraryAnnotator:
@@ -49,7 +49,7 @@ class LibraryAnnotator:
         self._key = api_key(annotator, "annotator")
         self.usage = Usage()
         self.replies: list[Any] = []
-        """Of the last request for annotations."""
+        """The replies to the last request for annotations."""
         pairwise = import_library().annotators.PairwiseAnnotator(
             annotators_config=_written(files, folder),
             caching_path=None,  # else the library keeps every annotation beside its own code
@@ -60,7 +60,7 @@ class LibraryAnnotator:
         self._pairwise = pairwise
 
     def annotate(self, rows: list[Row]) -> list[float | None]:
-        """Preferences for pairs.
+        """Return preferences for pairs.
 
         Args:
             rows: `instruction`, `output_1`, `output_2`; no two are the same.
@@ -70,7 +70,8 @@ class LibraryAnnotator:
             read, as often as it was asked for, and where an output holds marks that cut the library's prompt in two.
 
         Raises:
-            JudgeError: for what asking again does not mend. TransientError: for what it may.
+            JudgeError: the endpoint refuses, and asking again would not change that.
+            TransientError: the endpoint failed, and asking again may help.
         """
         import pandas as pd
 
@@ -90,7 +91,7 @@ class LibraryAnnotator:
         return [preferences.get(number) for number in range(len(rows))]
 
     def _counted(self, complete: Callable[..., dict[str, list[Any]]]) -> Callable[..., dict[str, list[Any]]]:
-        """The library's completions through our endpoint; what they took is added up, malformed ones included."""
+        """Return the library's completions, asked through our endpoint and added to `usage`, malformed ones too."""
 
         def counted(prompts: list[str], **how: Any) -> dict[str, list[Any]]:
             completions: dict[str, list[Any]] = self._complete(complete, prompts, how)
@@ -111,8 +112,6 @@ class LibraryAnnotator:
     def _complete(self, complete: Callable[..., dict[str, list[Any]]], prompts: list[str], how: Row) -> Any:
         import openai
 
-        from optune_core.evaluation.win_score.chat import is_final
-
         asked = self._asked
         try:
             return complete(
@@ -125,10 +124,10 @@ class LibraryAnnotator:
                 client_kwargs={"timeout": asked.timeout_seconds, "max_retries": asked.retries},
             )
         except openai.APIStatusError as error:
-            said = f"annotator at {asked.base_url}: {self._safe(error)}"
+            failure = f"annotator at {asked.base_url}: {self._safe(error)}"
             if is_final(error):
-                raise JudgeError(f"{said}. Look at annotator.config, base_url and api_key_env") from None
-            raise TransientError(f"{said}, {asked.retries + 1} times in a row") from None
+                raise JudgeError(f"{failure}. Look at annotator.config, base_url and api_key_env") from None
+            raise TransientError(f"{failure}, {asked.retries + 1} times in a row") from None
         except openai.APIConnectionError as error:
             raise TransientError(f"annotator at {asked.base_url} cannot be reached: {self._safe(error)}") from None
 
@@ -146,7 +145,7 @@ def _cuts_prompt(row: Row) -> bool:
 
 
 def _written(files: AnnotatorFiles, folder: Path) -> Path:
-    """The definition as the library looks for it: a folder, its prompts by paths from the folder's parent."""
+    """Write the definition as the library reads it: a folder whose prompts have paths from the folder's parent."""
     own = folder / files.name
     own.mkdir()
     configs = {}
@@ -159,7 +158,7 @@ def _written(files: AnnotatorFiles, folder: Path) -> Path:
 
 
 def import_library() -> Any:
-    """alpaca-eval, kept from reading a `.env`, from drawing bars, and from logging requests with what they hold."""
+    """Import alpaca-eval, kept from reading a `.env`, from drawing bars, and from logging requests."""
     os.environ.setdefault("PYTHON_DOTENV_DISABLED", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     show_all()  # its length control is scikit-learn's

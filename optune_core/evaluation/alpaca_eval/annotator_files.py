@@ -11,24 +11,28 @@ import yaml
 from pydantic import BaseModel
 
 from optune_core.errors import JudgeError, OptuneError
-from optune_core.evaluation.alpaca_eval.config import Annotator
+from optune_core.evaluation.alpaca_eval.sections import Annotator
 from optune_core.secrets import secrets_in
 
 _COMPLETIONS = "openai_completions"
 _OURS = ("openai_api_keys", "openai_api_base", "openai_organization_ids", "client_config_path", "client_kwargs")
-"""Arguments of the library's client that `Annotator` says instead."""
+"""Arguments of the library's client that `Annotator` gives instead."""
 
 
 class AnnotatorFiles(BaseModel):
-    """An annotator's whole definition: what it determines, and nothing of where it was found."""
+    """An annotator's complete definition, without the place where it was found."""
 
     name: str
     configs: dict[str, dict[str, Any]]
-    """As in its `configs.yaml`, with the text of each prompt template in the place of its path."""
+    """Its `configs.yaml`, with the text of each prompt template in the place of its path."""
 
 
 def require_library() -> str:
-    """Version of alpaca-eval. Raises OptuneError if it is not installed."""
+    """Return the version of alpaca-eval.
+
+    Raises:
+        OptuneError: it is not installed.
+    """
     if find_spec("alpaca_eval") is None:
         raise OptuneError("AlpacaEval 2 needs the library alpaca-eval, which is not installed: install optune[alpaca]")
     return version("alpaca-eval")
@@ -78,6 +82,6 @@ def find_annotator(config: str) -> AnnotatorFiles:
 
 
 def describe_annotator(files: AnnotatorFiles, annotator: Annotator) -> str:
-    """The annotator as a reader of its verdicts must know it."""
+    """Return the annotator as a reader of its verdicts must know it."""
     models = sorted({str(each["completions_kwargs"].get("model_name")) for each in files.configs.values()})
     return f"{files.name} ({', '.join(models)} at {annotator.base_url})"

@@ -1,4 +1,4 @@
-"""What AlpacaEval 2 reads besides a policy's answers: reference outputs, and what its length control is fitted with."""
+"""The inputs of AlpacaEval 2 besides a policy's answers: reference outputs, and the calibration of length control."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass
 
 from optune_core.data.sources import describe, read_bytes, read_source, require_columns
 from optune_core.errors import DataError
-from optune_core.evaluation.alpaca_eval.config import Instructions
+from optune_core.evaluation.alpaca_eval.sections import Instructions
 
 _CALIBRATION = ("model", "preference", "index", "std_delta_len", "instruction_difficulty", "not_gamed_baseline")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The output that a policy's is compared with."""
+    """The output that a policy's output is compared with."""
 
     index: int
-    """Row of the source, from 0: what the calibration calls the instruction by."""
+    """Row of the source, from 0, by which the calibration names the instruction."""
     output: str
     generator: str
 
 
 def read_references(prompts: Instructions) -> dict[str, Reference]:
-    """The references, by their instruction, in the source's order.
+    """Return the references, by their instruction, in the source's order.
 
     Raises:
-        DataError: the source cannot be read, a column is missing, a cell is no text, or an instruction stands twice.
+        DataError: the source cannot be read, a column is missing, a cell is no text, or an instruction occurs twice.
     """
     table = read_source(prompts.source)
     require_columns(table, [prompts.column, prompts.output], prompts.source)
@@ -50,20 +50,24 @@ def read_references(prompts: Instructions) -> dict[str, Reference]:
 
 
 def generators(references: dict[str, Reference]) -> str:
-    """Who wrote the reference outputs, for people."""
+    """Return who wrote the reference outputs, for people."""
     return ", ".join(sorted({reference.generator for reference in references.values()}))
 
 
 def calibration_digest(path: str) -> str:
-    """SHA-256 of the calibration. Raises DataError, saying what to do, if it cannot be read."""
+    """Return the SHA-256 of the calibration.
+
+    Raises:
+        DataError: it cannot be read; the message names the remedy.
+    """
     return hashlib.sha256(_read_calibration(path)).hexdigest()
 
 
 def check_calibration(path: str, instructions: int) -> bytes:
-    """The calibration's bytes, once it is sure that they are for that many instructions.
+    """Return the calibration's bytes, after checking that they are for that many instructions.
 
     Raises:
-        DataError: it cannot be read, is no such CSV, or is for other instructions.
+        DataError: it cannot be read, is not a calibration, or is for other instructions.
     """
     body = _read_calibration(path)
     try:

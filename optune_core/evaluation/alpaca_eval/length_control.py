@@ -11,12 +11,12 @@ from optune_core.evaluation.alpaca_eval.annotator import import_library
 Row = dict[str, Any]
 
 _REFERENCE, _POLICY = "reference", "policy"
-"""What the library calls the two sides. Equal names would be a win rate of 50 without any fit."""
+"""The two sides' names in the library. With equal names it would return a win rate of 50 without any fit."""
 
 
 def length_controlled(rows: list[Row], calibration: Path) -> dict[str, Any]:
-    """The library's numbers of annotations: a logistic regression of the preference on the difference in length, the
-    instruction's difficulty and the policy, from which the first is then left out.
+    """Return the library's numbers of annotations: a logistic regression of the preference on the difference in
+    length, the instruction's difficulty and the policy, from which the first is then left out.
 
     Args:
         rows: columns of ANNOTATIONS; a preference of None counts in no win rate.
@@ -24,7 +24,8 @@ def length_controlled(rows: list[Row], calibration: Path) -> dict[str, Any]:
 
     Returns:
         `win_rate` and `lc_win_rate` (0 to 100, 50 is even) with their standard errors; `discrete_win_rate`, where each
-        preference is a whole win or loss; `wins`, `losses`, `draws` and their sum `total`; mean lengths in characters.
+        preference counts as a full win or loss; `wins`, `losses`, `draws` and their sum `total`; mean lengths in
+        characters.
 
     Raises:
         JudgeError: all differences in length are the same, so that nothing can be fitted.

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from optune_core.data.schemas import ANNOTATIONS
 from optune_core.data.shards import read_shards, shard_parents
 from optune_core.errors import JudgeError
+from optune_core.evaluation.alpaca_eval.annotations import FILE as ANNOTATIONS_FILE
 from optune_core.evaluation.alpaca_eval.annotator_files import require_library
 from optune_core.evaluation.alpaca_eval.data import calibration_digest, check_calibration
 from optune_core.evaluation.alpaca_eval.length_control import length_controlled
@@ -18,27 +19,36 @@ from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 1
-FILE, ANNOTATIONS_FILE = "win_rate.json", "annotations.parquet"
+FILE = "win_rate.json"
 
 
 class Spec(BaseModel):
     annotations: list[Ref]
-    """Shards."""
+    """Shards of annotated pairs."""
     calibration: str
     """Path or URL."""
     instructions: int
-    """That the calibration is for; those that are annotated are some of them, or all."""
+    """Number of instructions that the calibration is for; some of them, or all, are annotated."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work. Raises OptuneError without the library, DataError without the calibration."""
+    """Return one work.
+
+    Raises:
+        OptuneError: the library is not installed.
+        DataError: the calibration cannot be read.
+    """
     parents = shard_parents("annotations", spec.annotations)
     params = {"calibration": calibration_digest(spec.calibration), "alpaca_eval": require_library()}
     return [Work("alpaca-win-rate", VERSION, params, parents)]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Raises JudgeError if no annotation can be read, or none can be fitted."""
+    """Fit the length control, and commit the win rates.
+
+    Raises:
+        JudgeError: no annotation can be read, or none can be fitted.
+    """
     (work,) = works(store, spec)
     shards = [store.manifest(shard).metrics for shard in spec.annotations]
     rows = read_shards(store, spec.annotations, ANNOTATIONS_FILE, ANNOTATIONS).to_pylist()

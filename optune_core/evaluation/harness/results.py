@@ -1,42 +1,19 @@
-"""What a run records of a benchmark: each task's metric for one policy, and the mean over the tasks."""
+"""The results of the harness for one policy: each task's metric, and the mean over the tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optune_core.errors import OptuneError
-from optune_core.evaluation.harness.config import BenchmarkConfig
-from optune_core.evaluation.harness.library import harness_version, include_identity
-from optune_core.evaluation.subject import refuse_drift
-from optune_core.storage import Ledger
+from optune_core.evaluation.harness.section import HarnessTask
 
 SHARES = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match", "f1"})
 """Metrics between 0 and 1: shown in per cent, and averaged, as the paper does."""
 
 
-def check_benchmark(ledger: Ledger, config: BenchmarkConfig) -> None:
-    """Refuse other results under a name that has some already, of whichever policy: they stand in one table.
-
-    Raises:
-        ConfigDrift: those of this name were made with another configuration.
-        OptuneError, DataError: the harness or the folder `include` is not there.
-    """
-    recorded = recorded_config(config)
-    for standing in ledger.evaluations("harness"):
-        if standing["name"] == config.name:
-            made = f"benchmark {config.name!r} of run {ledger.run!r} has results of policy {standing['iteration']}"
-            refuse_drift(f"{made} that were made", standing, recorded)
-
-
-def recorded_config(config: BenchmarkConfig) -> dict[str, Any]:
-    """The configuration as a record holds it: without what changes no result, with the tasks' definitions."""
-    recorded = {name: value for name, value in config.identity().items() if name != "include"}
-    return recorded | {"harness": harness_version(), "include": include_identity(config.include)}
-
-
-def task_results(config: BenchmarkConfig, made: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The wanted metric of each task.
+def task_results(tasks: Sequence[HarnessTask], made: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the wanted metric of each task.
 
     Args:
         made: metrics of the artifacts, in the order of the tasks.
@@ -45,7 +22,7 @@ def task_results(config: BenchmarkConfig, made: list[Mapping[str, Any]]) -> list
         OptuneError: the harness computed no such metric.
     """
     results = []
-    for task, found in zip(config.tasks, made, strict=True):
+    for task, found in zip(tasks, made, strict=True):
         value = found["metrics"].get(f"{task.metric},{task.filter}")
         if value is None:
             known = ", ".join(sorted(key for key in found["metrics"] if "_stderr," not in key))
@@ -65,8 +42,8 @@ def task_results(config: BenchmarkConfig, made: list[Mapping[str, Any]]) -> list
     return results
 
 
-def average(results: list[dict[str, Any]]) -> float | None:
-    """The plain mean over the tasks, as in Table 3; None where a metric is no share."""
+def average(results: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the plain mean over the tasks, as in Table 3; None where a metric is not a share."""
     if any(result["metric"] not in SHARES for result in results):
         return None
     return float(sum(result["value"] for result in results) / len(results))

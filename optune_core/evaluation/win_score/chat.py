@@ -1,4 +1,4 @@
-"""A chat model behind an OpenAI-compatible endpoint as the judge: GPT-4 in the paper, `vllm serve` just so."""
+"""A chat model behind an OpenAI-compatible endpoint as the judge: GPT-4 in the paper, or a local `vllm serve`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import openai
 
 from optune_core.errors import JudgeError, TransientError
-from optune_core.evaluation.win_score.config import OpenAIJudge
-from optune_core.evaluation.win_score.judge import Pair, Rating, Usage, api_key
+from optune_core.evaluation.endpoint import api_key, is_final
+from optune_core.evaluation.win_score.judge import Pair, Rating, Usage
 from optune_core.evaluation.win_score.rating import parse_scores, rating_messages
+from optune_core.evaluation.win_score.sections import OpenAIJudge
 from optune_core.secrets import MASK, redact
 
 _NO_KEY = "none"
@@ -21,13 +22,13 @@ _NO_KEY = "none"
 class ChatJudge:
     """Asks with temperature 0 and the paper's prompt, several pairs at a time.
 
-    What fails on the way (429, 5xx, time-outs) the client tries again, with growing pauses; a reply without two scores
-    is asked for again by us, and given up as malformed after `attempts`.
+    The client repeats requests that fail on the way (429, 5xx, time-outs), with growing pauses. A reply without two
+    scores is asked for again, and counts as malformed after `attempts`.
     """
 
     def __init__(self, judge: OpenAIJudge) -> None:
         self._judge = judge
-        self._key = api_key(judge)
+        self._key = api_key(judge, "judge")
         self._client = openai.OpenAI(
             api_key=self._key or _NO_KEY,
             base_url=judge.base_url,
@@ -36,7 +37,12 @@ class ChatJudge:
         )
 
     def rate(self, pairs: Iterable[Pair]) -> Iterator[Rating]:
-        """Raises JudgeError for what asking again does not mend, TransientError for what it may."""
+        """Yield a rating of each pair.
+
+        Raises:
+            JudgeError: the endpoint refuses, and asking again would not change that.
+            TransientError: the endpoint failed, and asking again may help.
+        """
         pool = ThreadPoolExecutor(self._judge.concurrency)
         asked: set[Future[Rating]] = set()
         try:
@@ -80,10 +86,10 @@ class ChatJudge:
                 max_tokens=judge.max_tokens,
             )
         except openai.APIStatusError as error:
-            said = f"judge {judge.model!r} at {judge.base_url}: {self._safe(error)}"
+            failure = f"judge {judge.model!r} at {judge.base_url}: {self._safe(error)}"
             if is_final(error):
-                raise JudgeError(f"{said}. Look at judge.model, judge.base_url and judge.api_key_env") from None
-            raise TransientError(f"{said}, {judge.retries + 1} times in a row") from None
+                raise JudgeError(f"{failure}. Look at judge.model, judge.base_url and judge.api_key_env") from None
+            raise TransientError(f"{failure}, {judge.retries + 1} times in a row") from None
         except openai.APIConnectionError as error:
             raise TransientError(
                 f"judge {judge.model!r} at {judge.base_url} cannot be reached: {self._safe(error)}"
@@ -92,8 +98,3 @@ class ChatJudge:
     def _safe(self, error: openai.APIError) -> str:
         text = redact(str(error))
         return text.replace(self._key, MASK) if self._key else text
-
-
-def is_final(error: openai.APIStatusError) -> bool:
-    """Whether asking again gives the same: all that is wrong with the request itself, or an account that is empty."""
-    return error.code == "insufficient_quota" or (error.status_code < 500 and error.status_code not in (408, 409, 429))

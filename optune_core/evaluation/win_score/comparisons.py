@@ -13,10 +13,11 @@ from pydantic import BaseModel
 from optune_core.data.schemas import ANSWERS, COMPARISONS, write_table
 from optune_core.data.shards import RESPONSES_FILE, read_shards, shard_parents
 from optune_core.errors import ConservationError
-from optune_core.evaluation.win_score.config import OpenAIJudge
-from optune_core.evaluation.win_score.judge import JudgeSpec, Pair, Rating, describe_judge, open_judge
+from optune_core.evaluation.win_score.judge import JudgeSpec, Pair, Rating
 from optune_core.evaluation.win_score.judgements import combine_judgements, judgement
+from optune_core.evaluation.win_score.opening import open_judge
 from optune_core.evaluation.win_score.rating import rating_prompt
+from optune_core.evaluation.win_score.sections import OpenAIJudge
 from optune_core.process.background import Background
 from optune_core.process.failpoints import reach
 from optune_core.process.progress import Progress
@@ -33,7 +34,7 @@ Row = dict[str, Any]
 class Spec(BaseModel):
     judge: JudgeSpec
     prompts: int
-    """That all have answered."""
+    """Number of prompts, which the policies and the baseline have all answered."""
     shard_size: int
     policies: list[list[Ref]]
     """Shards of each policy's responses; of several samples the first is judged."""
@@ -41,17 +42,17 @@ class Spec(BaseModel):
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work a shard of prompts, policy after policy."""
+    """Return one work a shard of prompts, policy after policy."""
     return [work for work, _ in _shards(spec)]
 
 
 @dataclass
 class _Shard:
-    """A shard whose pairs are with the judge."""
+    """A shard whose pairs the judge is rating."""
 
     work: Work
     rows: range
-    """Of the pairs of all policies, counted from 0."""
+    """Its rows among the pairs of all policies, counted from 0."""
     ratings: dict[int, Rating] = field(default_factory=dict)
 
     @property
@@ -64,7 +65,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
     Raises:
         ConservationError: a policy and the baseline do not answer the same prompts.
-        JudgeError, TransientError: as the judge; what was committed stays.
+        JudgeError, TransientError: the judge cannot be asked; committed shards stay.
     """
     missing = [_Shard(work, rows) for work, rows in _shards(spec) if store.find(work) is None]
     pairs = _paired(store, spec)
@@ -119,7 +120,7 @@ def _shards(spec: Spec) -> list[tuple[Work, range]]:
 
 
 def _paired(store: ArtifactStore, spec: Spec) -> list[tuple[Row, str]]:
-    """Each policy's answers in their order (rows of schema ANSWERS), each with the baseline's response."""
+    """Return each policy's answers in their order (rows of schema ANSWERS), each with the baseline's response."""
 
     def first_answers(shards: list[Ref]) -> list[Row]:
         rows = read_shards(store, shards, RESPONSES_FILE, ANSWERS).to_pylist()
@@ -141,7 +142,7 @@ def _paired(store: ArtifactStore, spec: Spec) -> list[tuple[Row, str]]:
 
 
 def _both_orders(pairs: list[tuple[Row, str]], rows: list[int]) -> Iterator[Pair]:
-    """Every pair twice, side by side: pair 2·row has the policy's answer first, pair 2·row + 1 the baseline's."""
+    """Yield every pair twice in a row: pair 2·row has the policy's answer first, pair 2·row + 1 the baseline's."""
     for row in rows:
         answer, other = pairs[row]
         for order, answers in enumerate(((answer["response"], other), (other, answer["response"]))):
@@ -149,7 +150,7 @@ def _both_orders(pairs: list[tuple[Row, str]], rows: list[int]) -> Iterator[Pair
 
 
 def _compared(pair: tuple[Row, str], row: int, ratings: dict[int, Rating], spec: Spec) -> Row:
-    """A row of schema COMPARISONS: both ratings turned to the policy's point of view, and what they come to."""
+    """Return a row of schema COMPARISONS: both ratings from the policy's point of view, and the outcome."""
     answer, other = pair
     first, second = ratings[2 * row], ratings[2 * row + 1]
     own = first.scores, second.scores and (second.scores[1], second.scores[0])
@@ -160,7 +161,7 @@ def _compared(pair: tuple[Row, str], row: int, ratings: dict[int, Rating], spec:
         "prompt": answer["prompt"],
         "policy_response": answer["response"],
         "baseline_response": other,
-        "judge": describe_judge(spec.judge),
+        "judge": spec.judge.description,
         "outcome": "malformed" if judged[0] is None or judged[1] is None else combine_judgements(judged[0], judged[1]),
         "reason": "; ".join(problems) or None,
     }

@@ -1,157 +1,46 @@
-"""The configuration of a win-score evaluation (Eq. 7): which prompts, against whom, judged by whom."""
+"""`win_score`: a judge compares each answer with a baseline's, in both orders (Eq. 7)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from optune_core.data.model_folder import Model
-from optune_core.data.prompts import Prompts
-from optune_core.data.sources import Source
+from optune_core.evaluation.endpoint import api_key
+from optune_core.evaluation.evaluation import Evaluation, Headline, Make, Outcome, Row
+from optune_core.evaluation.prompts import (
+    DrawnPrompts,
+    HeldOutPrompts,
+    PromptTable,
+    answer_spec,
+    answers_of,
+    draw_prompts,
+    held_out_prompts,
+)
+from optune_core.evaluation.subject import Subject, check_held_out, held_out_responses
+from optune_core.evaluation.win_score import comparisons, given_responses, report, templated_prompts, win_score
+from optune_core.evaluation.win_score.judge import JudgeSpec, RewardJudge
+from optune_core.evaluation.win_score.sections import (
+    IterationBaseline,
+    ModelBaseline,
+    OpenAIJudge,
+    ResponsesBaseline,
+    StandIn,
+)
 from optune_core.generation.section import Sampling
-from optune_core.parts.names import EnvironmentVariable, Name
-from optune_core.parts.section import Section
-from optune_core.rewards.registry import REWARDS
-from optune_core.rewards.reward import Reward
-
-# ---------------------------------------------------------------- prompts
-
-
-class HeldOutPrompts(Section):
-    """The prompts that the run keeps for evaluation; its policies have answered them already."""
-
-    type: Literal["held_out"] = "held_out"
+from optune_core.rewards import ReadyReward
+from optune_core.rewards.reward import ModelRole
+from optune_core.stages import model
+from optune_core.storage import ArtifactStore, Ledger, Ref
+from optune_core.words import number
 
 
-class DrawnPrompts(Section):
-    """Prompts of another source, such as the LIMA test set."""
+class WinScore(Evaluation):
+    """50 + 100 · (wins − losses) / prompts, each pair of answers judged twice with their order swapped."""
 
-    type: Literal["drawn"]
-    source: Source
-    """Where the rows are read from."""
-    column: str = "prompt"
-    """A string column, or chat messages whose last turn is the user's."""
-    sample: int | None = Field(default=None, ge=1)
-    """Prompts to judge on, drawn once with the evaluation's seed. Default: all."""
-    max_tokens: int = Field(default=512, ge=1)
-    """Longest prompt in tokens, the policy's chat template included."""
-    too_long: Literal["drop", "error"] = "drop"
-    """What becomes of a longer prompt: `drop` leaves it out and counts it, `error` stops."""
-
-    def as_prompts(self) -> Prompts:
-        """What the stage `prompts` draws."""
-        return Prompts(
-            source=self.source,
-            column=self.column,
-            sample=self.sample,
-            max_tokens=self.max_tokens,
-            too_long=self.too_long,
-        )
-
-
-# ---------------------------------------------------------------- baselines
-
-
-class IterationBaseline(Section):
-    """A policy of the same run."""
-
-    type: Literal["iteration"]
-    iteration: int = Field(ge=0)
-    """0 is the policy that the run started from."""
-
-
-class ModelBaseline(Model):
-    """Another model, which answers the prompts in its own chat template."""
-
-    type: Literal["model"]
-
-
-class ResponsesBaseline(Section):
-    """Responses from a file, one a prompt."""
-
-    type: Literal["responses"]
-    source: Source
-    """Where the rows are read from."""
-    prompt: str = "prompt"
-    """Column of the prompts, as in the prompts' own source."""
-    response: str = "response"
-    """Column of the responses: text, or messages that end with the assistant's."""
-
-
-# ---------------------------------------------------------------- judges
-
-
-class OpenAIJudge(Section):
-    """A chat model behind an OpenAI-compatible endpoint, asked with the paper's prompt at temperature 0."""
-
-    type: Literal["openai"]
-    model: str
-    """Paper: GPT-4."""
-    base_url: str = "https://api.openai.com/v1"
-    """`http://127.0.0.1:8000/v1` for a local `vllm serve`."""
-    api_key_env: EnvironmentVariable | None = "OPENAI_API_KEY"
-    """Name of the environment variable that holds the key; null for an endpoint that asks for none."""
-    max_tokens: int = Field(default=1024, ge=8)
-    """Longest judgement."""
-    attempts: int = Field(default=3, ge=1)
-    """How often a judgement is asked for until its scores can be read; then it counts as malformed."""
-    concurrency: int = Field(default=8, ge=1)
-    """Requests at a time."""
-    timeout_seconds: float = Field(default=120.0, gt=0.0)
-    """For one request."""
-    retries: int = Field(default=8, ge=0)
-    """How often a request that met 429, a 5xx or a time-out is sent again, with growing pauses."""
-    price_per_million_prompt_tokens: float | None = Field(default=None, ge=0.0)
-    """What the endpoint charges, in whatever currency. Default: unknown, and so is the cost."""
-    price_per_million_completion_tokens: float | None = Field(default=None, ge=0.0)
-    """As `price_per_million_prompt_tokens`, for what the judge answers."""
-
-    HOW: ClassVar[tuple[str, ...]] = ("concurrency", "timeout_seconds", "retries")
-    PRICES: ClassVar = ("price_per_million_prompt_tokens", "price_per_million_completion_tokens")
-    """Fields that change no judgement, only what it cost."""
-
-    @property
-    def tie_margin(self) -> float:
-        """Equal scores alone are a tie."""
-        return 0.0
-
-    @model_validator(mode="after")
-    def _both_prices_or_none(self) -> OpenAIJudge:
-        given = [name for name in self.PRICES if getattr(self, name) is not None]
-        if len(given) == 1:
-            raise ValueError(f"{given[0]} is given alone: a cost needs {' and '.join(self.PRICES)}")
-        return self
-
-
-class StandIn(Section):
-    """A reward in a judge's place, for machines that reach no judge. Its verdicts are labelled as a stand-in's."""
-
-    type: Literal["reward"]
-    reward: Annotated[Reward, REWARDS]
-    """The reward whose scores decide."""
-    tie_margin: float = Field(default=0.0, ge=0.0)
-    """Rewards that differ by no more than this are a tie."""
-
-    @model_validator(mode="after")
-    def _reward_is_ready(self) -> StandIn:
-        if self.reward.trained_first:
-            raise ValueError(
-                f"reward.type={self.reward.type!r} is trained by a run: name the trained model as classifier"
-            )
-        return self
-
-
-# ---------------------------------------------------------------- the whole
-
-
-class EvaluationConfig(Section):
-    """Everything that determines a win score but the policies of the run it is asked of."""
-
-    name: Name
-    """Names the comparison in the run's records: one name, one configuration."""
-    seed: int = Field(default=0, ge=0)
-    """Decides the draw of the prompts and the sampling of responses."""
+    kind: Literal["win_score"] = "win_score"
     prompts: Annotated[HeldOutPrompts | DrawnPrompts, Field(discriminator="type")]
     """The prompts that are answered and judged."""
     baseline: Annotated[IterationBaseline | ModelBaseline | ResponsesBaseline, Field(discriminator="type")]
@@ -161,11 +50,13 @@ class EvaluationConfig(Section):
     judge: Annotated[OpenAIJudge | StandIn, Field(discriminator="type")]
     """What decides which of two responses is better."""
     shard_size: int = Field(default=16, ge=1)
-    """Prompts that are judged and committed together: what at most is asked for again after a kill, but for the
-    requests on their way."""
+    """Prompts that are judged and committed together: at most these, and the requests on their way, are asked for
+    again after a kill."""
+
+    label: ClassVar[str] = "Win score"
 
     @model_validator(mode="after")
-    def _generation_is_read(self) -> EvaluationConfig:
+    def _generation_is_read(self) -> WinScore:
         asks = isinstance(self.prompts, DrawnPrompts) or isinstance(self.baseline, ModelBaseline)
         if self.generation is not None and not asks:
             raise ValueError(
@@ -173,3 +64,134 @@ class EvaluationConfig(Section):
                 "need no new responses. Leave it out"
             )
         return self
+
+    @property
+    def baseline_iteration(self) -> int | None:
+        return self.baseline.iteration if isinstance(self.baseline, IterationBaseline) else None
+
+    def check(self, store: ArtifactStore, subject: Subject) -> None:
+        if isinstance(self.prompts, HeldOutPrompts):
+            baseline = [] if self.baseline_iteration is None else [self.baseline_iteration]
+            check_held_out(Ledger(store.objects, subject.run), subject.config, [*subject.iterations, *baseline])
+        if isinstance(self.judge, OpenAIJudge):
+            api_key(self.judge, "judge")
+
+    def outcomes(self, store: ArtifactStore, subject: Subject, make: Make) -> Iterator[Outcome]:
+        judge = self._judge(make)
+        table = self._table(store, subject, make)
+        baseline, baseline_model = self._baseline(store, subject, table, make)
+        policies = [self._answers(store, subject, t, table, make) for t in subject.iterations]
+        spec = comparisons.Spec(
+            judge=judge, prompts=table.rows, shard_size=self.shard_size, policies=policies, baseline=baseline
+        )
+        shards = iter(make("judge", "comparisons", spec))  # one stage for all policies: the judge starts once
+        per_policy = [list(each) for each in zip(*[shards] * -(-table.rows // self.shard_size), strict=True)]
+        for t, judged in zip(subject.iterations, per_policy, strict=True):
+            counting = win_score.Spec(comparisons=judged, prices=self.judge.prices, judge=judge.description)
+            (summary,) = make(f"win score: policy {t}", "win-score", counting)
+            metrics = {name: value for name, value in store.manifest(summary).metrics.items() if name != "judge"}
+            yield Outcome(
+                iteration=t,
+                metrics=metrics,
+                artifacts={"summary": summary, "comparisons": judged, "baseline_model": baseline_model},
+                facts={
+                    "baseline": self.baseline.description,
+                    "judge": judge.description,
+                    "prompts": metrics["total"] + metrics["malformed"],
+                },
+            )
+
+    def _judge(self, make: Make) -> JudgeSpec:
+        """Return the judge as the stage takes it; the model of a reward enters the store."""
+        if isinstance(self.judge, OpenAIJudge):
+            return self.judge
+        reward = self.judge.reward
+        if reward.model_role is None:
+            ready = ReadyReward.of(reward)
+        else:
+            assert isinstance(reward, Model), "a reward with a role for a model names one"
+            ready = ReadyReward.of(reward, _import(reward, reward.model_role, make))
+        return RewardJudge(reward=ready, tie_margin=self.judge.tie_margin)
+
+    def _table(self, store: ArtifactStore, subject: Subject, make: Make) -> PromptTable:
+        if isinstance(self.prompts, HeldOutPrompts):
+            return held_out_prompts(store, subject)
+        return draw_prompts(store, subject, self.prompts, self.seed, make)
+
+    def _sampling(self, subject: Subject) -> Sampling:
+        return self.generation or subject.config.generation.sampling
+
+    def _answers(self, store: ArtifactStore, subject: Subject, t: int, table: PromptTable, make: Make) -> list[Ref]:
+        """Return π_t's responses: those that the run has already, or new ones."""
+        if isinstance(self.prompts, HeldOutPrompts):
+            return held_out_responses(Ledger(store.objects, subject.run), t)
+        return answers_of(subject, t, table, self._sampling(subject), self.seed, make)
+
+    def _baseline(
+        self, store: ArtifactStore, subject: Subject, table: PromptTable, make: Make
+    ) -> tuple[list[Ref], Ref | None]:
+        """Return the baseline's responses, and the model that gave them where it is known."""
+        baseline = self.baseline
+        if isinstance(baseline, IterationBaseline):
+            t = baseline.iteration
+            return self._answers(store, subject, t, table, make), subject.policies[t]
+        if isinstance(baseline, ResponsesBaseline):
+            given = given_responses.Spec(baseline=baseline, prompts=table.prompts, file=table.file)
+            return make("read baseline", "given-responses", given), None
+        imported = _import(baseline, "policy", make)
+        templated = templated_prompts.Spec(prompts=table.prompts, file=table.file, policy=imported)
+        (prompts,) = make("template prompts", "templated-prompts", templated)
+        longest = store.manifest(prompts).metrics["longest"]
+        own = PromptTable(prompts=prompts, file=templated_prompts.FILE, rows=table.rows, max_tokens=max(1, longest))
+        spec = answer_spec(imported, 0, own, self._sampling(subject), self.seed)
+        return make("answer: baseline", "responses", spec), imported
+
+    @classmethod
+    def columns(cls, record: Row) -> Sequence[str]:
+        return ("t", "win score", "95 % interval", "wins", "ties", "losses", "malformed", "tokens", "cost")
+
+    @classmethod
+    def cells(cls, record: Row) -> list[str]:
+        metrics = record["metrics"]
+        tokens = metrics["prompt_tokens"] + metrics["completion_tokens"]
+        return [
+            str(record["iteration"]),
+            number(metrics["win_score"], 1),
+            f"[{number(metrics['low'], 1)}, {number(metrics['high'], 1)}]",
+            *[str(metrics[name]) for name in ("wins", "ties", "losses", "malformed")],
+            f"{tokens:,}" if metrics["requests"] else "–",
+            number(metrics["cost"], 2),
+        ]
+
+    @classmethod
+    def about(cls, record: Row) -> str:
+        return f"Against {record['baseline']}, {record['prompts']} prompts; judge: {record['judge']}"
+
+    @classmethod
+    def note(cls, record: Row) -> str:
+        return (
+            "50 is on par; 50 + 100 · (wins − losses) / judged prompts (Eq. 7), each pair judged twice with the "
+            "answers' order swapped. Malformed judgements are in no win score."
+        )
+
+    @classmethod
+    def headline(cls, record: Row) -> Headline:
+        metrics = record["metrics"]
+        return Headline(
+            f"Win score, {record['name']}",
+            record["iteration"],
+            number(metrics["win_score"], 1),
+            f"95 % [{number(metrics['low'], 1)}, {number(metrics['high'], 1)}]",
+            f"against {record['baseline']}, judge {record['judge']}; 50 is on par",
+        )
+
+    @classmethod
+    def examples(cls, store: ArtifactStore, record: Row) -> list[str]:
+        return report.examples(store, [Ref.from_json(shard) for shard in record["artifacts"]["comparisons"]])
+
+
+def _import(source: Model, role: ModelRole, make: Make) -> Ref:
+    """Return the artifact of a model that enters the store."""
+    spec = model.Spec(model=Model(model=source.model, revision=source.revision), role=role)
+    (imported,) = make(f"import {role}", "model", spec)
+    return imported

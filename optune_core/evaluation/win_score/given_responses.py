@@ -7,34 +7,42 @@ from pydantic import BaseModel
 
 from optune_core.data.prompts import as_messages, last_assistant_text
 from optune_core.data.schemas import ANSWERS, PROMPTS, only, read_table, write_table
+from optune_core.data.shards import RESPONSES_FILE
 from optune_core.data.sources import describe, read_source, require_columns, source_identity
 from optune_core.errors import DataError
-from optune_core.evaluation.win_score.config import ResponsesBaseline
+from optune_core.evaluation.win_score.sections import ResponsesBaseline
 from optune_core.process.progress import Progress
 from optune_core.stages.stage import Stage
 from optune_core.storage import ArtifactStore, Ref, Work
 from optune_core.storage.canonical import digest
 
 VERSION = 1
-FILE = "responses.parquet"
 
 
 class Spec(BaseModel):
     baseline: ResponsesBaseline
     prompts: Ref
-    """the artifact that holds the prompts."""
+    """The artifact that holds the prompts."""
     file: str
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work. Raises DataError if the source cannot be read."""
+    """Return one work.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
     params = spec.baseline.model_dump(mode="json", exclude={"source"}) | {"file": spec.file}
     params |= {"source": source_identity(spec.baseline.source)}
     return [Work("given-responses", VERSION, params, {"prompts": spec.prompts})]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Raises DataError for a missing column, for a prompt without a response, or with two that differ."""
+    """Write the response to each prompt.
+
+    Raises:
+        DataError: a column is missing, a prompt has no response, or two that differ.
+    """
     (work,) = works(store, spec)
     given = _responses(spec.baseline)
     wanted = only(PROMPTS, "prompt_id", "prompt", "messages")
@@ -48,12 +56,12 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         )
     rows = [prompt | {"sample": 0, "response": given[prompt["prompt_id"]]} for prompt in prompts]
     with store.scratch() as scratch:
-        write_table(pa.Table.from_pylist(rows, schema=ANSWERS), ANSWERS, scratch / FILE)
+        write_table(pa.Table.from_pylist(rows, schema=ANSWERS), ANSWERS, scratch / RESPONSES_FILE)
         store.commit(work, scratch, metrics={"responses": len(rows)})
 
 
 def _responses(baseline: ResponsesBaseline) -> dict[str, str]:
-    """The response to each prompt, by the prompt's id. Rows without a prompt or a response give none."""
+    """Return the response to each prompt, by the prompt's id. Rows without a prompt or a response give none."""
     table = read_source(baseline.source)
     columns = [baseline.prompt, baseline.response]
     require_columns(table, columns, baseline.source)

@@ -9,20 +9,20 @@ import numpy as np
 from optune_core.statistics import central_interval, resampled_counts
 
 Judgement = Literal["win", "tie", "lose"]
-"""What a judge says of the policy's answer beside the baseline's."""
+"""A judge's verdict on the policy's answer, compared with the baseline's."""
 
 _JUDGEMENTS = get_args(Judgement)
 
 
 def judgement(policy_score: float, baseline_score: float, tie_margin: float = 0.0) -> Judgement:
-    """What two scores of one judging say of the policy's answer: scores no further apart than the margin are a tie."""
+    """Return the verdict of two scores on the policy's answer: scores that differ by no more than the margin tie."""
     if abs(policy_score - baseline_score) <= tie_margin:
         return "tie"
     return "win" if policy_score > baseline_score else "lose"
 
 
 def combine_judgements(first: Judgement, second: Judgement) -> Judgement:
-    """The outcome of a pair that was judged in both orders (section 4.1 of the paper).
+    """Return the outcome of a pair that was judged in both orders (section 4.1 of the paper).
 
     A response wins with at least one win and no more than one tie, loses in the mirror case, and ties otherwise: a win
     in one order and a loss in the other are a tie.
@@ -43,14 +43,14 @@ def combine_judgements(first: Judgement, second: Judgement) -> Judgement:
 
 
 def win_score(wins: int, losses: int, total: int) -> float:
-    """50 + 100 · (wins - losses) / total (Eq. 7): 50 is on par; from -50, all lost, to 150, all won.
+    """Return 50 + 100 · (wins - losses) / total (Eq. 7): 50 is on par; from -50, all lost, to 150, all won.
 
     Args:
         wins, losses: prompts on which the policy won, and lost.
         total: prompts that were judged, ties included.
 
     Raises:
-        ValueError: the counts cannot be; the message says why.
+        ValueError: the counts are impossible; the message says why.
     """
     if total <= 0:
         raise ValueError(f"total={total}: a win score needs at least one judged prompt")

@@ -1,4 +1,4 @@
-"""The paper's rating prompt, and what is read from a reply to it."""
+"""The paper's rating prompt, and the scores in a reply to it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _LOWEST, _HIGHEST = 1.0, 10.0
 
 @cache
 def rating_prompt() -> Mapping[str, str]:
-    """The paper's prompt: `system`, and `user` with the fields question, answer_1 and answer_2."""
+    """Return the paper's prompt: `system`, and `user` with the fields question, answer_1 and answer_2."""
     text = files("optune_core.evaluation.win_score").joinpath("rating_prompt.yaml").read_text(encoding="utf-8")
     prompt: dict[str, str] = yaml.safe_load(text)
     return prompt
 
 
 def parse_scores(reply: str) -> tuple[float, float]:
-    """The two scores on the first line of a judge's reply.
+    """Return the two scores on the first line of a judge's reply.
 
     Raises:
         ValueError: it does not begin with two numbers from 1 to 10 on a line of their own; the message says so.
@@ -38,7 +38,7 @@ def parse_scores(reply: str) -> tuple[float, float]:
 
 
 def rating_messages(question: str, answers: tuple[str, str]) -> list[dict[str, str]]:
-    """What a judge is asked about two answers, as chat messages."""
+    """Return the question to a judge about two answers, as chat messages."""
     prompt = rating_prompt()
     user = prompt["user"].format(question=question, answer_1=answers[0], answer_2=answers[1])
     return [{"role": "system", "content": prompt["system"]}, {"role": "user", "content": user}]

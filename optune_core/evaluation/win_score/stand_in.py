@@ -1,4 +1,4 @@
-"""A reward in a judge's place. Each answer is scored once, a baseline's too; both orders of a pair follow from that."""
+"""A reward in a judge's place. Each answer is scored once; the verdicts in both orders of a pair follow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optune_core.evaluation.win_score.judge import Pair, Rating
 from optune_core.rewards import Conversation, Scorer
 
 _PAIRS = 256
-"""Scored together."""
+"""Pairs that are scored together."""
 
 
 class StandInJudge:

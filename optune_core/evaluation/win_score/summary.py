@@ -12,11 +12,11 @@ from optune_core.evaluation.win_score.judgements import win_score, win_score_int
 
 
 def summarise_comparisons(table: pa.Table, prices: tuple[float, float] | None) -> dict[str, Any]:
-    """Win score, interval, counts, and what the judging took.
+    """Return win score, interval, counts, and the requests and tokens of the judging.
 
     Args:
         table: schema COMPARISONS.
-        prices: of a million prompt tokens and of a million completion tokens; None where unknown.
+        prices: price of a million prompt tokens and of a million completion tokens; None where unknown.
 
     Returns:
         `win_score` (Eq. 7) with its 95 % bootstrap interval `low`, `high`; `wins`, `ties`, `losses` and their sum

@@ -18,14 +18,14 @@ FILE = "prompts.parquet"
 
 class Spec(BaseModel):
     prompts: Ref
-    """the artifact that holds them."""
+    """The artifact that holds them."""
     file: str
     policy: Ref
-    """the model that is to read them."""
+    """The model that is to read them."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work."""
+    """Return one work."""
     parents = {"prompts": spec.prompts, "policy": spec.policy}
     return [Work("templated-prompts", VERSION, {"file": spec.file}, parents)]
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from optune_core.data.schemas import COMPARISONS
 from optune_core.data.shards import read_shards, shard_parents
+from optune_core.evaluation.win_score.comparisons import FILE as COMPARISONS_FILE
 from optune_core.evaluation.win_score.summary import summarise_comparisons
 from optune_core.process.progress import Progress
 from optune_core.stages.stage import Stage
@@ -19,15 +20,15 @@ FILE = "win_score.json"
 
 class Spec(BaseModel):
     comparisons: list[Ref]
-    """Shards."""
+    """Shards of judged pairs."""
     prices: tuple[float, float] | None
-    """Of a million prompt tokens and of a million completion tokens."""
+    """Price of a million prompt tokens and of a million completion tokens."""
     judge: str
-    """As `describe_judge` gives it: every output says where the judge is a stand-in."""
+    """The judge's description: every output says where the judge is a stand-in."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work."""
+    """Return one work."""
     return [
         Work(
             "win-score",
@@ -39,9 +40,13 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Raises JudgeError if no judgement can be read."""
+    """Summarise the comparisons.
+
+    Raises:
+        JudgeError: no judgement can be read.
+    """
     (work,) = works(store, spec)
-    table = read_shards(store, spec.comparisons, "comparisons.parquet", COMPARISONS)
+    table = read_shards(store, spec.comparisons, COMPARISONS_FILE, COMPARISONS)
     metrics = {"judge": spec.judge} | summarise_comparisons(table, spec.prices)
     with store.scratch() as scratch:
         (scratch / FILE).write_text(json.dumps(metrics, sort_keys=True, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Benchmark files: mistakes are reported, every shipped file loads, and the table is that of the paper."""
+"""Evaluations of the kind harness: mistakes are named, and the table reads as the paper's."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 import pytest
 
-from optune_core.config import BenchmarkConfig, load_benchmark
 from optune_core.errors import ConfigError, DataError, OptuneError
+from optune_core.evaluation.harness.config import Harness
 from optune_core.evaluation.harness.library import harness_version, include_identity
-from optune_core.evaluation.harness.report import benchmark_cells, benchmark_columns, benchmark_note
 from optune_core.evaluation.harness.results import average, task_results
+from optune_core.evaluation.loading import load_evaluation
 from optune_core.reports.page import RunPage, render_page
 from tests.unit.facts import sound_run
 
-GOOD = "name: small\ntasks:\n  - {task: hellaswag, num_fewshot: 0, metric: acc_norm}\n"
-TABLE_5 = Path("configs/benchmarks/table-5.yaml")
+GOOD = "kind: harness\nname: small\ntasks:\n  - {task: hellaswag, num_fewshot: 0, metric: acc_norm}\n"
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs/benchmarks").glob("*.yaml")), ids=str)
-def test_shipped_benchmarks_load(path: Path) -> None:
-    assert load_benchmark(path).name == path.stem
+def table_5() -> Harness:
+    config = load_evaluation("configs/evaluation/table-5.yaml")
+    assert isinstance(config, Harness)
+    return config
 
 
 def test_table_5_is_the_papers() -> None:
-    config = load_benchmark(TABLE_5)
+    config = table_5()
     assert {task.task: (task.num_fewshot, task.metric) for task in config.tasks} == {
         "hellaswag": (0, "acc_norm"),
         "mmlu": (0, "acc"),
@@ -50,7 +50,7 @@ def test_mistakes_are_reported_by_their_key(tmp_path: Path, change: str, message
     old = {"num_fewshot": "num_fewshot: 0", "metric": "metric: acc_norm"}[name]
     path.write_text(GOOD.replace(old, change))
     with pytest.raises(ConfigError, match=message):
-        load_benchmark(path)
+        load_evaluation(path)
 
 
 def test_a_missing_folder_of_tasks_is_refused(tmp_path: Path) -> None:
@@ -69,14 +69,14 @@ ZEPHYR = [0.8205, 0.5813, 0.501, 0.3624]
 
 
 def record(iteration: int = 0) -> dict[str, Any]:
-    config = load_benchmark(TABLE_5)
+    config = table_5()
     made = [computed(task.metric, task.filter, value) for task, value in zip(config.tasks, ZEPHYR, strict=True)]
-    results = task_results(config, made)
+    results = task_results(config.tasks, made)
     return {
+        "kind": config.kind,
         "name": config.name,
         "iteration": iteration,
-        "tasks": results,
-        "average": average(results),
+        "metrics": {"tasks": results, "average": average(results)},
         "config": config.model_dump(mode="json") | {"harness": "0.4.13"},
     }
 
@@ -87,7 +87,7 @@ def computed(metric: str, name: str, value: float) -> dict[str, Any]:
 
 
 def test_the_table_shows_the_values_of_table_3() -> None:
-    assert [head.split("\n")[0] for head in benchmark_columns(record())] == [
+    assert [head.split("\n")[0] for head in Harness.columns(record())] == [
         "t",
         "hellaswag",
         "mmlu",
@@ -95,27 +95,27 @@ def test_the_table_shows_the_values_of_table_3() -> None:
         "gsm8k",
         "average",
     ]
-    cells = benchmark_cells(record())
+    cells = Harness.cells(record())
     assert cells == ["0", "82.05 ± 0.42", "58.13 ± 0.42", "50.10 ± 0.42", "36.24 ± 0.42", "56.63"]
-    assert "lm-evaluation-harness 0.4.13, vllm; no chat template" in benchmark_note(record())
+    assert "lm-evaluation-harness 0.4.13, vllm; no chat template" in Harness.about(record())
 
 
 def test_a_metric_that_is_no_share_is_shown_unscaled_and_not_averaged() -> None:
-    config = BenchmarkConfig.model_validate(
-        {"name": "mixed", "tasks": [{"task": "wmt", "num_fewshot": 0, "metric": "bleu"}]}
-    )
-    (result,) = task_results(config, [computed("acc", "none", 0.5)])
+    config = Harness.model_validate({"name": "mixed", "tasks": [{"task": "wmt", "num_fewshot": 0, "metric": "bleu"}]})
+    (result,) = task_results(config.tasks, [computed("acc", "none", 0.5)])
     assert (result["value"], result["stderr"], average([result])) == (3.0, None, None)
-    assert benchmark_cells({"iteration": 2, "tasks": [result], "average": None}) == ["2", "3.0000", "–"]
+    mixed = {"iteration": 2, "metrics": {"tasks": [result], "average": None}}
+    assert Harness.cells(mixed) == ["2", "3.0000", "–"]
+    without = {"metrics": {"acc,none": 0.5, "acc_stderr,none": 0.1}, "questions": 1, "version": "1"}
     with pytest.raises(OptuneError, match=r"no finite 'bleu' .* acc,none\. Name"):
-        task_results(config, [{"metrics": {"acc,none": 0.5, "acc_stderr,none": 0.1}, "questions": 1, "version": "1"}])
+        task_results(config.tasks, [without])
 
 
-def test_the_report_shows_benchmarks() -> None:
-    def page(*benchmarks: dict[str, Any]) -> str:
-        return render_page([RunPage(replace(sound_run(), benchmarks=list(benchmarks)), [], [], against_first={})])
+def test_the_report_shows_harness_results() -> None:
+    def page(*records: dict[str, Any]) -> str:
+        return render_page([RunPage(replace(sound_run(), evaluations=list(records)), [], [], against_first={})])
 
-    assert "Benchmark table-5" not in page()
+    assert "Benchmark: table-5" not in page()
     shown = page(record(0), record(2))
-    assert shown.count("<h3>Benchmark table-5</h3>") == 1
+    assert shown.count("<h3>Benchmark: table-5</h3>") == 1
     assert shown.count("<td>82.05 ± 0.42</td>") == 2 and "truthfulqa_mc2" in shown

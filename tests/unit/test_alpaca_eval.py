@@ -12,11 +12,12 @@ import pytest
 from optune_core.errors import ConfigDrift, ConfigError, DataError, JudgeError, OptuneError
 from optune_core.evaluation.alpaca_eval import annotator_files
 from optune_core.evaluation.alpaca_eval.annotator_files import describe_annotator, find_annotator, require_library
-from optune_core.evaluation.alpaca_eval.config import AlpacaConfig, Instructions
+from optune_core.evaluation.alpaca_eval.config import AlpacaEval
 from optune_core.evaluation.alpaca_eval.data import check_calibration, generators, read_references
-from optune_core.evaluation.loading import load_alpaca
-from optune_core.evaluation.subject import check_win_rate, recorded_alpaca
-from optune_core.evaluation.win_score.judge import api_key
+from optune_core.evaluation.alpaca_eval.sections import Instructions
+from optune_core.evaluation.endpoint import api_key
+from optune_core.evaluation.loading import load_evaluation
+from optune_core.evaluation.records import check_drift
 from optune_core.storage import ArtifactStore, Ledger, Work, open_objects
 from optune_core.storage.gc import delete_garbage, find_garbage
 
@@ -39,17 +40,19 @@ def calibration(folder: Path, indexes: list[int]) -> str:
 
 
 def test_the_papers_evaluation_is_alpaca_eval_2() -> None:
-    config = load_alpaca("configs/evaluation/alpaca-eval-2.yaml")
+    config = load_evaluation("configs/evaluation/alpaca-eval-2.yaml")
+    assert isinstance(config, AlpacaEval)
     assert config.annotator.config == "weighted_alpaca_eval_gpt4_turbo"
     assert config.prompts.sample is None and config.prompts.too_long == "error", "all 805"
 
 
 def test_all_problems_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text(
-        "name: Bad Name\nprompts: {source: {type: file}, colum: x}\nannotator: {api_key_env: sk-1, attempts: 0}\n"
+        "kind: alpaca_eval\nname: Bad Name\nprompts: {source: {type: file}, colum: x}\n"
+        "annotator: {api_key_env: sk-1, attempts: 0}\n"
     )
     with pytest.raises(ConfigError) as caught:
-        load_alpaca(tmp_path / "bad.yaml")
+        load_evaluation(tmp_path / "bad.yaml")
     problems = "\n".join(caught.value.problems)
     for expected in (
         "name = 'Bad Name'",
@@ -115,7 +118,7 @@ def test_an_annotator_by_name_equals_its_copy_in_a_folder(tmp_path: Path) -> Non
     configs = {named.name: each | {"prompt_template": f"{named.name}/prompt.txt"}}
     (folder / "configs.yaml").write_text(json.dumps(configs))
     assert find_annotator(str(folder)) == named
-    config = AlpacaConfig.model_validate({"name": "a", "prompts": {"source": {"type": "file", "path": "x.json"}}})
+    config = AlpacaEval.model_validate({"name": "a", "prompts": {"source": {"type": "file", "path": "x.json"}}})
     assert describe_annotator(named, config.annotator) == (
         "weighted_alpaca_eval_gpt4_turbo (gpt-4-1106-preview at https://api.openai.com/v1)"
     )
@@ -139,7 +142,7 @@ def test_unusable_annotators_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_missing_key_is_reported_by_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ABSENT_KEY", raising=False)
     source = {"source": {"type": "file", "path": "x.json"}}
-    config = AlpacaConfig.model_validate({"name": "a", "prompts": source, "annotator": {"api_key_env": "ABSENT_KEY"}})
+    config = AlpacaEval.model_validate({"name": "a", "prompts": source, "annotator": {"api_key_env": "ABSENT_KEY"}})
     with pytest.raises(JudgeError, match=r"annotator\.api_key_env='ABSENT_KEY': the environment has no such variable"):
         api_key(config.annotator, "annotator")
 
@@ -147,21 +150,26 @@ def test_a_missing_key_is_reported_by_its_variable(tmp_path: Path, monkeypatch: 
 def test_records_are_kept_and_another_configuration_of_their_name_is_refused(tmp_path: Path) -> None:
     store = ArtifactStore(open_objects(str(tmp_path / "store")))
     ledger = Ledger(store.objects, "r")
-    ledger.open({"name": "r"}, {})
-    config = AlpacaConfig.model_validate({"name": "a", "prompts": {"source": {"type": "file", "path": "x.json"}}})
+    config = AlpacaEval.model_validate({"name": "a", "prompts": {"source": {"type": "file", "path": "x.json"}}})
+    ledger.open(config, {})
     with store.scratch() as scratch:
         (scratch / "x").write_text("x")
         kept = store.commit(Work("alpaca-win-rate", 1, {}), scratch)
-    record = {"name": "a", "config": recorded_alpaca(config), "artifact": kept.ref.to_json()}
+    record = {
+        "kind": "alpaca_eval",
+        "name": "a",
+        "config": config.identity(),
+        "artifacts": {"summary": kept.ref.to_json()},
+    }
     for t in (1, 0):
-        ledger.commit_win_rate("a", t, record | {"iteration": t})
-    assert [each["iteration"] for each in ledger.win_rates()] == [0, 1]
-    assert ledger.comparisons() == []
+        ledger.commit_evaluation("a", t, record | {"iteration": t})
+    assert [each["iteration"] for each in ledger.evaluations("alpaca_eval")] == [0, 1]
+    assert ledger.evaluations("win_score") == []
     delete_garbage(store, find_garbage(store, grace_seconds=-1))
     assert store.committed(kept.ref.stage, kept.ref.key) is not None
 
     faster = config.model_copy(update={"annotator": config.annotator.model_copy(update={"concurrency": 1})})
-    check_win_rate(ledger, faster, 1)
-    check_win_rate(ledger, config.model_copy(update={"seed": 3}), 2)
+    check_drift(ledger, faster)
+    check_drift(ledger, config.model_copy(update={"seed": 3, "name": "b"}))
     with pytest.raises(ConfigDrift, match="seed: 0 → 3"):
-        check_win_rate(ledger, config.model_copy(update={"seed": 3}), 1)
+        check_drift(ledger, config.model_copy(update={"seed": 3}))
