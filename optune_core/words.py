@@ -1,4 +1,4 @@
-"""Numbers as people read them. A value that is None is a dash."""
+"""Numbers in the form that people read. None becomes a dash."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """With a fixed number of decimals."""
+    """Write a number with a fixed number of decimals."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """With its sign, also of a plus."""
+    """Write a number with its sign, a plus included."""
     return "–" if value is None else f"{value:+.{digits}f}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share from 0 to 1."""
+    """Write a share from 0 to 1 in per cent."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def duration(seconds: float) -> str:
-    """In the unit that suits it: s, min or h."""
+    """Write a duration in s, min or h, whichever suits it."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def policy(iteration: int) -> str:
-    """π with the iteration's number as a subscript."""
+    """Write π with the iteration's number as a subscript."""
     return "π" + str(iteration).translate(_SUBSCRIPTS)

@@ -1,4 +1,4 @@
-"""What `optune alpaca` prints."""
+"""Output of `optune alpaca`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from optune_core.evaluation.alpaca_eval.report import COLUMNS, win_rate_cells
 
 
 def print_win_rates(run: str, records: list[dict[str, Any]]) -> None:
-    """Win rates of a run's policies in one evaluation, a line each."""
+    """Print the win rates of a run's policies in one evaluation, a line each."""
     first = records[0]
     print_table(
         f"{first['name']}: policies of run {run} against {first['reference']}, {first['prompts']} prompts",

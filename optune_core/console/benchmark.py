@@ -1,4 +1,4 @@
-"""What `optune benchmark` prints."""
+"""Output of `optune benchmark`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from optune_core.evaluation.harness.report import benchmark_cells, benchmark_col
 
 
 def print_benchmarks(run: str, records: list[dict[str, Any]]) -> None:
-    """Results of a run's policies in one benchmark, a line each."""
+    """Print the results of a run's policies in one benchmark, a line each."""
     first = records[0]
     columns = benchmark_columns(first)
     print_table(

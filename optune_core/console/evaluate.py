@@ -1,4 +1,4 @@
-"""What `optune evaluate` prints."""
+"""Output of `optune evaluate`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from optune_core.evaluation.win_score.report import COLUMNS, comparison_cells
 
 
 def print_comparisons(run: str, records: list[dict[str, Any]]) -> None:
-    """Win scores of a run's policies in one evaluation, a line each."""
+    """Print the win scores of a run's policies in one evaluation, a line each."""
     first = records[0]
     print_table(
         f"{first['name']}: policies of run {run} against {first['baseline']}, {first['prompts']} prompts",

@@ -16,11 +16,11 @@ from optune_core.reports.summary import savings
 from optune_core.storage import ArtifactStore, Ref
 from optune_core.words import number, percent
 
-Row = dict[str, Any]
+Record = dict[str, Any]
 
 
-def iteration_markdown(store: ArtifactStore, run: str, record: Row) -> str:
-    """One iteration: counts, rewards, training, time, three pictures."""
+def iteration_markdown(store: ArtifactStore, run: str, record: Record) -> str:
+    """Return an iteration's page: counts, rewards, training, time, and three pictures."""
     t, metrics, timing = record["iteration"], record["metrics"], record["timing"]
     replay_metrics, policy = metrics["replay"], metrics["policy"]
     file = store.fetch(Ref.from_json(record["artifacts"]["replay"])) / "replay.parquet"
@@ -30,7 +30,7 @@ def iteration_markdown(store: ArtifactStore, run: str, record: Row) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in replay_metrics["reasons"].items()) or "none"
     lines = [
         f"# {run}: iteration {t}",
-        f"**{replay_metrics['prompts']} prompts** = {counts}. Named drops: {reasons}.",
+        f"**{replay_metrics['prompts']} prompts** = {counts}. Dropped prompts by reason: {reasons}.",
         "",
         "| replay set | chosen | rejected | margin |",
         "|---|---|---|---|",
@@ -73,8 +73,8 @@ def _pictures(t: int, replay: pa.Table, timing: Mapping[str, float]) -> list[str
     return [f"![{name}]({data_image(picture(chart.title, {'': chart}))})" for name, chart in charts.items()]
 
 
-def run_markdown(summary: Row, page: str) -> str:
-    """The run's table, and where its page stands."""
+def run_markdown(summary: Record, page: str) -> str:
+    """Return a run's page: its table, and where its report lies."""
     rows = summary["iterations"]
     header = ["iteration", "regenerated", "reused", "held-out proxy", "held-out gold", "seconds", "speed-up"]
     lines = [f"# {summary['run']}", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
@@ -92,12 +92,12 @@ def run_markdown(summary: Row, page: str) -> str:
     overall = summary["overall"]
     lines += ["", *[f"**{reward}, π₀ → π_{len(rows)}**: {change_text(overall[reward])}" for reward in overall]]
     lines += ["", f"Policy `{summary['policy']['key']}`, replay set `{summary['replay']['key']}`."]
-    lines += ["", f"Full report: `{page}` (`optune report {summary['run']}` writes it anew)."]
+    lines += ["", f"Full report: `{page}` (`optune report {summary['run']}` writes a current one)."]
     return "\n".join(lines)
 
 
-def reward_model_markdown(metrics: Row) -> str:
-    """Accuracies of a reward model."""
+def reward_model_markdown(metrics: Record) -> str:
+    """Return a reward model's page: its accuracies."""
     return "\n".join(
         [
             "# Bradley-Terry reward model",
@@ -111,8 +111,8 @@ def reward_model_markdown(metrics: Row) -> str:
     )
 
 
-def change_text(change: Row | None) -> str:
-    """before → after (difference, 95 % interval)."""
+def change_text(change: Record | None) -> str:
+    """Write `before → after (difference [95 % interval])`."""
     if change is None or change["difference"] is None:
         return "–"
     return (

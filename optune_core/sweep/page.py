@@ -1,4 +1,4 @@
-"""A sweep's page in Prefect's UI."""
+"""The page of a sweep in Prefect's UI."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts of a sound run, made by hand: what the tests of a report change."""
+"""Facts about a sound run, made by hand, for the tests of reports to change."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Responses, Row, RunFacts
+from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Record, ResponseCounts, RunFacts
 
-CONFIG: Row = {
+CONFIG: Record = {
     "name": "sound",
     "seed": 3,
     "iterations": 2,
@@ -39,17 +39,17 @@ CONFIG: Row = {
         "lora": None,
     },
 }
-ANSWERS = Responses(responses=20, tokens=600, truncated=2, distinct=18)
+ANSWERS = ResponseCounts(responses=20, tokens=600, truncated=2, distinct=18)
 SECONDS = {"start engine": 10.0, "generate": 40.0, "score": 5.0, "rank and merge": 1.0, "train": 44.0}
 
 
-def change(difference: float, low: float, high: float) -> Row:
-    """As `paired_difference`."""
+def change(difference: float, low: float, high: float) -> Record:
+    """Return a result of `paired_difference`."""
     return {"before": 1.0, "after": 1 + difference, "difference": difference, "low": low, "high": high, "prompts": 4}
 
 
 def iteration(t: int, **changes: Any) -> IterationFacts:
-    """A sound iteration of ten prompts."""
+    """Return a sound iteration of ten prompts."""
     step = {
         "loss": 0.35,
         "rewards/chosen": 0.01,
@@ -107,7 +107,7 @@ def iteration(t: int, **changes: Any) -> IterationFacts:
 
 
 def sound_run(**changes: Any) -> RunFacts:
-    """Two iterations that nothing is to be said against."""
+    """Return a run of two iterations without any warning."""
     facts = RunFacts(
         run="sound",
         config=CONFIG,
@@ -123,7 +123,7 @@ def sound_run(**changes: Any) -> RunFacts:
     return replace(facts, **changes)
 
 
-def held_out(proxy: Row, gold: Row | None = None, last: Responses = ANSWERS) -> list[HeldOut]:
-    """π_0 and π_1, with the change between them."""
+def held_out(proxy: Record, gold: Record | None = None, last: ResponseCounts = ANSWERS) -> list[HeldOut]:
+    """Return π_0 and π_1, with the change between them."""
     end = {"proxy": proxy} if gold is None else {"proxy": proxy, "gold": gold}
     return [HeldOut(0, {name: change(0.0, 0.0, 0.0) for name in end}, ANSWERS), HeldOut(1, end, last)]

@@ -1,4 +1,4 @@
-"""What a report computes, against numbers made by hand; and that a page is safe to open."""
+"""The numbers of a report, compared with numbers made by hand; and pages with hostile texts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.facts import CONFIG, SECONDS, iteration, sound_run
 
 
 def replay(chosen: list[float | None], rejected: list[float | None], made: list[int | None]) -> pa.Table:
-    """As `pair_numbers` makes it; tokens are 1, 2, 3, … and twice that."""
+    """Return a table like that of `pair_numbers`; tokens are 1, 2, 3, … and twice that."""
     rows = len(chosen)
     return pa.table(
         {
@@ -38,7 +38,7 @@ def replay(chosen: list[float | None], rejected: list[float | None], made: list[
     )
 
 
-def test_pairs_leave_out_prompts_without_one_and_weigh_as_equation_6() -> None:
+def test_prompts_without_a_pair_are_left_out_and_weights_are_those_of_equation_6() -> None:
     facts = pair_facts(replay([2.0, None, 0.0], [1.0, None, 0.0], [0, None, 1]), beta2=1.0, min_reward_gap=None)
     assert facts.gaps.tolist() == [1.0, 0.0]
     assert facts.made == {0: 1, 1: 1}
@@ -69,7 +69,7 @@ def test_correlations_by_side() -> None:
 
 
 def test_gains_of_the_two_halves() -> None:
-    """Previous rewards 1, 2 below and 3, 4 above; the prompt without a pair before gains nothing, nor does a reused."""
+    """Previous rewards 1, 2 below and 3, 4 above; neither prompts without an earlier pair nor reused ones gain."""
     before = pa.chunked_array([pa.array([4.0, 1.0, None, 2.0, 3.0])])
     after = replay([4.5, 3.0, 9.0, 2.0, 2.0], [0.0] * 5, [1, 1, 1, 0, 1])
     assert half_gains(before, after) == (2.0, -0.5)
@@ -108,7 +108,7 @@ def test_the_speed_up_of_a_run_is_bounded() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), max_size=20))
-def test_largest_changes_come_first_and_are_what_they_say(rows: list[tuple[float, float]]) -> None:
+def test_largest_changes_come_first_and_have_their_sign(rows: list[tuple[float, float]]) -> None:
     first, last = (np.array([row[side] for row in rows], float) for side in (0, 1))
     change = last - first
     rises, falls = ranked_changes(first, last, 3)
@@ -226,7 +226,7 @@ def test_untrusted_text_stays_text() -> None:
         {"iterations": [iteration(t, fresh=None, selected=0, gains=None, log=[]) for t in (0, 1)]},
     ],
 )
-def test_a_page_of_whatever_there_is(changes: dict[str, Any]) -> None:
+def test_page_renders_with_parts_missing(changes: dict[str, Any]) -> None:
     parsed = Tags()
     parsed.feed(hostile_page(**changes))
     assert "What was run" in parsed.text

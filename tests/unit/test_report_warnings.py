@@ -1,4 +1,4 @@
-"""Each warning is said with its number when its limit is passed, and not at the limit."""
+"""Each warning is given, with its number, when its limit is passed, and not at the limit."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def with_first_loss(loss: float, **changes: Any) -> RunFacts:
     return with_second(summary=row | {"first_loss": loss * row["first_loss_expected"]}, **changes)
 
 
-def test_a_sound_run_has_none() -> None:
+def test_sound_run_has_no_warnings() -> None:
     assert find_warnings(sound_run()) == []
 
 
-def test_a_run_that_has_just_begun_has_none() -> None:
+def test_run_without_iterations_has_no_warnings() -> None:
     assert find_warnings(sound_run(iterations=[], held_out=[])) == []
 
 
@@ -54,13 +54,13 @@ BAD_MODEL = {"accuracy/held_out": 0.6, "accuracy/length_only": 0.6, "held_out_pa
         (sound_run(held_out=held_out(RISES, FLAT)), "Proxy up, gold flat", "+0.300 [+0.100, +0.500]"),
         (
             sound_run(held_out=held_out(RISES, last=replace(ANSWERS, distinct=15))),
-            "Answers become alike",
-            "90 % of the held-out answers of π₀ are different ones, 75 %",
+            "Fewer distinct responses",
+            "90 % of π₀'s held-out responses are distinct, 75 % of the last policy's",
         ),
         (
             sound_run(held_out=held_out(FLAT, last=replace(ANSWERS, tokens=750))),
             "Length drift",
-            "held-out answers went from 30.0 to 37.5 tokens (+25 %)",
+            "held-out responses went from 30.0 to 37.5 tokens (+25 %)",
         ),
         (
             with_second(correlations={"chosen": 0.0, "rejected": 0.0, "both": -0.51}),
@@ -74,14 +74,14 @@ BAD_MODEL = {"accuracy/held_out": 0.6, "accuracy/length_only": 0.6, "held_out_pa
         (with_first_loss(1.01), "First loss not exact in iteration 1", "0.42005 at the first step"),
     ],
 )
-def test_each_rule_says_its_number(run: RunFacts, title: str, numbers: str) -> None:
+def test_each_rule_gives_its_number(run: RunFacts, title: str, numbers: str) -> None:
     warning = only_warning(run)
     assert warning.title == title
     assert numbers in warning.found
     assert warning.rule
 
 
-def test_ties_are_said_by_themselves_and_among_the_drops() -> None:
+def test_ties_are_a_warning_of_their_own_and_count_among_the_drops() -> None:
     dropped, tied = find_warnings(with_reasons(tied=1))
     assert (dropped.title, tied.title) == ("Dropped prompts in iteration 1", "Ties in iteration 1")
     assert "1 tied" in dropped.found
@@ -107,7 +107,7 @@ def test_ties_are_said_by_themselves_and_among_the_drops() -> None:
         with_first_loss(1.5, starts_at_reference=False),  # the reference is π_0
     ],
 )
-def test_limits_themselves_pass(run: RunFacts) -> None:
+def test_a_number_at_its_limit_gives_no_warning(run: RunFacts) -> None:
     assert find_warnings(run) == []
 
 
@@ -118,6 +118,6 @@ def test_length_drift_falls_back_to_fresh_responses_without_held_out_prompts() -
     assert "fresh responses went from 30.0 to 15.0 tokens (-50 %)" in only_warning(shorter).found
 
 
-def test_serious_ones_come_first() -> None:
+def test_serious_warnings_come_first() -> None:
     run = replace(with_reasons(identical=2), held_out=held_out(RISES, FALLS))
     assert [warning.level for warning in find_warnings(run)] == ["serious", "notable"]

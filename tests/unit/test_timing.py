@@ -1,4 +1,4 @@
-"""Seconds of the clock on the wall, however many worked at once, and a speed-up that its bound bounds."""
+"""Wall-clock seconds by stage, with several workers at once, and a speed-up that never exceeds its bound."""
 
 from __future__ import annotations
 
