@@ -22,7 +22,7 @@ from optune_core.reports.facts import Example, IterationFacts, Record, RunFacts
 from optune_core.reports.summary import held_out_difference
 from optune_core.reports.warnings import Caution, find_warnings
 from optune_core.storage import ArtifactStore, Ledger
-from optune_core.words import duration, number, percent, policy, signed
+from optune_core.words import duration, number, percent, policy, signed, with_interval
 
 _TEXT_BUDGET = 120_000
 """Characters of prompts and responses on a page, so that no stored page exceeds a MiB."""
@@ -244,7 +244,7 @@ def difference(change: Record | None) -> str:
     """Write a change with its 95 % interval."""
     if change is None or change["difference"] is None:
         return "–"
-    return minus(f"{signed(change['difference'])} [{signed(change['low'])}, {signed(change['high'])}]")
+    return minus(with_interval(change["difference"], change["low"], change["high"]))
 
 
 def minus(text: str) -> str:

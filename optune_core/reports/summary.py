@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from optune_core.data.schemas import SCORES
+from optune_core.reports.facts import Record
 from optune_core.stages.replay import read_shards
 from optune_core.statistics import paired_difference, reward_per_prompt, speedup_bound
 from optune_core.storage import ArtifactStore, Ledger
-
-Record = dict[str, Any]
 
 
 def summarise(store: ArtifactStore, run: str) -> list[Record]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from optune_core.reports.facts import IterationFacts, Record, ResponseCounts, RunFacts
-from optune_core.words import percent, signed
+from optune_core.words import percent, with_interval
 
 MAX_LENGTH_DRIFT = 0.2
 MAX_LENGTH_CORRELATION = 0.5
@@ -228,4 +228,4 @@ def _rises(change: Record | None) -> bool:
 
 def _change(change: Record | None) -> str:
     assert change is not None
-    return f"{signed(change['difference'])} [{signed(change['low'])}, {signed(change['high'])}]"
+    return with_interval(change["difference"], change["low"], change["high"])
