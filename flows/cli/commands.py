@@ -208,10 +208,12 @@ def plan(
 ) -> None:
     """Predict the time of each stage, and what selective regeneration saves, before anything is started."""
     from optune_core.config import load_config
-    from optune_core.console.plan import Request, make_plan, plan_json, print_plan
+    from optune_core.console.plan import PlanOptions, make_plan, plan_json, print_plan
 
-    request = Request(device, devices, engines, prompts, prompt_tokens, response_tokens, parameters, run, run_devices)
-    made = make_plan(load_config(config, overrides or []), store, request)
+    options = PlanOptions(
+        device, devices, engines, prompts, prompt_tokens, response_tokens, parameters, run, run_devices
+    )
+    made = make_plan(load_config(config, overrides or []), store, options)
     if as_json:
         typer.echo(json.dumps(plan_json(made), indent=2))
     else:

@@ -1,1 +1,1 @@
-"""What the command line shows: read from the store alone."""
+"""Output of the commands, read from the store."""

@@ -1,4 +1,4 @@
-"""What `optune gc` says and does."""
+"""Output of `optune gc`, and the deletion itself."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from optune_core.storage.gc import delete_garbage, find_garbage
 
 
 def print_collection(store_url: str, *, dry_run: bool, grace_hours: float, masters: bool) -> None:
-    """Delete garbage, or with `dry_run` only list it.
+    """Delete garbage, or only list it with `dry_run`.
 
     Raises:
-        StoreError, TransientError: the store refused, or could not be reached.
+        StoreError, TransientError: the store refused a request, or could not be reached.
     """
     store = ArtifactStore(open_objects(store_url))
     store.objects.require()
@@ -28,6 +28,6 @@ def print_collection(store_url: str, *, dry_run: bool, grace_hours: float, maste
         print(f"{place}: {number} objects")
     if garbage.waiting_cells:
         first, number = garbage.waiting_cells[0], len(garbage.waiting_cells)
-        print(f"masters are all kept: {number} cells of sweeps are not finished, such as {first}")
+        print(f"all masters are kept, since {number} cells of sweeps are not finished, for example {first}")
     done = "would be deleted" if dry_run else "deleted"
     print(f"{len(found)} objects, {garbage.bytes:,} bytes {done}; {garbage.kept_bytes:,} bytes kept")

@@ -1,4 +1,4 @@
-"""The output of `optune evaluate`."""
+"""Output of `optune evaluate`."""
 
 from __future__ import annotations
 

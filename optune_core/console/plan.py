@@ -1,4 +1,4 @@
-"""What `optune plan` shows: the seconds that a run will take, by stage, and what selective regeneration saves."""
+"""Output of `optune plan`: predicted seconds of a run by stage, and what selective regeneration saves."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _CONSOLE = wide_console()
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the command is asked; None: not given."""
+class PlanOptions:
+    """Options of the command; None where one is not given."""
 
     device: str | None
     devices: int
@@ -45,44 +45,44 @@ class Plan:
     projection: Projection
     run: str | None
     fits: Mapping[str, StageFit]
-    """By stage; empty without a run."""
+    """The run's rates by stage; empty without a run."""
 
 
-def make_plan(config: OptuneConfig, store_url: str, request: Request) -> Plan:
-    """Predict a run, with a device's profile or with the rates that a run showed.
+def make_plan(config: OptuneConfig, store_url: str, options: PlanOptions) -> Plan:
+    """Predict a run, from a device's profile or from the measured rates of an earlier run.
 
     Raises:
-        ConfigError: something that the prediction needs is unknown or impossible; all problems of the kind at once.
+        ConfigError: values that the prediction needs are unknown or impossible; the message names all of them.
         OptuneError: the device or the run is unknown, the run has no committed iteration, the policy does not fit.
     """
-    if request.run is not None and request.device is None:
+    if options.run is not None and options.device is None:
         raise ConfigError(
-            [f"--run {request.run} needs --device: which kind of device (the closest, at least) it was made on"],
+            [f"--run {options.run} needs --device: the kind of device that the run used, or the closest known one"],
             source="plan",
         )
-    device = named_device(request.device or "a100-80gb")
+    device = named_device(options.device or "a100-80gb")
     measured: list[MeasuredIteration] = []
     fits: dict[str, StageFit] = {}
-    if request.run is not None:
+    if options.run is not None:
         store = ArtifactStore(open_objects(store_url))
-        measured = measured_iterations(store, request.run, devices=request.run_devices)
+        measured = measured_iterations(store, options.run, devices=options.run_devices)
         device, fits = fit_device(device, measured)
     work = workload_of(
         config,
-        devices=request.devices,
-        engines=request.engines,
-        prompts=request.prompts,
-        prompt_tokens=_or_measured(request.prompt_tokens, measured, "prompt_tokens", config.prompts.max_tokens),
+        devices=options.devices,
+        engines=options.engines,
+        prompts=options.prompts,
+        prompt_tokens=_or_measured(options.prompt_tokens, measured, "prompt_tokens", config.prompts.max_tokens),
         response_tokens=_or_measured(
-            request.response_tokens, measured, "response_tokens", config.generation.max_tokens
+            options.response_tokens, measured, "response_tokens", config.generation.max_tokens
         ),
-        parameters=request.parameters,
+        parameters=options.parameters,
     )
-    return Plan(config, work, device, project(config, work, device), request.run, fits)
+    return Plan(config, work, device, project(config, work, device), options.run, fits)
 
 
 def _or_measured(given: float | None, measured: list[MeasuredIteration], length: str, maximum: int) -> float | None:
-    """The mean length that is given; else the run's, as far as the configuration allows it; None without a run."""
+    """Return the given mean length; else the run's, but at most the configuration's maximum; None without a run."""
     if given is not None or not measured:
         return given
     lengths: list[float] = [getattr(each.work, length) for each in measured]
@@ -90,7 +90,7 @@ def _or_measured(given: float | None, measured: list[MeasuredIteration], length:
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
-    """One object for programs; seconds, and shares from 0 to 1."""
+    """Return the plan as one JSON object for programs; times in seconds, shares from 0 to 1."""
     projection, work = plan.projection, plan.work
     return {
         "config": plan.config.name,
@@ -120,7 +120,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def print_plan(plan: Plan) -> None:
-    """Tables and totals."""
+    """Print the table and the totals."""
     projection, work = plan.projection, plan.work
     _CONSOLE.print(_table(plan))
     lines = [
@@ -135,7 +135,7 @@ def print_plan(plan: Plan) -> None:
     ]
     reward = plan.config.reward
     if isinstance(reward, Model) and known_shape(reward.model) is None:
-        lines.append(f"reward model {reward.model}: size unknown, taken to be the policy's")
+        lines.append(f"reward model {reward.model}: size unknown, assumed to be the policy's")
     if not plan.fits:
         lines.append("rates: published peaks and assumed utilisations, not measured; --run fits them to a run")
     for line in lines:

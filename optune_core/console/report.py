@@ -1,4 +1,4 @@
-"""What `optune report` does: one page on one or several runs, as a file."""
+"""The command `optune report`: one page about one or several runs, as a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optune_core.storage import ArtifactStore, open_objects
 
 
 def write_report(store_url: str, runs: Sequence[str], out: Path) -> None:
-    """Write the page.
+    """Write the page about these runs to a file.
 
     Raises:
         OptuneError: there is no such run, or the file cannot be written.
@@ -21,4 +21,4 @@ def write_report(store_url: str, runs: Sequence[str], out: Path) -> None:
     try:
         out.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise OptuneError(f"--out {str(out)!r} cannot be written ({error.strerror}): name a file elsewhere") from error
+        raise OptuneError(f"--out {str(out)!r} cannot be written ({error.strerror}): name another file") from error

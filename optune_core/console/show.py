@@ -1,4 +1,4 @@
-"""Runs, artifacts and prompts' histories, for people (tables) and programs (JSON)."""
+"""Output about runs, artifacts and prompts' histories, for people (tables) and programs (JSON)."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from optune_core.data.row_groups import read_groups
 from optune_core.data.schemas import REPLAY
 from optune_core.errors import OptuneError
 from optune_core.reports.render import change_text
-from optune_core.reports.standing import progress, require_run, standing
+from optune_core.reports.run_state import progress, require_run, state_text
 from optune_core.reports.summary import held_out_change, summarise
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from optune_core.storage.ledger import list_runs
+from optune_core.words import number
 
 _CONSOLE = wide_console()
 
 
 def runs_status(store_url: str) -> list[dict[str, Any]]:
-    """Name, committed and wanted iterations of every run."""
+    """Return name, committed and wanted iterations and state of every run."""
     objects = open_objects(store_url)
     return [progress(Ledger(objects, run)) for run in list_runs(objects)]
 
 
 def run_status(store_url: str, run: str) -> dict[str, Any]:
-    """A run's progress, its iterations and the change of its held-out rewards.
+    """Return a run's progress, its iterations and the change of its held-out rewards.
 
     Raises:
         OptuneError: there is no such run.
@@ -47,22 +48,22 @@ def run_status(store_url: str, run: str) -> dict[str, Any]:
 
 
 def print_runs(store_url: str) -> None:
-    """A line a run."""
+    """Print a line a run."""
     table = Table("run", "iterations committed", "wanted", "state", title=f"Runs in {store_url}")
     for row in runs_status(store_url):
-        table.add_row(row["run"], str(row["committed"]), _number(row["wanted"], 0), standing(row))
+        table.add_row(row["run"], str(row["committed"]), number(row["wanted"], 0), state_text(row))
     _CONSOLE.print(table)
 
 
 def print_run(store_url: str, run: str) -> None:
-    """A run's table."""
+    """Print a run's table."""
     status = run_status(store_url, run)
     print_summary(store_url, status)
-    _CONSOLE.print(f"state: {standing(status)}", soft_wrap=True, markup=False)
+    _CONSOLE.print(f"state: {state_text(status)}", soft_wrap=True, markup=False)
 
 
 def print_summary(store_url: str, summary: dict[str, Any]) -> None:
-    """What each iteration did and took, what changed on held-out prompts, and where the results are."""
+    """Print the work and the time of each iteration, the change on held-out prompts, and where the results are."""
     _CONSOLE.print(_work_table(summary))
     if summary["overall"]:
         _CONSOLE.print(_reward_table(summary))
@@ -83,11 +84,11 @@ def _work_table(summary: dict[str, Any]) -> Table:
             str(row["regenerated"]),
             str(row["reused"]),
             str(row["kept"] + row["unpaired"]),
-            _number(row["first_loss"], 5),
-            _number(row["first_loss_expected"], 5),
-            *[_number(seconds[stage], 0) for stage in ("start engine", "generate", "score", "train")],
-            _number(row["seconds_saved"], 0),
-            _number(row["speedup"], 2),
+            number(row["first_loss"], 5),
+            number(row["first_loss_expected"], 5),
+            *[number(seconds[stage], 0) for stage in ("start engine", "generate", "score", "train")],
+            number(row["seconds_saved"], 0),
+            number(row["speedup"], 2),
         )
     return table
 
@@ -106,7 +107,7 @@ def _reward_table(summary: dict[str, Any]) -> Table:
 
 
 def print_artifact(store_url: str, stage: str, key: str) -> None:
-    """An artifact's manifest.
+    """Print an artifact's manifest.
 
     Raises:
         OptuneError: no artifact, or several, match.
@@ -118,12 +119,14 @@ def print_artifact(store_url: str, stage: str, key: str) -> None:
         raise OptuneError(f"{stage}/{key} in {store_url!r}: {found}")
     manifest = store.committed(stage, matches[0])
     if manifest is None:
-        raise OptuneError(f"{stage}/{matches[0]} was never committed: only attempts stand there")
+        raise OptuneError(
+            f"{stage}/{matches[0]} was never committed: the store holds only attempts that did not finish"
+        )
     _CONSOLE.print_json(manifest.to_bytes().decode())
 
 
 def print_history(store_url: str, run: str | None, prompt_id: str) -> None:
-    """A prompt's pair in every iteration of a run.
+    """Print a prompt's pair in every iteration of a run.
 
     Raises:
         OptuneError: the run is not named and there are several, or it does not hold the prompt.
@@ -146,14 +149,10 @@ def print_history(store_url: str, run: str | None, prompt_id: str) -> None:
             reason = f" ({row['reason']})" if row["reason"] else ""
             _CONSOLE.rule(f"iteration {record['iteration']}: {row['status']}{reason}, pair of {row['generated_at']}")
             for side in ("chosen", "rejected"):
-                _CONSOLE.print(f"{side} ({_number(row[f'{side}_reward'], 3)}): {row[side]}", markup=False)
+                _CONSOLE.print(f"{side} ({number(row[f'{side}_reward'], 3)}): {row[side]}", markup=False)
     if not found:
         raise OptuneError(f"run {run!r} holds no prompt {prompt_id!r}")
 
 
 def _location(store_url: str, reference: dict[str, str]) -> str:
     return ArtifactStore(open_objects(store_url)).location(Ref.from_json(reference))
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"

@@ -1,4 +1,4 @@
-"""What `optune study` says: the study that was created, and what it found (Table 4)."""
+"""Output of `optune study`: a created study, and a study's results (Table 4)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONSOLE = wide_console()
 
 
 def print_created(record: dict[str, Any]) -> None:
-    """What is compared, how many prompts each comparison asks about, and why others are left out."""
+    """Print what is compared, how many prompts each comparison asks about, and why others are left out."""
     for name, identity in record["sources"].items():
         print(f"{name}: policy {identity['iteration']} of the run" if identity["type"] == "run" else f"{name}: a file")
     for comparison in record["comparisons"]:
@@ -34,7 +34,7 @@ def print_created(record: dict[str, Any]) -> None:
 
 
 def study_results(store_url: str, study: str, ratings_file: str | None = None) -> dict[str, Any]:
-    """The study's summary; its ratings go to a JSONL file as well, if one is named.
+    """Return the study's summary; write its ratings to a JSONL file if one is named.
 
     Raises:
         StudyError: there is no such study.
@@ -51,7 +51,7 @@ def study_results(store_url: str, study: str, ratings_file: str | None = None) -
 
 
 def print_results(summary: dict[str, Any]) -> None:
-    """Tables, and warnings about participants who cannot have read what they rated."""
+    """Print the tables, and warnings about participants who always gave the same answer."""
     _CONSOLE.print(_outcome_table(summary))
     _CONSOLE.print(_participant_table(summary))
     for comparison in summary["comparisons"]:

@@ -1,4 +1,4 @@
-"""What `optune sweep` shows."""
+"""Output of `optune sweep --table`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _CONSOLE = wide_console(120)
 
 
 def print_sweep(store_url: str, sweep: Sweep, figures: str | None = None) -> None:
-    """The tables of a sweep as far as it is committed.
+    """Print the tables of a sweep's committed results.
 
     Args:
-        figures: folder to draw the figures in; None: they are not drawn.
+        figures: folder for the figures; None: they are not drawn.
     """
     store = ArtifactStore(open_objects(store_url))
     name = sweep.config.name
@@ -33,15 +33,15 @@ def print_sweep(store_url: str, sweep: Sweep, figures: str | None = None) -> Non
     lines = [sharing_text(sharing(store, [result.run for result in results])), *notes(results)]
     listed = {cell.run for cell in sweep.cells}
     if earlier := [cell["run"] for cell in SweepRecord(store.objects, name).cells() if cell["run"] not in listed]:
-        lines.append(f"Cells of earlier starts that the file does not name now: {', '.join(earlier)}")
+        lines.append(f"Cells of earlier starts that the file no longer names: {', '.join(earlier)}")
     if figures is not None:
-        lines += _said(draw_figures(name, results, Path(figures)))
+        lines += _drawn_lines(draw_figures(name, results, Path(figures)))
     for line in lines:
         _CONSOLE.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _said(drawn: Sequence[Path]) -> list[str]:
-    return [f"figure: {file}" for file in drawn] or ["No figures: nothing is committed that they could show."]
+def _drawn_lines(drawn: Sequence[Path]) -> list[str]:
+    return [f"figure: {file}" for file in drawn] or ["No figures: no cell is complete yet."]
 
 
 def _rich(table: TextTable) -> Table:

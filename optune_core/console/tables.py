@@ -1,4 +1,4 @@
-"""What every table on a terminal looks like."""
+"""The look of tables on a terminal."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.text import Text
 
 
 def wide_console(columns: int = 100) -> Console:
-    """At least that wide, so that no table is broken where the output is no terminal."""
+    """Return a console at least this wide, so that tables are not broken where the output is no terminal."""
     return Console(width=max(columns, Console().width))
 
 
 def plain_table(title: str | Text, *, gap: int = 1) -> Table:
-    """A line under the head, and no other.
+    """Return an empty table whose only line is under its head.
 
     Args:
         gap: columns of a terminal between those of the table.

@@ -1,4 +1,4 @@
-"""From the store to `RunFacts`: the ledger, the manifests, and of the replay sets a few numbers a prompt."""
+"""Read the facts about a run from its ledger, its manifests and a few columns of its replay sets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from optune_core.data.schemas import REPLAY, only
 from optune_core.losses.loss import Loss
 from optune_core.losses.registry import LOSSES
 from optune_core.replay import trainable
-from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Responses, Row, RunFacts
-from optune_core.reports.standing import progress, require_run, standing
+from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Record, ResponseCounts, RunFacts
+from optune_core.reports.run_state import progress, require_run, state_text
 from optune_core.reports.summary import held_out_change, summarise
 from optune_core.stages.selection import read_replay
 from optune_core.statistics import correlation, half_gains, pair_numbers
@@ -35,7 +35,7 @@ _NUMBERS = only(
 
 
 def analyse(store: ArtifactStore, run: str) -> RunFacts:
-    """Everything that a run's page says. Works at any time from the first start on.
+    """Return the facts that a run's page shows, at any time from the run's first start on.
 
     Raises:
         OptuneError: there is no such run.
@@ -56,18 +56,18 @@ def analyse(store: ArtifactStore, run: str) -> RunFacts:
         held_out=_held_out(store, ledger),
         evaluations=ledger.evaluations(),
         reward_model=_reward_model(store, ledger.inputs()),
-        state=standing(progress(ledger)) if lease else "",
+        state=state_text(progress(ledger)) if lease else "",
         store=store.objects.url,
     )
 
 
 def pair_facts(replay: pa.Table, loss: Loss, min_reward_gap: float | None) -> PairFacts:
-    """The pairs of D_t.
+    """Describe the pairs of D_t.
 
     Args:
         replay: D_t from `pair_numbers`.
-        loss: as `training.loss`; it may weigh pairs.
-        min_reward_gap: as `training.min_reward_gap`.
+        loss: `training.loss`; it may weigh pairs.
+        min_reward_gap: `training.min_reward_gap`.
     """
     pairs = trainable(replay)
     chosen, rejected, chosen_tokens, rejected_tokens = (
@@ -88,7 +88,7 @@ def made_counts(pairs: pa.Table) -> dict[int, int]:
 
 
 def correlations(pairs: PairFacts) -> dict[str, float | None]:
-    """Pearson's r of reward and response length: over the `chosen`, over the `rejected`, over `both`."""
+    """Return Pearson's r of reward and response length: over the `chosen`, over the `rejected`, over `both`."""
     return {
         "chosen": correlation(pairs.chosen_rewards, pairs.chosen_tokens),
         "rejected": correlation(pairs.rejected_rewards, pairs.rejected_tokens),
@@ -99,10 +99,10 @@ def correlations(pairs: PairFacts) -> dict[str, float | None]:
     }
 
 
-def log_ratios(log: list[Row], beta: float | None) -> dict[str, float | None]:
-    """Mean of `rewards/*`/β over the last quarter of the steps: log π_θ(y|x)/π_ref(y|x), in nats a response.
+def log_ratios(log: list[Record], beta: float | None) -> dict[str, float | None]:
+    """Return the mean of `rewards/*`/β over the last quarter of the steps: log π_θ(y|x)/π_ref(y|x), nats a response.
 
-    None where no step has them: Best-of-N has no reference.
+    None where no step has them, as under a loss without a reference.
     """
     last = log[-math.ceil(len(log) / 4) :]
     ratios: dict[str, float | None] = {}
@@ -112,16 +112,16 @@ def log_ratios(log: list[Row], beta: float | None) -> dict[str, float | None]:
     return ratios
 
 
-def count_responses(metrics: list[Row]) -> Responses | None:
-    """The shards of a policy's responses as one; None if there are none.
+def count_responses(metrics: list[Record]) -> ResponseCounts | None:
+    """Add up the shards of a policy's responses; None without any response.
 
     Args:
-        metrics: of the stage `responses`.
+        metrics: those of the shards' manifests.
     """
     total = sum(shard["responses"] for shard in metrics)
     if total == 0:
         return None
-    return Responses(
+    return ResponseCounts(
         responses=total,
         tokens=sum(shard["tokens"] for shard in metrics),
         truncated=sum(shard["truncated"] for shard in metrics),
@@ -129,7 +129,7 @@ def count_responses(metrics: list[Row]) -> Responses | None:
     )
 
 
-def _iteration(store: ArtifactStore, config: Row, row: Row, record: Row) -> IterationFacts:
+def _iteration(store: ArtifactStore, config: Record, row: Record, record: Record) -> IterationFacts:
     t, training, references = record["iteration"], config["training"], record["artifacts"]
     policy, replay_ref = Ref.from_json(references["policy"]), Ref.from_json(references["replay"])
     manifest, merged, metrics = store.manifest(policy), store.manifest(replay_ref), record["metrics"]["replay"]
@@ -159,8 +159,8 @@ def _gains(store: ArtifactStore, merged: Manifest, replay: pa.Table) -> tuple[fl
     return half_gains(pa.concat_tables(previous)["chosen_reward"], replay)
 
 
-def _train_log(store: ArtifactStore, policy: Ref) -> list[Row]:
-    # Fetched, not read: a damaged log is then marked, and made again.
+def _train_log(store: ArtifactStore, policy: Ref) -> list[Record]:
+    # `fetch` marks a damaged log, so that the next start of the run makes it again; `read` does not.
     lines = (store.fetch(policy, "train_log.jsonl") / "train_log.jsonl").read_text().splitlines()
     return [entry for line in lines if "loss" in (entry := json.loads(line))]
 
@@ -175,12 +175,12 @@ def _held_out(store: ArtifactStore, ledger: Ledger) -> list[HeldOut]:
     return held_out
 
 
-def _responses(store: ArtifactStore, references: list[dict[str, str]]) -> Responses | None:
+def _responses(store: ArtifactStore, references: list[dict[str, str]]) -> ResponseCounts | None:
     refs = [Ref.from_json(reference) for reference in references if reference["stage"] == "responses"]
     return count_responses([store.manifest(ref).metrics for ref in refs])
 
 
-def _reward_model(store: ArtifactStore, inputs: Row) -> dict[str, Any] | None:
+def _reward_model(store: ArtifactStore, inputs: Record) -> dict[str, Any] | None:
     reward = inputs.get("reward")
     if reward is None or reward.get("model") is None or reward["model"]["stage"] != "reward-model":
         return None

@@ -1,4 +1,4 @@
-"""Prompts whose response changed most over a run, with their history. Of texts only theirs are read."""
+"""Prompts whose response changed most over a run, with their history. No other texts are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from optune_core.storage import ArtifactStore, Ledger, Ref
 Numbers = npt.NDArray[np.float64]
 
 _COUNT = 5
-"""Examples of each kind."""
+"""Largest gains that are shown, and largest losses."""
 _TEXTS = only(
     REPLAY,
     "prompt_id",
@@ -37,7 +37,7 @@ _TEXTS = only(
 
 
 def most_changed(store: ArtifactStore, ledger: Ledger, count: int = _COUNT) -> tuple[list[Example], list[Example]]:
-    """The prompts whose chosen reward rose most from their first to their last pair, and those it fell most for.
+    """Return the prompts whose chosen reward rose most, and those whose fell most, from their first to their last pair.
 
     Returns:
         (gains, losses), the largest first, at most `count` each; empty where no pair was ever replaced.
@@ -62,7 +62,7 @@ def most_changed(store: ArtifactStore, ledger: Ledger, count: int = _COUNT) -> t
 
 
 def ranked_changes(first: Numbers, last: Numbers, count: int) -> tuple[list[int], list[int]]:
-    """Rows with the largest rise, and with the largest fall, at most `count` each.
+    """Return the rows with the largest rise, and those with the largest fall, at most `count` each.
 
     Args:
         first, last: rewards, NaN where there is none, shape (prompts,).

@@ -1,4 +1,4 @@
-"""What a report says of a run, in numbers: read by `analysis`, judged by `warnings`, drawn by `figures`."""
+"""The facts that a report shows: read by `analysis`, judged by `warnings`, drawn by `figures`."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import Any
 
 from optune_core.statistics import Values
 
-Row = dict[str, Any]
+Record = dict[str, Any]
+"""An object of a ledger's record or of a manifest's metrics, as it was in JSON."""
 
 
 @dataclass(frozen=True)
-class Responses:
-    """Responses of one policy, counted."""
+class ResponseCounts:
+    """Counts of a policy's responses."""
 
     responses: int
     tokens: int
     truncated: int
-    """Cut at `generation.max_tokens`."""
+    """Those that end at `generation.max_tokens`."""
     distinct: int | None
-    """Different ones, counted shard by shard; None where the shards were made before this was noted."""
+    """Distinct ones, counted within each shard; None where the manifests are of a version without this number."""
 
     @property
     def mean_tokens(self) -> float:
@@ -43,9 +44,9 @@ class PairFacts:
     chosen_tokens: Values
     rejected_tokens: Values
     made: dict[int, int]
-    """Iteration in which pairs were made → how many of them."""
+    """Iteration in which pairs were made → how many pairs."""
     weights: Values
-    """R of Eq. 6, of the pairs that are trained on; none under a loss without weights."""
+    """R of Eq. 6 for the pairs that are trained on; empty under a loss without weights."""
 
     @property
     def gaps(self) -> Values:
@@ -53,7 +54,7 @@ class PairFacts:
 
     @property
     def effective_share(self) -> float | None:
-        """(ΣR)²/ΣR² as a share of the pairs. With no chosen reward below its rejected one it is at least 8/9."""
+        """(ΣR)²/ΣR² as a share of the pairs. It is at least 8/9 if no chosen reward is below its rejected one."""
         squares = float((self.weights**2).sum())
         return float(self.weights.sum()) ** 2 / squares / len(self.weights) if squares else None
 
@@ -62,21 +63,21 @@ class PairFacts:
 class IterationFacts:
     """One committed iteration."""
 
-    summary: Row
-    """The row of `summarise`."""
-    metrics: Row
-    """Of the stage `replay`."""
+    summary: Record
+    """Its row from `summarise`."""
+    metrics: Record
+    """Metrics of the stage `replay`."""
     selected: int
-    """Prompts that were to be regenerated."""
-    fresh: Responses | None
-    """To them; None where nothing was generated (offline DPO)."""
+    """Prompts that were selected for regeneration."""
+    fresh: ResponseCounts | None
+    """Responses to the selected prompts; None where nothing was generated (offline DPO)."""
     pairs: PairFacts
     correlations: dict[str, float | None]
     """Pearson's r of reward and length: over `chosen`, over `rejected`, over `both`."""
     gains: tuple[float, float] | None
     """Reward gained in the lower and in the upper half (`half_gains`); None where no prompt with a pair
     was regenerated."""
-    log: list[Row]
+    log: list[Record]
     """train_log.jsonl: the metrics of each optimizer step."""
     log_ratios: dict[str, float | None]
     """Mean log π_θ(y|x)/π_ref(y|x) over the last quarter of the steps, in nats a response: `chosen`, `rejected`."""
@@ -84,7 +85,7 @@ class IterationFacts:
     """Whether the policy begins this iteration as its own reference, so that the first loss is mean(R)·ln 2."""
     code_version: str
     committed_at: float
-    """When its policy was committed: Unix time in seconds, by the clock of the machine that trained."""
+    """Unix time in seconds at which its policy was committed, by the clock of the machine that trained."""
 
     @property
     def iteration(self) -> int:
@@ -97,7 +98,7 @@ class IterationFacts:
 
     @property
     def kl_estimate(self) -> float | None:
-        """Minus the mean of the two log-ratios: KL(π_ref ‖ π_θ), were the pairs fresh unselected samples of π_ref."""
+        """Minus the mean log-ratio of both sides: KL(π_ref ‖ π_θ) if pairs were fresh, unselected samples of π_ref."""
         chosen, rejected = self.log_ratios["chosen"], self.log_ratios["rejected"]
         return None if chosen is None or rejected is None else 0.0 - (chosen + rejected) / 2
 
@@ -108,26 +109,26 @@ class HeldOut:
 
     iteration: int
     """t."""
-    change: dict[str, Row]
-    """`proxy`, `gold` → `paired_difference` from π_0 to π_t; only rewards that any prompt has of both."""
-    answers: Responses | None
+    change: dict[str, Record]
+    """`proxy`, `gold` → `paired_difference` from π_0 to π_t, for rewards that some prompt has under both policies."""
+    answers: ResponseCounts | None
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything of a run that its page says, but the examples."""
+    """The facts that a run's page shows, without the examples."""
 
     run: str
-    config: Row
+    config: Record
     iterations: list[IterationFacts]
     held_out: list[HeldOut]
-    """From π_0 on; empty without held-out prompts."""
-    evaluations: list[Row]
+    """One entry a policy, from π_0 on; empty without held-out prompts."""
+    evaluations: list[Record]
     """Evaluations of all kinds, as the ledger records them."""
-    reward_model: Row | None
+    reward_model: Record | None
     """Metrics of the reward model that the flow trained; None for any other reward."""
     state: str
-    """How the last start stands, in words; empty where that is not known."""
+    """State of the last start, as a text (`state_text`); empty where it is not known."""
     store: str
 
     @property
@@ -136,12 +137,12 @@ class RunFacts:
 
     @property
     def seconds(self) -> float:
-        """Of all stages of all committed iterations."""
+        """Seconds of all stages of all committed iterations."""
         return sum(sum(each.seconds.values()) for each in self.iterations)
 
     @property
-    def overall(self) -> dict[str, Row]:
-        """Held-out change from π_0 to the last policy that was evaluated."""
+    def overall(self) -> dict[str, Record]:
+        """Change of the held-out rewards from π_0 to the last policy that was evaluated."""
         return self.held_out[-1].change if len(self.held_out) > 1 else {}
 
     @property
@@ -150,8 +151,8 @@ class RunFacts:
         return sum(each.selected for each in self.iterations)
 
     @property
-    def speedup(self) -> Row:
-        """Time with every prompt regenerated by the time that was taken, over the whole run, and its bound."""
+    def speedup(self) -> Record:
+        """Time with every prompt regenerated divided by the time taken, over all iterations, and its bound."""
         rows = [each.summary for each in self.iterations if each.summary["seconds_saved"] is not None]
         if not rows or len(rows) < len(self.iterations):
             return {"speedup": None, "bound": None}
@@ -163,7 +164,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Version:
-    """A prompt's pair as an iteration left it."""
+    """A prompt's pair at the end of an iteration."""
 
     iteration: int
     status: str
@@ -175,13 +176,13 @@ class Version:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt's history: only iterations that changed its pair, or tried to."""
+    """A prompt's history: the iterations that did not reuse its pair."""
 
     prompt_id: str
     prompt: str
     first: float
     last: float
-    """Chosen rewards, of its first and of its last pair."""
+    """Chosen rewards of its first and of its last pair."""
     versions: list[Version] = field(default_factory=list)
 
     @property

@@ -1,5 +1,5 @@
-"""One self-contained HTML page on one or several runs. Prompts and responses are untrusted: everything is escaped, and
-the page forbids itself scripts and the network."""
+"""One self-contained HTML page about one or several runs. Prompts and responses are untrusted: everything is escaped,
+and the page's policy forbids scripts and the network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from optune_core.losses.registry import LOSSES
 from optune_core.reports import figures
 from optune_core.reports.analysis import analyse
 from optune_core.reports.examples import most_changed
-from optune_core.reports.facts import Example, IterationFacts, Row, RunFacts
+from optune_core.reports.facts import Example, IterationFacts, Record, RunFacts
 from optune_core.reports.summary import held_out_difference
 from optune_core.reports.warnings import Caution, find_warnings
 from optune_core.rewards.registry import REWARDS
@@ -28,10 +28,10 @@ from optune_core.rewards.reward import Reward
 from optune_core.selection.registry import SELECTORS
 from optune_core.selection.selector import Selector
 from optune_core.storage import ArtifactStore, Ledger
-from optune_core.words import duration, number, percent, policy, signed
+from optune_core.words import duration, number, percent, policy, signed, with_interval
 
 _TEXT_BUDGET = 120_000
-"""Characters of prompts and responses on a page, so that a stored one stays below a MiB whatever it quotes."""
+"""Characters of prompts and responses on a page, so that no stored page exceeds a MiB."""
 _LONGEST_TEXT = 4000
 
 
@@ -46,12 +46,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class RunPage:
-    """A run as the template reads it."""
+    """A run in the form that the template reads."""
 
     facts: RunFacts
     gains: list[Example]
     losses: list[Example]
-    against_first: Row
+    against_first: Record
     """Held-out difference to the first run of the page (`held_out_difference`); empty for that one."""
 
     @cached_property
@@ -64,7 +64,7 @@ class RunPage:
 
     @cached_property
     def settings(self) -> list[tuple[str, str]]:
-        return settings(self.facts)
+        return main_settings(self.facts)
 
     @property
     def config_text(self) -> str:
@@ -72,7 +72,7 @@ class RunPage:
 
     @property
     def dates(self) -> str:
-        """From the first to the last policy's commit."""
+        """Dates of the first and of the last policy's commit."""
         ends = [_date(each.committed_at) for each in self.facts.iterations]
         return ends[0] if len(set(ends)) == 1 else f"{ends[0]} to {ends[-1]}" if ends else ""
 
@@ -88,14 +88,14 @@ class RunPage:
 
 
 def report(store: ArtifactStore, runs: Sequence[str]) -> str:
-    """The page on these runs, compared where they are several.
+    """Return the page about these runs, which compares them if there are several.
 
     Raises:
         OptuneError: there is no such run.
         CorruptArtifact: a file of a run is not what was committed.
     """
     names = list(dict.fromkeys(runs))
-    facts = [analyse(store, run) for run in names]  # all of them first: a run may be unknown
+    facts = [analyse(store, run) for run in names]
     first, *others = (Ledger(store.objects, run) for run in names)
     differences = [{}, *(held_out_difference(store, first, other) for other in others)]
     return render_page(
@@ -107,7 +107,7 @@ def report(store: ArtifactStore, runs: Sequence[str]) -> str:
 
 
 def render_page(runs: Sequence[RunPage]) -> str:
-    """HTML."""
+    """Return the page as HTML."""
     page: str = (
         _environment()
         .get_template("report.html")
@@ -123,7 +123,7 @@ def render_page(runs: Sequence[RunPage]) -> str:
 
 
 def headline(run: RunFacts) -> list[Tile]:
-    """What a reader wants to know first."""
+    """Return the numbers at the top of the page."""
     last = len(run.held_out) - 1
     tiles = []
     for reward, change in run.overall.items():
@@ -150,8 +150,8 @@ def headline(run: RunFacts) -> list[Tile]:
     return tiles
 
 
-def settings(run: RunFacts) -> list[tuple[str, str]]:
-    """The values of the configuration that matter, by name."""
+def main_settings(run: RunFacts) -> list[tuple[str, str]]:
+    """Return the most important values of the configuration, by name."""
     config = run.config
     prompts, gold = config["prompts"], config["held_out"]["gold"]
     reward: Reward = REWARDS.parse(config["reward"])
@@ -174,7 +174,7 @@ def settings(run: RunFacts) -> list[tuple[str, str]]:
     return [*rows, *_training_settings(config["training"])]
 
 
-def _data_settings(selection: Row, generation: Row) -> list[tuple[str, str]]:
+def _data_settings(selection: Record, generation: Record) -> list[tuple[str, str]]:
     selector: Selector = SELECTORS.parse(selection)
     if not selector.regenerates:
         return [("selection", f"{selector.label}: the pairs are given")]
@@ -185,7 +185,7 @@ def _data_settings(selection: Row, generation: Row) -> list[tuple[str, str]]:
     return [("selection", selector.label), ("sampling", sampling)]
 
 
-def _training_settings(training: Row) -> list[tuple[str, str]]:
+def _training_settings(training: Record) -> list[tuple[str, str]]:
     how = (
         f"{training['optimizer']}, learning rate {training['learning_rate']:g} ({training['schedule']}), "
         f"{training['batch_size']} pairs a step, epochs {training['epochs']}, {training['precision']}"
@@ -196,13 +196,13 @@ def _training_settings(training: Row) -> list[tuple[str, str]]:
     ]
 
 
-def _loss(training: Row) -> str:
+def _loss(training: Record) -> str:
     loss: Loss = LOSSES.parse(training["loss"])
     return f"{loss.description}, {'reference ' + training['reference'] if loss.needs_reference else 'no reference'}"
 
 
 def differing_settings(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
-    """Fields of the configurations that are not equal in all runs, with each run's value."""
+    """Return the fields of the configurations that are not equal in all runs, with each run's value."""
     flat = [dict(_leaves(run.config)) for run in runs]
     names = sorted({name for leaves in flat for name in leaves} - {"name"})
     values = [(name, [_written(leaves.get(name)) for leaves in flat]) for name in names]
@@ -210,27 +210,27 @@ def differing_settings(runs: Sequence[RunFacts]) -> list[tuple[str, list[str]]]:
 
 
 def mean_reused_age(each: IterationFacts) -> float | None:
-    """Iterations since the pairs were made that were not made in this one."""
+    """Return the mean age in iterations of the pairs that were made before this iteration."""
     reused = {each.iteration - made: count for made, count in each.pairs.made.items() if made < each.iteration}
     return sum(age * count for age, count in reused.items()) / sum(reused.values()) if reused else None
 
 
 def clip(text: str | None, limit: int) -> str:
-    """The beginning of a text, and how much is left out."""
+    """Return the beginning of a text, and how much is left out."""
     if text is None or len(text) <= limit:
         return text or ""
     return f"{text[:limit]} … ({len(text) - limit} characters more)"
 
 
-def difference(change: Row | None) -> str:
-    """A change with its 95 % interval."""
+def difference(change: Record | None) -> str:
+    """Write a change with its 95 % interval."""
     if change is None or change["difference"] is None:
         return "–"
-    return minus(f"{signed(change['difference'])} [{signed(change['low'])}, {signed(change['high'])}]")
+    return minus(with_interval(change["difference"], change["low"], change["high"]))
 
 
 def minus(text: str) -> str:
-    """A text whose negative numbers have a minus sign, as wide as a plus."""
+    """Write the negative numbers of a text with a minus sign, which is as wide as a plus."""
     return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 

@@ -1,28 +1,26 @@
-"""A run's table: one row an iteration, computed from the ledger alone."""
+"""The table of a run, one row an iteration, computed from the ledger."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from optune_core.data.schemas import SCORES
 from optune_core.data.shards import SCORES_FILE, read_shards
+from optune_core.reports.facts import Record
 from optune_core.statistics import paired_difference, reward_per_prompt, speedup_bound
 from optune_core.storage import ArtifactStore, Ledger, Ref
 
-Row = dict[str, Any]
 
-
-def summarise(store: ArtifactStore, run: str) -> list[Row]:
-    """One row a committed iteration, with held-out rewards before (π_t) and after (π_{t+1}) where they are known."""
+def summarise(store: ArtifactStore, run: str) -> list[Record]:
+    """Return one row a committed iteration, with held-out rewards before (π_t) and after it (π_{t+1}) where known."""
     ledger = Ledger(store.objects, run)
     return [_row(store, ledger, record) for record in ledger.iterations()]
 
 
-def held_out_change(store: ArtifactStore, ledger: Ledger, first: int, last: int) -> Row:
-    """Change of the held-out rewards from π_first to π_last: `proxy` and `gold`, each from `paired_difference`."""
+def held_out_change(store: ArtifactStore, ledger: Ledger, first: int, last: int) -> Record:
+    """Return `paired_difference` of the held-out rewards `proxy` and `gold` from π_first to π_last, where known."""
     before, after = ledger.held_out(first), ledger.held_out(last)
-    change: Row = {}
+    change: Record = {}
     for reward in ("proxy", "gold"):
         if before is None or after is None or not before[reward] or not after[reward]:
             continue
@@ -30,15 +28,15 @@ def held_out_change(store: ArtifactStore, ledger: Ledger, first: int, last: int)
     return change
 
 
-def held_out_difference(store: ArtifactStore, one: Ledger, other: Ledger) -> Row:
-    """Held-out rewards of the last policy of run `other` minus those of run `one`, on the prompts that both have.
+def held_out_difference(store: ArtifactStore, one: Ledger, other: Ledger) -> Record:
+    """Compare the held-out rewards of two runs' last policies on the prompts that both have.
 
     Returns:
-        As `held_out_change`, for the rewards that are the same in both runs.
+        `proxy` and `gold` → `paired_difference` from `one` to `other`, for the rewards that are the same in both.
     """
     records = [ledger.held_out(len(ledger.iterations())) for ledger in (one, other)]
     inputs = [ledger.inputs() for ledger in (one, other)]
-    difference: Row = {}
+    difference: Record = {}
     for name, key in (("proxy", "reward"), ("gold", "gold")):
         before, after = (record and record[name] for record in records)
         if before and after and _identity(inputs[0][key]) == _identity(inputs[1][key]):
@@ -46,17 +44,17 @@ def held_out_difference(store: ArtifactStore, one: Ledger, other: Ledger) -> Row
     return difference
 
 
-def _identity(reward: Row) -> tuple[object, ...]:
-    """What tells a reward from another: its model, or its function with the digest of its source."""
+def _identity(reward: Record) -> tuple[object, ...]:
+    """Return what identifies a reward: its model, or its function with the digest of its source."""
     return reward["type"], reward["model"] and reward["model"]["digest"], reward["function"], reward["identity"]
 
 
-def savings(record: Row) -> Row:
-    """What selective regeneration saved in an iteration, in the measured seconds of its stages.
+def savings(record: Record) -> Record:
+    """Return what selective regeneration saved in an iteration, from the measured seconds of its stages.
 
-    `speedup` compares with regenerating every prompt at the same seconds a prompt. `bound` is what it would be if
-    orchestration ("rank and merge") cost nothing: 1 / (1 - g·(1 - ρ)), g being the share of generation and scoring at
-    ρ = 1 in the time that is not orchestration.
+    `speedup` compares with regenerating every prompt at the same seconds a prompt. `bound` is the speed-up if
+    orchestration ("rank and merge") took no time: 1 / (1 - g·(1 - ρ)), where g is the share of generation and scoring
+    at ρ = 1 in the time that is not orchestration.
     """
     seconds, metrics = record["timing"], record["metrics"]
     selected, prompts = metrics["selection"]["selected"], metrics["selection"]["prompts"]
@@ -65,15 +63,15 @@ def savings(record: Row) -> Row:
     sampled = seconds["generate"] + seconds["score"]
     everywhere = sampled * prompts / selected
     rest = seconds["start engine"] + seconds["train"]
-    whole = rest + seconds["rank and merge"]
+    unsampled = rest + seconds["rank and merge"]
     return {
-        "speedup": (everywhere + whole) / (sampled + whole),
+        "speedup": (everywhere + unsampled) / (sampled + unsampled),
         "bound": speedup_bound(everywhere / (everywhere + rest), selected / prompts),
         "seconds_saved": everywhere - sampled,
     }
 
 
-def _row(store: ArtifactStore, ledger: Ledger, record: Row) -> Row:
+def _row(store: ArtifactStore, ledger: Ledger, record: Record) -> Record:
     metrics, t = record["metrics"], record["iteration"]
     status = metrics["replay"]["status"]
     first = metrics["policy"]["first"]

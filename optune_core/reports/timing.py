@@ -1,4 +1,4 @@
-"""Where the time of an iteration went, in seconds of the clock on the wall, from the manifests of its artifacts."""
+"""The time of an iteration by stage, in seconds of wall-clock time, from the manifests of its artifacts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from optune_core.storage import Manifest
 
 Span = tuple[float, float]
-"""Begin and end, Unix time in seconds."""
+"""Begin and end: Unix times in seconds."""
 
 
 def stage_timing(
@@ -17,18 +17,18 @@ def stage_timing(
     replay: Manifest,
     policy: Manifest,
 ) -> dict[str, float]:
-    """Seconds by stage.
+    """Return the seconds by stage.
 
     With several engines side by side, `generate` is the time in which at least one of them generated, `start engine`
     the time in which one started and none generated yet, and `score` the time in which at least one reward model
-    scored: so a pause between an interruption and the next start does not count, and what several did at once counts
-    once. Spans are those of the clock of the machine that worked: exact on one machine, as far as nobody sets its
-    clock meanwhile. What the engines generated for held-out prompts is left out, as far as nothing else was generated
-    at the same time. The loading of reward models is not timed.
+    scored. So a pause between an interruption and the next start does not count, and simultaneous work counts once.
+    Spans are measured by the clock of the machine that did the work: they are exact on one machine unless its clock is
+    set in between. The time of held-out prompts is left out, unless other prompts were generated at the same time.
+    The loading of reward models is not timed.
 
     Args:
         generated: shards of responses to the selected prompts; none where nothing was generated.
-        scored: their scores.
+        scored: shards of their scores.
     """
     generation = [_span(shard) for shard in generated]
     starts = [
@@ -46,7 +46,7 @@ def stage_timing(
 
 
 def covered(spans: Iterable[Span]) -> float:
-    """Seconds that lie in at least one of the spans."""
+    """Return the seconds that lie in at least one of the spans."""
     seconds, reached = 0.0, float("-inf")
     for begin, end in sorted(spans):
         seconds += max(0.0, end - max(begin, reached))
@@ -55,6 +55,6 @@ def covered(spans: Iterable[Span]) -> float:
 
 
 def _span(shard: Manifest) -> Span:
-    # Manifests of before this was noted say when the shard was committed, which was soon after.
+    # Manifests of the first versions lack the end of the work; the commit followed soon after it.
     end = shard.timing.get("ended_at", shard.committed_at)
     return end - shard.timing["seconds"], end

@@ -1,6 +1,6 @@
-"""What a reader of a run should doubt: each rule a pure function of `RunFacts`, with its limit and the number found.
+"""Warnings about a run: each rule is a pure function of `RunFacts`, with its limit and the number found.
 
-The limits are common sense, none of them the paper's; `health` in the configuration stops a run, these only tell.
+The limits are judgement calls, none of them from the paper. `health` in the configuration stops a run; these only warn.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from optune_core.reports.facts import IterationFacts, Responses, Row, RunFacts
-from optune_core.words import percent, signed
+from optune_core.reports.facts import IterationFacts, Record, ResponseCounts, RunFacts
+from optune_core.words import percent, with_interval
 
 MAX_LENGTH_DRIFT = 0.2
 MAX_LENGTH_CORRELATION = 0.5
@@ -26,24 +26,24 @@ MAX_FIRST_LOSS_ERROR = 1e-3
 
 @dataclass(frozen=True)
 class Caution:
-    """Something that went, or may have gone, wrong."""
+    """A warning: something that is, or may be, wrong with a run."""
 
     title: str
     found: str
-    """The numbers, in a sentence."""
+    """A sentence with the numbers found."""
     rule: str
-    """When this is said, and what it may mean."""
+    """Condition of the warning, and what it may mean."""
     level: Literal["serious", "notable"] = "notable"
 
 
 def find_warnings(run: RunFacts) -> list[Caution]:
-    """All of them, serious ones first."""
+    """Return the warnings about a run, serious ones first."""
     found = [warning for rule in RULES for warning in rule(run)]
     return sorted(found, key=lambda warning: warning.level != "serious")
 
 
 def reward_hacking(run: RunFacts) -> Iterator[Caution]:
-    """The proxy rises and gold does not."""
+    """Warn if the proxy rises and gold does not."""
     proxy, gold = run.overall.get("proxy"), run.overall.get("gold")
     if not _rises(proxy) or gold is None or gold["low"] > 0:
         return
@@ -59,7 +59,7 @@ def reward_hacking(run: RunFacts) -> Iterator[Caution]:
 
 
 def fewer_distinct(run: RunFacts) -> Iterator[Caution]:
-    """The proxy rises while the answers to the same prompts become fewer different ones."""
+    """Warn if the proxy rises while fewer responses to the same prompts are distinct."""
     if not _rises(run.overall.get("proxy")):
         return
     ends = _ends([each.answers for each in run.held_out])
@@ -68,18 +68,18 @@ def fewer_distinct(run: RunFacts) -> Iterator[Caution]:
     before, after = ends[0].distinct_share, ends[1].distinct_share
     if before - after > MAX_DISTINCT_LOSS:
         yield Caution(
-            "Answers become alike",
-            f"{percent(before, 0)} of the held-out answers of π₀ are different ones, {percent(after, 0)} of the last "
-            "policy's, while the proxy rises.",
-            f"The share of distinct answers falls by more than {100 * MAX_DISTINCT_LOSS:.0f} points: a sign of reward "
-            "hacking or of collapse.",
+            "Fewer distinct responses",
+            f"{percent(before, 0)} of π₀'s held-out responses are distinct, {percent(after, 0)} of the last policy's, "
+            "while the proxy rises.",
+            f"The share of distinct responses falls by more than {100 * MAX_DISTINCT_LOSS:.0f} points: a sign of "
+            "reward hacking or of collapse.",
             "serious",
         )
 
 
 def length_drift(run: RunFacts) -> Iterator[Caution]:
-    """Responses become longer or shorter: on held-out prompts where there are any, since those stay the same."""
-    ends, what = _ends([each.answers for each in run.held_out]), "held-out answers"
+    """Warn if responses become longer or shorter; on held-out prompts if there are any, since those stay the same."""
+    ends, what = _ends([each.answers for each in run.held_out]), "held-out responses"
     if ends is None:
         ends, what = _ends([each.fresh for each in run.iterations]), "fresh responses"
     if ends is None or ends[0].tokens == 0:
@@ -96,7 +96,7 @@ def length_drift(run: RunFacts) -> Iterator[Caution]:
 
 
 def length_correlation(run: RunFacts) -> Iterator[Caution]:
-    """The reward can be told from the length."""
+    """Warn if the reward correlates strongly with response length."""
     rows = [(abs(r), r, each) for each in run.iterations if (r := each.correlations["both"]) is not None]
     high = [row for row in rows if row[0] > MAX_LENGTH_CORRELATION]
     if high:
@@ -111,7 +111,7 @@ def length_correlation(run: RunFacts) -> Iterator[Caution]:
 
 
 def weak_reward_model(run: RunFacts) -> Iterator[Caution]:
-    """The reward model does not beat a ruler."""
+    """Warn if the reward model is no more accurate than response length."""
     model = run.reward_model
     if model is None or model["accuracy/held_out"] > model["accuracy/length_only"]:
         return
@@ -124,7 +124,7 @@ def weak_reward_model(run: RunFacts) -> Iterator[Caution]:
 
 
 def dropped_prompts(run: RunFacts) -> Iterator[Caution]:
-    """Many prompts were regenerated in vain."""
+    """Warn if many prompts were regenerated without a new pair."""
     for each in _where(run, lambda row: row.selected and sum(_reasons(row).values()) > MAX_DROPPED * row.selected):
         reasons = _reasons(each)
         named = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
@@ -136,25 +136,25 @@ def dropped_prompts(run: RunFacts) -> Iterator[Caution]:
 
 
 def tied_rewards(run: RunFacts) -> Iterator[Caution]:
-    """Many prompts whose responses the reward cannot tell apart."""
+    """Warn if all responses have the same reward in many prompts."""
     for each in _where(run, lambda row: row.selected and _reasons(row)["tied"] > MAX_TIED * row.selected):
         yield Caution(
             f"Ties in iteration {each.iteration}",
             f"All usable responses have the same reward in {_reasons(each)['tied']} of {each.selected} regenerated "
             "prompts.",
-            f"More than {percent(MAX_TIED, 0)} of them: the reward is too coarse, or the responses too alike.",
+            f"More than {percent(MAX_TIED, 0)} of them: the reward is too coarse, or the responses are too similar.",
         )
 
 
 def truncated_responses(run: RunFacts) -> Iterator[Caution]:
-    """Many responses are cut, so the reward sees them without an end."""
+    """Warn if many responses are truncated, so that the reward sees them without their end."""
     rows = [(each.fresh.truncated_share, each) for each in run.iterations if each.fresh is not None]
     many = [row for row in rows if row[0] > MAX_TRUNCATED]
     if many:
         share, worst = max(many, key=lambda row: row[0])
         yield Caution(
             "Truncated responses",
-            f"{percent(share, 0)} of the fresh responses of iteration {worst.iteration} are cut at "
+            f"{percent(share, 0)} of the fresh responses of iteration {worst.iteration} are truncated at "
             f"generation.max_tokens = {run.config['generation']['max_tokens']}; beyond the limit in {len(many)} of "
             f"{len(rows)} iterations.",
             f"More than {percent(MAX_TRUNCATED, 0)} of the fresh responses. Raise generation.max_tokens, or set "
@@ -163,7 +163,7 @@ def truncated_responses(run: RunFacts) -> Iterator[Caution]:
 
 
 def few_effective_pairs(run: RunFacts) -> Iterator[Caution]:
-    """The weights R leave few pairs to learn from."""
+    """Warn if the weights R leave few pairs to learn from."""
     rows = [(share, each) for each in run.iterations if (share := each.pairs.effective_share) is not None]
     low = [row for row in rows if row[0] < MIN_EFFECTIVE_SHARE]
     if low:
@@ -177,7 +177,7 @@ def few_effective_pairs(run: RunFacts) -> Iterator[Caution]:
 
 
 def inexact_first_loss(run: RunFacts) -> Iterator[Caution]:
-    """Policy and reference do not agree where they are the same weights."""
+    """Warn if the first loss shows that policy and reference differ although their weights are equal."""
     for each in _where(run, lambda row: row.starts_at_reference and _loss_error(row) > MAX_FIRST_LOSS_ERROR):
         yield Caution(
             f"First loss not exact in iteration {each.iteration}",
@@ -206,9 +206,9 @@ def _where(run: RunFacts, holds: Callable[[IterationFacts], object]) -> list[Ite
     return [each for each in run.iterations if holds(each)]
 
 
-def _ends(answers: list[Responses | None]) -> tuple[Responses, Responses] | None:
-    """The first and the last of several."""
-    known = [each for each in answers if each is not None]
+def _ends(counts: list[ResponseCounts | None]) -> tuple[ResponseCounts, ResponseCounts] | None:
+    """Return the first and the last of at least two known counts."""
+    known = [each for each in counts if each is not None]
     return (known[0], known[-1]) if len(known) > 1 else None
 
 
@@ -217,15 +217,15 @@ def _reasons(each: IterationFacts) -> Counter[str]:
 
 
 def _loss_error(each: IterationFacts) -> float:
-    """Relative; 0 where there was no step."""
+    """Return the relative error of the first loss; 0 without a step."""
     first, expected = each.summary["first_loss"], each.summary["first_loss_expected"]
     return 0.0 if first is None or not expected else math.fabs(first / expected - 1)
 
 
-def _rises(change: Row | None) -> bool:
+def _rises(change: Record | None) -> bool:
     return change is not None and change["low"] > 0
 
 
-def _change(change: Row | None) -> str:
+def _change(change: Record | None) -> str:
     assert change is not None
-    return f"{signed(change['difference'])} [{signed(change['low'])}, {signed(change['high'])}]"
+    return with_interval(change["difference"], change["low"], change["high"])

@@ -13,7 +13,7 @@ from optune_core.reports.picture import picture
 from optune_core.reports.svg import COLOURS, SYMBOLS, Chart, Key, Range, Ticks, axis_range, integer_ticks
 from optune_core.selection.everything import simplest
 from optune_core.selection.optune import Optune
-from optune_core.sweep.results import WIN_SCORE, CellResult, Measured, Setting, known_metrics, settings
+from optune_core.sweep.results import WIN_SCORE, CellResult, Estimate, Setting, known_metrics, settings
 from optune_core.words import policy
 
 T = TypeVar("T")
@@ -26,7 +26,7 @@ _HEIGHT = 250
 @dataclass(frozen=True)
 class _Line:
     key: Key
-    points: list[tuple[float, Measured]]
+    points: list[tuple[float, Estimate]]
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def draw_figures(sweep: str, results: Sequence[CellResult], folder: Path) -> lis
     Returns:
         The files.
     """
-    shown = sorted((setting for setting in settings(results) if setting.whole), key=_rank)
+    shown = sorted((setting for setting in settings(results) if setting.complete), key=_rank)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for metric in known_metrics([cell for setting in shown for cell in setting.whole]):
+    for metric in known_metrics([cell for setting in shown for cell in setting.complete]):
         for name, draw in _figures(shown).items():
             file = folder / f"{metric.replace(' ', '-')}-{name}.svg"
             file.write_text(draw(sweep, shown, metric), encoding="utf-8")
@@ -178,11 +178,11 @@ def _chart(name: str, lines: Sequence[_Line], axis: _Axis, y: Range, par: float)
     )
     chart.level(par)
     for line in lines:
-        style, points = line.key.style, [(x, measured.value) for x, measured in line.points]
-        for x, measured in line.points:
-            chart.interval(x, measured.low, measured.high, style)
+        style, points = line.key.style, [(x, estimate.value) for x, estimate in line.points]
+        for x, estimate in line.points:
+            chart.interval(x, estimate.low, estimate.high, style)
         chart.line(points, style)
-        tips = [f"{line.key.text}: {measured.value:.4g}" for _, measured in line.points]
+        tips = [f"{line.key.text}: {estimate.value:.4g}" for _, estimate in line.points]
         chart.dots(points, style, tips, line.key.symbol or "circle")
     return chart
 
@@ -205,30 +205,30 @@ def _numbered(label: str, colour: int, dash: int) -> Key:
     return Key(label, style, _SYMBOLS[colour % len(_SYMBOLS)])
 
 
-def _at_iterations(setting: Setting, metric: str, aside: float) -> list[tuple[float, Measured]]:
+def _at_iterations(setting: Setting, metric: str, aside: float) -> list[tuple[float, Estimate]]:
     """Return a metric by iteration, a little aside so that the intervals of several settings do not overlap."""
     return [(t + aside, found) for t, found in _measured(setting, metric)]
 
 
-def _measured(setting: Setting, metric: str) -> list[tuple[int, Measured]]:
+def _measured(setting: Setting, metric: str) -> list[tuple[int, Estimate]]:
     iterations = range(setting.first.config.iterations + 1)
     return [(t, found) for t in iterations if (found := _interval(setting, t, metric))]
 
 
-def _interval(setting: Setting, t: int, metric: str) -> Measured | None:
+def _interval(setting: Setting, t: int, metric: str) -> Estimate | None:
     """Return a metric of π_t: over seeds ± a standard deviation; with one seed 95 % over prompts."""
     over_seeds = setting.at(t, metric)
     if over_seeds is None:
         return None
     mean, deviation = over_seeds.mean, over_seeds.deviation
     if deviation is not None:
-        return Measured(mean, mean - deviation, mean + deviation)
-    (only,) = (found for cell in setting.whole if (found := cell.points[t].metrics.get(metric)))
+        return Estimate(mean, mean - deviation, mean + deviation)
+    (only,) = (found for cell in setting.complete if (found := cell.points[t].metrics.get(metric)))
     return only
 
 
 def _bars(panels: dict[str, list[Setting]]) -> str:
-    seeds = sorted({len(setting.whole) for drawn in panels.values() for setting in drawn})
+    seeds = sorted({len(setting.complete) for drawn in panels.values() for setting in drawn})
     number = " to ".join(map(str, dict.fromkeys([seeds[0], seeds[-1]])))
     if seeds == [1]:
         return "bars: 95 % interval over prompts; one seed"
@@ -241,7 +241,7 @@ def _long(metric: str) -> str:
 
 
 def _judged(panels: dict[str, list[Setting]]) -> list[str]:
-    cells = [cell for drawn in panels.values() for setting in drawn for cell in setting.whole]
+    cells = [cell for drawn in panels.values() for setting in drawn for cell in setting.complete]
     return [f"win score {text}" for text in sorted({cell.compared for cell in cells if cell.compared})]
 
 

@@ -1,4 +1,4 @@
-"""What the cells of a sweep came to, and what that is over seeds. From the store alone."""
+"""The results of a sweep's cells, and their means over seeds, read from the store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from optune_core.config import OptuneConfig
-from optune_core.reports.standing import last_start
+from optune_core.reports.run_state import last_start
 from optune_core.reports.summary import held_out_change
 from optune_core.selection.everything import simplest
 from optune_core.storage import ArtifactStore, Ledger
@@ -21,7 +21,7 @@ _OF_A_CELL = ("selection.rho", "selection.type", "training.loss.type", "training
 
 
 @dataclass(frozen=True)
-class Measured:
+class Estimate:
     """A number with a 95 % interval over prompts."""
 
     value: float
@@ -35,39 +35,39 @@ class Point:
 
     t: int
     seconds: float
-    """That the iterations before it took."""
-    metrics: dict[str, Measured]
-    """`proxy` and `gold`: change of the mean held-out reward from π_0; `win score` (Eq. 7). Those that are known."""
+    """Seconds of the iterations before it."""
+    metrics: dict[str, Estimate]
+    """`proxy` and `gold`: change of the mean held-out reward from π_0; `win score` (Eq. 7); those that are known."""
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell as far as it is committed."""
+    """The committed results of a cell."""
 
     run: str
     config: OptuneConfig
     others: str
-    """What sets it apart besides ρ, selector, loss, β₂ and seed."""
+    """Its values of the grid other than ρ, selector, loss, β₂ and seed, as a text."""
     state: str
     message: str
     points: list[Point]
-    """From π_0 on, one more than iterations are committed."""
+    """One entry a policy, from π_0 on."""
     seconds: dict[str, float]
-    """By stage, over all iterations."""
+    """Seconds by stage, over all iterations."""
     generated: int
-    """Prompts that were answered anew, over all iterations."""
+    """Prompts that were regenerated, over all iterations."""
     compared: str
-    """With whom and by whom the win score was judged; empty where it was not."""
+    """Baseline and judge of the win score, as a text; empty without a win score."""
     speedup: float | None = None
-    """Against the cell that differs in the selection alone and regenerates every prompt."""
+    """Over the cell that differs in the selection alone and regenerates every prompt."""
 
     @property
     def iterations(self) -> int:
         return len(self.points) - 1
 
     @property
-    def is_whole(self) -> bool:
-        """Whether all is there: of a run that is killed after its last iteration the last held-out rewards are not."""
+    def is_complete(self) -> bool:
+        """Whether nothing is missing: a run killed after its last iteration can lack the last held-out rewards."""
         return self.state == "finished" and self.iterations >= self.config.iterations
 
     @property
@@ -82,13 +82,13 @@ class CellResult:
     def loss(self) -> str:
         return loss_label(self.config)
 
-    def last(self, metric: str) -> Measured | None:
+    def last(self, metric: str) -> Estimate | None:
         return self.points[-1].metrics.get(metric)
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A number over seeds."""
+class OverSeeds:
+    """Mean and deviation of a number over seeds."""
 
     mean: float
     deviation: float | None
@@ -107,47 +107,47 @@ class Setting:
         return self.cells[0]
 
     @property
-    def whole(self) -> list[CellResult]:
-        return [cell for cell in self.cells if cell.is_whole]
+    def complete(self) -> list[CellResult]:
+        return [cell for cell in self.cells if cell.is_complete]
 
-    def spread(self, number: Callable[[CellResult], float | None]) -> Spread | None:
-        """Of a number over the seeds whose cell is whole and has it."""
-        return spread([value for cell in self.whole if (value := number(cell)) is not None])
+    def over_seeds(self, number: Callable[[CellResult], float | None]) -> OverSeeds | None:
+        """Return mean and deviation over the seeds whose cell is complete and has the number."""
+        return over_seeds([value for cell in self.complete if (value := number(cell)) is not None])
 
-    def at(self, t: int, metric: str) -> Spread | None:
-        """Of a metric of π_t."""
-        return self.spread(lambda cell: found.value if (found := cell.points[t].metrics.get(metric)) else None)
+    def at(self, t: int, metric: str) -> OverSeeds | None:
+        """Return mean and deviation of a metric of π_t."""
+        return self.over_seeds(lambda cell: found.value if (found := cell.points[t].metrics.get(metric)) else None)
 
     def seconds_at(self, t: int) -> float:
-        """Mean time of training until π_t."""
-        return fmean(cell.points[t].seconds for cell in self.whole)
+        """Return the mean seconds of the iterations before π_t."""
+        return fmean(cell.points[t].seconds for cell in self.complete)
 
 
-def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and sample standard deviation; None of nothing."""
+def over_seeds(values: Sequence[float]) -> OverSeeds | None:
+    """Return mean and sample standard deviation; None without values."""
     if not values:
         return None
-    return Spread(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+    return OverSeeds(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 
 def read_cells(store: ArtifactStore, cells: Sequence[Cell]) -> list[CellResult]:
-    """The cells' results, in the same order."""
+    """Return the cells' results, in the same order."""
     results = [_read(store, cell) for cell in cells]
-    full = {_but_selection(result): result for result in results if _is_full(result)}
-    return [replace(result, speedup=_speedup(result, full.get(_but_selection(result)))) for result in results]
+    full = {_without_selection(result): result for result in results if _is_full(result)}
+    return [replace(result, speedup=_speedup(result, full.get(_without_selection(result)))) for result in results]
 
 
 def settings(results: Sequence[CellResult]) -> list[Setting]:
-    """Cells that differ in their seed alone, together; in the order of the file."""
-    together: dict[str, list[CellResult]] = {}
+    """Group the cells that differ in their seed alone, in the order of the file."""
+    groups: dict[str, list[CellResult]] = {}
     for result in results:
-        alike = result.config.model_copy(update={"name": "any", "seed": 0}).model_dump_json()
-        together.setdefault(alike, []).append(result)
-    return [Setting(cells) for cells in together.values()]
+        seedless = result.config.model_copy(update={"name": "any", "seed": 0}).model_dump_json()
+        groups.setdefault(seedless, []).append(result)
+    return [Setting(cells) for cells in groups.values()]
 
 
 def known_metrics(results: Sequence[CellResult]) -> list[str]:
-    """The win score where there is one, else the held-out rewards that there are."""
+    """Return the win score if any cell has one, else the held-out rewards that cells have."""
     known = {metric for result in results for point in result.points for metric in point.metrics}
     return [WIN_SCORE] if WIN_SCORE in known else [reward for reward in REWARDS if reward in known]
 
@@ -176,7 +176,7 @@ def _read(store: ArtifactStore, cell: Cell) -> CellResult:
             seconds[stage] = seconds.get(stage, 0.0) + took
         changes = held_out_change(store, ledger, 0, t)
         metrics = {name: _change(change) for name, change in changes.items() if change["prompts"] > 0}
-        points[0].metrics.update({name: Measured(0.0, 0.0, 0.0) for name in metrics})
+        points[0].metrics.update({name: Estimate(0.0, 0.0, 0.0) for name in metrics})
         if t in wins:
             metrics[WIN_SCORE] = wins[t]
         points.append(Point(t, sum(seconds.values()), metrics))
@@ -194,24 +194,24 @@ def _read(store: ArtifactStore, cell: Cell) -> CellResult:
     )
 
 
-def _win(record: dict[str, Any]) -> Measured:
+def _win(record: dict[str, Any]) -> Estimate:
     metrics = record["metrics"]
-    return Measured(metrics["win_score"], metrics["low"], metrics["high"])
+    return Estimate(metrics["win_score"], metrics["low"], metrics["high"])
 
 
-def _change(change: dict[str, Any]) -> Measured:
-    return Measured(change["difference"], change["low"], change["high"])
+def _change(change: dict[str, Any]) -> Estimate:
+    return Estimate(change["difference"], change["low"], change["high"])
 
 
 def _is_full(result: CellResult) -> bool:
     return result.config.selection.share == 1.0
 
 
-def _but_selection(result: CellResult) -> str:
+def _without_selection(result: CellResult) -> str:
     return result.config.model_copy(update={"name": "any"}).model_dump_json(exclude={"selection"})
 
 
 def _speedup(result: CellResult, full: CellResult | None) -> float | None:
-    if full is None or full is result or not (full.is_whole and result.is_whole) or result.total_seconds == 0:
+    if full is None or full is result or not (full.is_complete and result.is_complete) or result.total_seconds == 0:
         return None
     return full.total_seconds / result.total_seconds

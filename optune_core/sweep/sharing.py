@@ -1,4 +1,4 @@
-"""What the cells of a sweep saved by sharing artifacts."""
+"""The time that the cells of a sweep save by sharing artifacts."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ Artifact = tuple[str, str]
 
 @dataclass(frozen=True)
 class Sharing:
-    """Seconds of work, as noted when each artifact was made; what several engines did side by side adds up."""
+    """Seconds of work from the artifacts' manifests; simultaneous work of several engines is added up."""
 
     made: float
-    """Of the artifacts of all cells, each counted once."""
-    apart: float
-    """Of the artifacts of all cells, counted for every cell: what they would have taken without sharing."""
+    """Seconds of the artifacts of all cells, each counted once."""
+    unshared: float
+    """Seconds of the artifacts of all cells, counted for every cell: the time without sharing."""
     artifacts: int
     shared: int
-    """Artifacts of more than one cell."""
+    """Artifacts that belong to more than one cell."""
 
     @property
     def saved(self) -> float:
-        return self.apart - self.made
+        return self.unshared - self.made
 
 
 def sharing(store: ArtifactStore, runs: Sequence[str]) -> Sharing:
-    """Add up the work in what these runs have committed, and in all that it was made from.
+    """Add up the work in the artifacts that these runs have committed, and in their ancestors.
 
     Raises:
         StoreError: a run refers to an artifact that is gone.
@@ -45,19 +45,19 @@ def sharing(store: ArtifactStore, runs: Sequence[str]) -> Sharing:
     seconds = {artifact: seconds_of_work(manifest) for artifact, manifest in manifests.items()}
     return Sharing(
         made=sum(seconds.values()),
-        apart=sum(seconds[artifact] * count for artifact, count in counts.items()),
+        unshared=sum(seconds[artifact] * count for artifact, count in counts.items()),
         artifacts=len(manifests),
         shared=sum(count > 1 for count in counts.values()),
     )
 
 
 def seconds_of_work(manifest: Manifest) -> float:
-    """What the making of an artifact took: all its timings but the time of day."""
+    """Return the seconds that an artifact took to make: all its timings except the time of day."""
     return sum(seconds for name, seconds in manifest.timing.items() if name != "ended_at")
 
 
 def _artifacts(store: ArtifactStore, ledger: Ledger, manifests: dict[Artifact, Manifest]) -> set[Artifact]:
-    """All that a run's records refer to, and all that this was made from; their manifests are read once."""
+    """Return the artifacts that a run's records refer to, with their ancestors; each manifest is read once."""
     reached: set[Artifact] = set()
     level = set(_recorded(ledger))
     while level:

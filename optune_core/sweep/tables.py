@@ -1,11 +1,11 @@
-"""The tables of a sweep as plain cells of text, for the console and for Prefect's UI."""
+"""The tables of a sweep as cells of text, for the console and for Prefect's UI."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optune_core.sweep.results import REWARDS, WIN_SCORE, CellResult, Measured, Setting, Spread, settings
+from optune_core.sweep.results import REWARDS, WIN_SCORE, CellResult, Estimate, OverSeeds, Setting, settings
 from optune_core.sweep.sharing import Sharing
 
 _STAGES = ("start engine", "generate", "score", "rank and merge", "train")
@@ -15,32 +15,32 @@ _STAGES = ("start engine", "generate", "score", "rank and merge", "train")
 class TextTable:
     title: str
     header: list[str]
-    """The first column is text, the others are numbers."""
+    """Names of the columns: the first column holds text, the others numbers."""
     rows: list[list[str]]
 
 
 def sweep_tables(sweep: str, results: Sequence[CellResult]) -> list[TextTable]:
-    """What each cell reached, what it took, and both over seeds."""
+    """Return each cell's results, its seconds, and both over seeds."""
     return [_reached(sweep, results), _took(sweep, results), _over_seeds(settings(results))]
 
 
 def sharing_text(sharing: Sharing) -> str:
-    """What was saved, in one sentence."""
-    if sharing.apart == 0:
+    """Write what sharing saved."""
+    if sharing.unshared == 0:
         return "Nothing is committed yet."
     return (
         f"Sharing: the artifacts took {sharing.made:,.0f} s of work to make once; without sharing all cells together "
-        f"would have taken {sharing.apart:,.0f} s, {sharing.apart / sharing.made:.2f} times as long: "
+        f"would have taken {sharing.unshared:,.0f} s, {sharing.unshared / sharing.made:.2f} times as long: "
         f"{sharing.saved:,.0f} s saved. {sharing.shared} of {sharing.artifacts} artifacts belong to more than one cell."
     )
 
 
 def notes(results: Sequence[CellResult]) -> list[str]:
-    """What else there is to know: how win scores were judged, and what is the matter with cells that are not whole."""
+    """Return lines about how win scores were judged, and about incomplete cells."""
     judged = sorted({result.compared for result in results if result.compared})
     lines = [f"Win score {text}." for text in judged]
     for result in results:
-        if not result.is_whole and result.state in ("failed", "stopped", "interrupted"):
+        if not result.is_complete and result.state in ("failed", "stopped", "interrupted"):
             lines.append(f"{result.run}: {result.state}: {result.message}")
     return lines
 
@@ -72,7 +72,7 @@ def _took(sweep: str, results: Sequence[CellResult]) -> TextTable:
     ]
     header = ["cell", "engine", "gen.", "score", "merge", "train", "all", "speed-up", "prompts"]
     return TextTable(
-        "Seconds by stage, shared work included; speed-up over ρ = 1, same loss and seed; prompts answered anew",
+        "Seconds by stage, shared work included; speed-up over ρ = 1, same loss and seed; regenerated prompts",
         header,
         rows,
     )
@@ -82,21 +82,21 @@ def _over_seeds(all_settings: Sequence[Setting]) -> TextTable:
     rows = [
         [
             setting_label(setting),
-            f"{len(setting.whole)} of {len(setting.cells)}",
-            *[_spread(setting.at(setting.first.config.iterations, reward), 3) for reward in REWARDS],
-            _spread(setting.at(setting.first.config.iterations, WIN_SCORE), 1, signed=False),
-            _spread(setting.spread(lambda cell: cell.total_seconds), 0, signed=False),
-            _spread(setting.spread(lambda cell: cell.speedup), 2, signed=False),
-            _spread(setting.spread(lambda cell: float(cell.generated)), 0, signed=False),
+            f"{len(setting.complete)} of {len(setting.cells)}",
+            *[_mean(setting.at(setting.first.config.iterations, reward), 3) for reward in REWARDS],
+            _mean(setting.at(setting.first.config.iterations, WIN_SCORE), 1, signed=False),
+            _mean(setting.over_seeds(lambda cell: cell.total_seconds), 0, signed=False),
+            _mean(setting.over_seeds(lambda cell: cell.speedup), 2, signed=False),
+            _mean(setting.over_seeds(lambda cell: float(cell.generated)), 0, signed=False),
         ]
         for setting in all_settings
     ]
     header = ["setting", "seeds", "proxy", "gold", "win score", "seconds", "speed-up", "prompts"]
-    return TextTable("Over seeds: mean ± standard deviation of the cells that are whole", header, rows)
+    return TextTable("Over seeds: mean ± standard deviation of the complete cells", header, rows)
 
 
 def setting_label(setting: Setting) -> str:
-    """`optune, ρ = 0.5; wDPO, β₂ = 1`."""
+    """Write a setting as `optune, ρ = 0.5; wDPO, β₂ = 1`."""
     return "; ".join(part for part in (setting.first.selection, setting.first.loss, setting.first.others) if part)
 
 
@@ -106,18 +106,18 @@ def _short(sweep: str, run: str) -> str:
 
 def _progress(result: CellResult) -> str:
     done = f"{result.iterations}/{result.config.iterations}"
-    return done if result.is_whole else f"{done} {result.state}"
+    return done if result.is_complete else f"{done} {result.state}"
 
 
-def _interval(measured: Measured | None, digits: int, *, signed: bool = True) -> str:
-    if measured is None:
+def _interval(estimate: Estimate | None, digits: int, *, signed: bool = True) -> str:
+    if estimate is None:
         return "–"
     form = f"{'+' if signed else ''}.{digits}f"
-    return f"{measured.value:{form}} [{measured.low:{form}}, {measured.high:{form}}]"
+    return f"{estimate.value:{form}} [{estimate.low:{form}}, {estimate.high:{form}}]"
 
 
-def _spread(spread: Spread | None, digits: int, *, signed: bool = True) -> str:
-    if spread is None:
+def _mean(found: OverSeeds | None, digits: int, *, signed: bool = True) -> str:
+    if found is None:
         return "–"
     form = f"{'+' if signed else ','}.{digits}f"
-    return f"{spread.mean:{form}}" + ("" if spread.deviation is None else f" ± {spread.deviation:,.{digits}f}")
+    return f"{found.mean:{form}}" + ("" if found.deviation is None else f" ± {found.deviation:,.{digits}f}")

@@ -68,7 +68,7 @@ CONTRASTS = """
 
 @pytest.fixture(scope="module")
 def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Runs `told` (two iterations, hostile prompts, a win score) and `offline` (fixed pairs, no held-out prompts)."""
+    """Runs `online` (two iterations, hostile prompts, a win score) and `offline` (fixed pairs, no held-out prompts)."""
     from flows.run import optune
 
     folder = tmp_path_factory.mktemp("report")
@@ -77,7 +77,7 @@ def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFac
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
     source = {"type": "file", "path": str(folder / "prompts.jsonl")}
     # Long prompts: the tiny tokenizer has hardly a merge.
-    optune(str(write_config(tiny, name="told", prompts={"source": source, "max_tokens": 256})), store=store)
+    optune(str(write_config(tiny, name="online", prompts={"source": source, "max_tokens": 256})), store=store)
 
     pairs = [{"prompt": f"Question {i}", "chosen": "aeiou " * (1 + i % 3), "rejected": "xyz"} for i in range(8)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
@@ -106,7 +106,7 @@ def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFac
         "prompts": 6,
         "metrics": metrics | {"malformed": 0},
     }
-    open_objects(store).create("runs/told/evaluations/against-start/0002.json", canonical_json(record))
+    open_objects(store).create("runs/online/evaluations/against-start/0002.json", canonical_json(record))
     return store
 
 
@@ -144,7 +144,7 @@ def headings(browser: Browser) -> list[str]:
 def test_a_page_is_readable_on_any_screen_in_light_and_dark(
     store: str, browser: Browser, tmp_path: Path, width: int, dark: bool
 ) -> None:
-    show(browser, report(store, tmp_path / "page.html", "told"), width=width, dark=dark)
+    show(browser, report(store, tmp_path / "page.html", "online"), width=width, dark=dark)
     assert overflow(browser) == 0
     assert browser.value(CONTRASTS) == []
     red, green, blue = map(int, re.findall(r"\d+", browser.value("getComputedStyle(document.body).backgroundColor")))
@@ -152,24 +152,24 @@ def test_a_page_is_readable_on_any_screen_in_light_and_dark(
     assert browser.complaints == []
     assert set(SECTIONS) <= set(headings(browser))
     text = browser.text()
-    for said in ("ρ = 0.5", "62.5", "stand-in: vowels", "tests.rewards:brevity", "Speed-up"):
-        assert said in text
+    for text_shown in ("ρ = 0.5", "62.5", "stand-in: vowels", "tests.rewards:brevity", "Speed-up"):
+        assert text_shown in text
     assert browser.value("document.querySelectorAll('svg.chart').length") >= 12
     assert browser.value("[...document.querySelectorAll('svg.chart')].every(e => !/NaN|inf/.test(e.outerHTML))")
 
 
 def test_markup_in_prompts_is_inert(store: str, browser: Browser, tmp_path: Path) -> None:
-    show(browser, report(store, tmp_path / "page.html", "told"), width=1180)
+    show(browser, report(store, tmp_path / "page.html", "online"), width=1180)
     assert overflow(browser) == 0
     assert "onerror=\"document.title = 'owned'\"" in browser.text(), "an example shows its prompt"
-    assert browser.value("document.title") == "OPTune: told"
+    assert browser.value("document.title") == "OPTune: online"
     assert browser.value("document.querySelectorAll('script, img').length") == 0
 
 
 def test_the_page_shows_the_values_of_the_ledger(store: str, browser: Browser, tmp_path: Path) -> None:
-    show(browser, report(store, tmp_path / "page.html", "told"), width=1180)
+    show(browser, report(store, tmp_path / "page.html", "online"), width=1180)
     objects = ArtifactStore(open_objects(store))
-    evaluation = Ledger(objects.objects, "told").held_out(2)
+    evaluation = Ledger(objects.objects, "online").held_out(2)
     assert evaluation is not None
     rows: list[list[str]] = browser.value(
         "[...document.querySelectorAll('.held-out table')[0].rows].map(r => [...r.cells].map(c => c.innerText))"
@@ -179,7 +179,7 @@ def test_the_page_shows_the_values_of_the_ledger(store: str, browser: Browser, t
         "[...document.querySelectorAll('.iterations table')[0].rows].map(r => [...r.cells].map(c => c.innerText))"
     )
     assert [int(row[1]) + int(row[2]) + int(row[3]) for row in iterations[1:]] == [12, 12]
-    record = Ledger(objects.objects, "told").iteration(1)
+    record = Ledger(objects.objects, "online").iteration(1)
     assert record is not None
     log = objects.read(Ref.from_json(record["artifacts"]["policy"]), "train_log.jsonl").decode().splitlines()
     points = browser.value("document.querySelector('[aria-label^=\"loss\"] polyline').getAttribute('points')")
@@ -187,7 +187,7 @@ def test_the_page_shows_the_values_of_the_ledger(store: str, browser: Browser, t
 
 
 def test_two_runs_are_compared_and_the_second_is_offline(store: str, browser: Browser, tmp_path: Path) -> None:
-    show(browser, report(store, tmp_path / "page.html", "told", "offline", "told"), width=390)
+    show(browser, report(store, tmp_path / "page.html", "online", "offline", "online"), width=390)
     assert overflow(browser) == 0
     assert browser.complaints == []
     found = headings(browser)
@@ -224,13 +224,13 @@ def test_the_end_of_a_run_stores_its_page_and_repeating_it_replaces_it(
 def test_an_unfinished_run_has_a_page(store: str, browser: Browser, tmp_path: Path) -> None:
     copy = tmp_path / "store"
     shutil.copytree(store, copy)
-    (copy / "runs/told/iterations/0001.json").unlink()
-    (copy / "runs/told/held_out/0002.json").unlink()
-    show(browser, report(str(copy), tmp_path / "page.html", "told"), width=1180)
+    (copy / "runs/online/iterations/0001.json").unlink()
+    (copy / "runs/online/held_out/0002.json").unlink()
+    show(browser, report(str(copy), tmp_path / "page.html", "online"), width=1180)
     assert "1 of 2 iterations" in browser.text()
     assert "Reward analysis" in headings(browser)
 
-    config: Any = Ledger(open_objects(store), "told").config()
+    config: Any = Ledger(open_objects(store), "online").config()
     with hold(open_objects(str(copy)), "begun", config):
         show(browser, report(str(copy), tmp_path / "begun.html", "begun"), width=1180)
     assert "0 of 2 iterations · working" in browser.text()
@@ -240,18 +240,18 @@ def test_an_unfinished_run_has_a_page(store: str, browser: Browser, tmp_path: Pa
 def test_a_damaged_log_is_named_and_marked_to_be_made_again(store: str, tmp_path: Path) -> None:
     copy = tmp_path / "store"
     shutil.copytree(store, copy)
-    record = Ledger(open_objects(str(copy)), "told").iteration(0)
+    record = Ledger(open_objects(str(copy)), "online").iteration(0)
     assert record is not None
     (log,) = (copy / "artifacts" / "policy" / record["artifacts"]["policy"]["key"]).glob("*/train_log.jsonl")
     log.write_bytes(log.read_bytes().replace(b"loss", b"gain"))
     with pytest.raises(CorruptArtifact, match=r"train_log\.jsonl"):
-        report(str(copy), tmp_path / "page.html", "told")
+        report(str(copy), tmp_path / "page.html", "online")
     assert list(log.parents[1].glob("*.damaged"))
 
 
 def test_an_unknown_run_and_an_impossible_file_are_refused(store: str, tmp_path: Path) -> None:
-    with pytest.raises(OptuneError, match="no run 'absent'; its runs: offline, told"):
-        report(store, tmp_path / "page.html", "told", "absent")
+    with pytest.raises(OptuneError, match="no run 'absent'; its runs: offline, online"):
+        report(store, tmp_path / "page.html", "online", "absent")
     assert not (tmp_path / "page.html").exists()
     with pytest.raises(OptuneError, match="cannot be written"):
-        report(store, tmp_path / "missing" / "page.html", "told")
+        report(store, tmp_path / "missing" / "page.html", "online")

@@ -120,7 +120,7 @@ def test_artifacts_that_cells_share_are_made_once(swept: tuple[Path, str]) -> No
     assert count(store, "responses") == 3 + 2 * (2 + 1) + held_out
     objects = ArtifactStore(open_objects(store))
     shared = sharing(objects, [cell.run for cell in load_sweep(swept[0]).cells])
-    assert 0 < shared.made < shared.apart
+    assert 0 < shared.made < shared.unshared
     assert shared.shared >= 3 + 2 + 1 + 2, "shards, held-out shards, replay set, policies of iteration 0"
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Responses, Row, RunFacts
+from optune_core.reports.facts import HeldOut, IterationFacts, PairFacts, Record, ResponseCounts, RunFacts
 from tests.tiny import WDPO
 
-CONFIG: Row = {
+CONFIG: Record = {
     "name": "sound",
     "seed": 3,
     "iterations": 2,
@@ -39,17 +39,17 @@ CONFIG: Row = {
         "lora": None,
     },
 }
-ANSWERS = Responses(responses=20, tokens=600, truncated=2, distinct=18)
+ANSWERS = ResponseCounts(responses=20, tokens=600, truncated=2, distinct=18)
 SECONDS = {"start engine": 10.0, "generate": 40.0, "score": 5.0, "rank and merge": 1.0, "train": 44.0}
 
 
-def change(difference: float, low: float, high: float) -> Row:
-    """Return a result in the form of `paired_difference`."""
+def change(difference: float, low: float, high: float) -> Record:
+    """Return a result of `paired_difference`."""
     return {"before": 1.0, "after": 1 + difference, "difference": difference, "low": low, "high": high, "prompts": 4}
 
 
 def iteration(t: int, **changes: Any) -> IterationFacts:
-    """A sound iteration of ten prompts."""
+    """Return a sound iteration of ten prompts."""
     step = {
         "loss": 0.35,
         "rewards/chosen": 0.01,
@@ -121,7 +121,7 @@ def sound_run(**changes: Any) -> RunFacts:
     return replace(facts, **changes)
 
 
-def held_out(proxy: Row, gold: Row | None = None, last: Responses = ANSWERS) -> list[HeldOut]:
-    """π_0 and π_1, with the change between them."""
+def held_out(proxy: Record, gold: Record | None = None, last: ResponseCounts = ANSWERS) -> list[HeldOut]:
+    """Return π_0 and π_1, with the change between them."""
     end = {"proxy": proxy} if gold is None else {"proxy": proxy, "gold": gold}
     return [HeldOut(0, {name: change(0.0, 0.0, 0.0) for name in end}, ANSWERS), HeldOut(1, end, last)]

@@ -95,7 +95,7 @@ def test_page_of_an_iteration_shows_its_pairs(tmp_path: Path) -> None:
         "artifacts": {"replay": ref.to_json()},
     }
     page = iteration_markdown(store, "run", record)
-    assert "**4 prompts** = 2 regenerated, 1 reused, 1 unpaired. Named drops: 1 tied." in page
+    assert "**4 prompts** = 2 regenerated, 1 reused, 1 unpaired. Dropped prompts by reason: 1 tied." in page
     pictures = dict(re.findall(r"!\[(\w+)\]\(data:image/svg\+xml;base64,([\w+/=]+)\)", page))
     tips = {
         name: [tip.text for tip in ElementTree.fromstring(base64.b64decode(data)).iter(f"{SVG}title")]

@@ -54,13 +54,13 @@ BAD_MODEL = {"accuracy/held_out": 0.6, "accuracy/length_only": 0.6, "held_out_pa
         (sound_run(held_out=held_out(RISES, FLAT)), "Proxy up, gold flat", "+0.300 [+0.100, +0.500]"),
         (
             sound_run(held_out=held_out(RISES, last=replace(ANSWERS, distinct=15))),
-            "Answers become alike",
-            "90 % of the held-out answers of π₀ are different ones, 75 %",
+            "Fewer distinct responses",
+            "90 % of π₀'s held-out responses are distinct, 75 % of the last policy's",
         ),
         (
             sound_run(held_out=held_out(FLAT, last=replace(ANSWERS, tokens=750))),
             "Length drift",
-            "held-out answers went from 30.0 to 37.5 tokens (+25 %)",
+            "held-out responses went from 30.0 to 37.5 tokens (+25 %)",
         ),
         (
             with_second(correlations={"chosen": 0.0, "rejected": 0.0, "both": -0.51}),

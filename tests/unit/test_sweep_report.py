@@ -19,12 +19,13 @@ from optune_core.sweep.grid import Cell, load_sweep
 from optune_core.sweep.results import (
     WIN_SCORE,
     CellResult,
-    Measured,
+    Estimate,
+    OverSeeds,
     Point,
     known_metrics,
+    over_seeds,
     read_cells,
     settings,
-    spread,
 )
 from optune_core.sweep.sharing import Sharing, sharing
 from optune_core.sweep.tables import notes, sharing_text, sweep_tables
@@ -111,40 +112,39 @@ def two_seeds(store: ArtifactStore, tmp_path: Path) -> list[Cell]:
 
 
 def test_a_cell_result_is_read_from_the_records_of_its_run(store: ArtifactStore, two_seeds: list[Cell]) -> None:
-    part, _, whole, absent = read_cells(store, two_seeds)
+    part, _, full, absent = read_cells(store, two_seeds)
     assert [point.seconds for point in part.points] == [0.0, 20.0, 40.0]
     assert part.seconds == {"start engine": 4.0, "generate": 16.0, "train": 20.0}
     assert part.generated == 14
     assert [point.metrics["gold"].value for point in part.points] == pytest.approx([0.0, 0.4, 0.8])
     assert part.speedup == pytest.approx((4 + 40 + 20) / (4 + 16 + 20))
-    assert whole.speedup is None, "it is what the others are compared with"
-    assert (absent.state, absent.iterations, absent.is_whole) == ("waiting", 0, False)
+    assert full.speedup is None, "it is what the others are compared with"
+    assert (absent.state, absent.iterations, absent.is_complete) == ("waiting", 0, False)
     assert read_cells(store, two_seeds)[1].speedup is None, "the cell to compare with has not been computed"
 
 
 def test_results_are_averaged_over_the_seeds_that_are_complete(store: ArtifactStore, two_seeds: list[Cell]) -> None:
-    part, whole = settings(read_cells(store, two_seeds))
-    assert (len(part.whole), len(whole.whole)) == (2, 1)
+    part, full = settings(read_cells(store, two_seeds))
+    assert (len(part.complete), len(full.complete)) == (2, 1)
     gold = part.at(ITERATIONS, "gold")
     assert gold is not None
     assert (gold.mean, gold.deviation, gold.seeds) == (pytest.approx(1.8), pytest.approx(2**0.5), 2)
-    alone = spread([4.0])
-    assert alone is not None and (alone.mean, alone.deviation, alone.seeds) == (4.0, None, 1)
-    assert spread([]) is None
+    assert over_seeds([4.0]) == OverSeeds(4.0, None, 1)
+    assert over_seeds([]) is None
 
 
 def test_tables_show_the_number_of_seeds_and_the_missing_cells(store: ArtifactStore, two_seeds: list[Cell]) -> None:
-    reached, took, over_seeds = sweep_tables("swept", read_cells(store, two_seeds))
+    reached, took, of_seeds = sweep_tables("swept", read_cells(store, two_seeds))
     assert [row[:2] for row in reached.rows][-1] == ["rho_1-seed_1", "0/2 waiting"]
     assert reached.rows[0] == ["rho_0.4-seed_0", "2/2", *["+0.800 [+0.800, +0.800]"] * 2, "–"]
     assert took.rows[0][-3:] == ["40", "1.60×", "14"]
-    assert [row[:2] for row in over_seeds.rows] == [
+    assert [row[:2] for row in of_seeds.rows] == [
         ["optune, ρ = 0.4; wDPO, β₂ = 1", "2 of 2"],
         ["all, ρ = 1; wDPO, β₂ = 1", "1 of 2"],
     ]
-    assert over_seeds.rows[0][3] == "+1.800 ± 1.414"
-    assert over_seeds.rows[1][3] == "+2.000"
-    for table in (reached, took, over_seeds):
+    assert of_seeds.rows[0][3] == "+1.800 ± 1.414"
+    assert of_seeds.rows[1][3] == "+2.000"
+    for table in (reached, took, of_seeds):
         assert {len(row) for row in table.rows} == {len(table.header)}
 
 
@@ -154,7 +154,7 @@ def test_win_scores_replace_rewards_where_there_are_some(store: ArtifactStore, t
     record_win_score(store, two_seeds[0].run, 2, 55.0)
     results = read_cells(store, two_seeds)
     assert known_metrics(results) == [WIN_SCORE]
-    assert results[0].last(WIN_SCORE) == Measured(55.0, 50.0, 60.0)
+    assert results[0].last(WIN_SCORE) == Estimate(55.0, 50.0, 60.0)
     assert sweep_tables("swept", results)[0].rows[0][-1] == "55.0 [50.0, 60.0]"
     assert notes(results) == ["Win score against π₀, judged by a reward model (stand-in)."]
 
@@ -166,11 +166,11 @@ def test_a_cell_is_incomplete_before_its_last_evaluation(store: ArtifactStore, t
     take(store.objects, two_seeds[0].run, {}).release("interrupted")
     results = read_cells(store, two_seeds)
     assert results[0].iterations == ITERATIONS
-    assert not results[0].is_whole
+    assert not results[0].is_complete
     assert sweep_tables("swept", results)[0].rows[0][1] == "2/2 interrupted"
 
 
-def test_a_failed_cell_is_shown_with_its_error(store: ArtifactStore, two_seeds: list[Cell]) -> None:
+def test_failed_cell_is_shown_with_its_error(store: ArtifactStore, two_seeds: list[Cell]) -> None:
     from optune_core.errors import DataError
 
     failed = two_seeds[3]
@@ -188,7 +188,7 @@ def test_the_seconds_of_shared_artifacts_are_counted_once(store: ArtifactStore, 
     second = [8.0 + 2.0 + 10.0, 8.0 + 2.0 + 10.0, 20.0 + 2.0 + 10.0]
     shared = sharing(store, runs)
     assert shared.made == pytest.approx(first + sum(second))
-    assert shared.apart == pytest.approx(3 * first + sum(second))
+    assert shared.unshared == pytest.approx(3 * first + sum(second))
     assert sharing(store, runs[:1]).saved == 0
     text = sharing_text(shared)
     assert f"{shared.made:,.0f} s" in text and f"{shared.saved:,.0f} s saved" in text
@@ -207,7 +207,7 @@ def test_adding_cells_to_a_sweep_keeps_the_earlier_ones(store: ArtifactStore) ->
 
 
 def made_up(folder: Path, win: bool, seeds: int, betas: list[float]) -> list[CellResult]:
-    """Plausible results of a grid like the paper's."""
+    """Return plausible results of a grid like the paper's."""
     grid = {
         "selection.rho": [0.3, 0.5, 0.7, 1.0],
         "selection.type": ["optune", "random"],
@@ -224,10 +224,10 @@ def made_up(folder: Path, win: bool, seeds: int, betas: list[float]) -> list[Cel
         for t in range(4):
             value = 40 + rate * t**0.7 + (cell.config.seed - 1) * 0.8 * (t > 0)
             metrics = (
-                {WIN_SCORE: Measured(value, value - 3, value + 3)}
+                {WIN_SCORE: Estimate(value, value - 3, value + 3)}
                 if win
                 else {
-                    name: Measured((value - 40) / scale, (value - 43) / scale, (value - 37) / scale)
+                    name: Estimate((value - 40) / scale, (value - 43) / scale, (value - 37) / scale)
                     for name, scale in (("proxy", 5), ("gold", 100))
                 }
             )

@@ -229,7 +229,10 @@ def test_masters_are_kept_while_a_cell_of_a_sweep_may_share_them(
         SweepRecord(world.objects, "sweep").add(run, {})
     assert world.collect(masters=True) == set()
     print_collection(str(world.objects.root), dry_run=True, grace_hours=1, masters=True)
-    assert "masters are all kept: 1 cells of sweeps are not finished, such as not-begun" in capsys.readouterr().out
+    assert (
+        "all masters are kept, since 1 cells of sweeps are not finished, for example not-begun"
+        in capsys.readouterr().out
+    )
     world.run("not-begun", "finished", inputs={}, records=iterations(first))
     third = world.policy("third")
     world.run("longer", "finished", inputs={}, records=iterations(second, third))

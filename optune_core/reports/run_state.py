@@ -1,4 +1,4 @@
-"""How a run stands: what is committed of what is wanted, and how its last start ended."""
+"""The state of a run: its committed and its wanted iterations, and how its last start ended."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from optune_core.storage.ledger import no_such_run
 
 
 def require_run(ledger: Ledger) -> None:
-    """Raises OptuneError, with the store's runs, unless the run was ever started."""
+    """Raise OptuneError, with the names of the store's runs, if the run was never started."""
     if ledger.config() is None and read_lease(ledger.objects, ledger.run) is None:
         raise OptuneError(no_such_run(ledger.objects, ledger.run))
 
 
 def progress(ledger: Ledger) -> dict[str, Any]:
-    """Committed and wanted iterations, and what the lease says."""
+    """Return the committed and the wanted iterations, and the state of the last start."""
     lease = read_lease(ledger.objects, ledger.run)
     config = lease.config if lease else ledger.config()
     return {
@@ -29,8 +29,10 @@ def progress(ledger: Ledger) -> dict[str, Any]:
 
 
 def last_start(lease: LeaseRecord | None) -> dict[str, Any]:
-    """`state`, `where` and `message` of a run's last start; a holder that is gone was interrupted. All empty for a run
-    that was never started."""
+    """Return `state`, `where` and `message` of a run's last start; all empty for a run that was never started.
+
+    A start is `interrupted` if the holder of its lease is gone.
+    """
     if lease is None:
         return {"state": None, "where": None, "message": ""}
     if lease.holder is not None and is_gone(lease):
@@ -38,7 +40,7 @@ def last_start(lease: LeaseRecord | None) -> dict[str, Any]:
     return {"state": lease.state, "where": lease.where if lease.holder else None, "message": lease.message}
 
 
-def standing(row: dict[str, Any]) -> str:
-    """How the last start of a run stands: `working` names who holds the lease, an end its reason."""
+def state_text(row: dict[str, Any]) -> str:
+    """Write the state of a run's last start: with the lease's holder while it works, with the reason if it ended."""
     detail = row["where"] or row["message"]
     return f"{row['state'] or 'unknown'}{f' ({detail})' if detail else ''}"
