@@ -1,4 +1,4 @@
-"""Attention over a `Row` of pairs: each pair for itself, and both of its responses on one prompt.
+"""Attention over a `PackedRow` of pairs: each pair for itself, and both of its responses on one prompt.
 
 Every pair falls into two causal sequences: prompt and chosen attend to themselves, and the rejected response attends
 to the prompt and itself. That is all the masking there is, so two kernels do: `varlen` gives flash attention all
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from optune_core.training.layout import Row
+from optune_core.training.layout import PackedRow
 
 _BLOCK = 256
 """Queries at a time where attention is computed in products."""
@@ -29,7 +29,7 @@ def sdpa(
     attention_mask: None,
     *,
     scaling: float,
-    packed: Row,
+    packed: PackedRow,
     sliding_window: int | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
@@ -107,7 +107,7 @@ def varlen(
     attention_mask: None,
     *,
     scaling: float,
-    packed: Row,
+    packed: PackedRow,
     sliding_window: int | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:

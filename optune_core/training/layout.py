@@ -53,7 +53,7 @@ class Sequences:
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """P pairs in one row of T tokens, of which R are response tokens."""
 
     input_ids: Tensor
@@ -89,7 +89,7 @@ class Row:
             longest_key=max(keys),
         )
 
-    def to(self, device: torch.device) -> Row:
+    def to(self, device: torch.device) -> PackedRow:
         """The same on a device."""
         moved = {
             name: getattr(self, name).to(device) for name in ("input_ids", "position_ids", "predictors", "targets")
@@ -127,7 +127,7 @@ class TokenPairs:
         """Token ids of prompt, chosen and rejected, int32."""
         return tuple(values[offsets[pair] : offsets[pair + 1]] for values, offsets in self._columns)
 
-    def row(self, numbers: Sequence[int]) -> Row:
+    def row(self, numbers: Sequence[int]) -> PackedRow:
         """These pairs, one behind the other."""
         ids, positions, spans, start = [], [], [], 0
         predictors: list[list[np.ndarray[Any, Any]]] = [[], []]
@@ -147,7 +147,7 @@ class TokenPairs:
                     predictors[side].append(before)
                     targets[side].append(response)
             start = span.end
-        return Row(
+        return PackedRow(
             input_ids=_tensor(ids)[None],
             position_ids=_tensor(positions)[None],
             predictors=_tensor(predictors[0] + predictors[1]),

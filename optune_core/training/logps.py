@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from optune_core.training.attention import KERNELS
 from optune_core.training.head import token_logps
-from optune_core.training.layout import Row, TokenPairs
+from optune_core.training.layout import PackedRow, TokenPairs
 
 PLAIN = "plain"
 """No kernel: each sequence by itself in the model's own forward pass."""
@@ -70,7 +70,7 @@ def compute_inside(model: Any, kernel: str, *, cast_weights: bool = True) -> Non
         model.forward = MethodType(partial(_packed, cast_weights=cast_weights), model)
 
 
-def row_logps(model: Any, row: Row) -> tuple[Tensor, Tensor]:
+def row_logps(model: Any, row: PackedRow) -> tuple[Tensor, Tensor]:
     """log π(y_w|x) and log π(y_l|x), summed over response tokens.
 
     Args:
@@ -84,7 +84,7 @@ def row_logps(model: Any, row: Row) -> tuple[Tensor, Tensor]:
     return chosen, rejected
 
 
-def _packed(model: Any, packed: Row, *, cast_weights: bool = True, **ignored: Any) -> Tensor:
+def _packed(model: Any, packed: PackedRow, *, cast_weights: bool = True, **ignored: Any) -> Tensor:
     """float32, (2P,): chosen, then rejected."""
     body, device = model.base_model, packed.input_ids.device.type
     inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "packed": packed, "use_cache": False}
@@ -100,7 +100,7 @@ def _packed(model: Any, packed: Row, *, cast_weights: bool = True, **ignored: An
     return torch.stack([part.sum() for part in torch.split(of_tokens, list(packed.lengths))])
 
 
-def _plain(forward: Callable[..., Any], packed: Row) -> Tensor:
+def _plain(forward: Callable[..., Any], packed: PackedRow) -> Tensor:
     """The same by a model's own forward pass, one sequence at a time."""
     sequences: list[list[Tensor]] = [[], []]
     for span in packed.spans:
@@ -117,7 +117,7 @@ def _plain(forward: Callable[..., Any], packed: Row) -> Tensor:
     return torch.stack(sequences[0] + sequences[1])
 
 
-def _is_right(model: Any, kernel: str, row: Row, expected: Tensor, tolerance: float) -> bool:
+def _is_right(model: Any, kernel: str, row: PackedRow, expected: Tensor, tolerance: float) -> bool:
     try:
         model.set_attn_implementation(f"optune_{kernel}")
         found = _packed(model, row)
@@ -127,7 +127,7 @@ def _is_right(model: Any, kernel: str, row: Row, expected: Tensor, tolerance: fl
     return torch.allclose(found, expected, rtol=tolerance)
 
 
-def _trial(vocabulary: int) -> Row:
+def _trial(vocabulary: int) -> PackedRow:
     """Two pairs of tokens from all over the vocabulary."""
     prompts, chosen, rejected = (
         [[(7919 * i + 104729 * (length + 1)) % vocabulary for i in range(length)] for length in lengths]

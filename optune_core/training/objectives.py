@@ -11,14 +11,14 @@ from torch import Tensor
 
 from optune_core.config.schema import Training
 from optune_core.losses.equations import best_of_n_losses, dpo_losses, reverse_kl_losses, wdpo_losses
-from optune_core.training.layout import Row
+from optune_core.training.layout import PackedRow
 
 
 @dataclass(frozen=True)
 class PackData:
     """A pack as it is computed: P rows, each a pair or an online sample."""
 
-    row: Row
+    row: PackedRow
     reference_logps: Tensor | None
     """(2, P): chosen and rejected; None: the loss has no reference."""
     rewards: Tensor
