@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Span:
+class PairSpan:
     """Where a pair lies in a row: three lengths in tokens, and where the first of them begins."""
 
     start: int
@@ -66,7 +66,7 @@ class PackedRow:
     """int64, (R,): that token."""
     lengths: tuple[int, ...]
     """Response tokens of each of the 2P sequences, chosen first."""
-    spans: tuple[Span, ...]
+    spans: tuple[PairSpan, ...]
 
     @cached_property
     def sequences(self) -> Sequences:
@@ -134,7 +134,7 @@ class TokenPairs:
         targets: list[list[np.ndarray[Any, Any]]] = [[], []]
         for number in numbers:
             prompt, chosen, rejected = self[number]
-            span = Span(start, len(prompt), len(chosen), len(rejected))
+            span = PairSpan(start, len(prompt), len(chosen), len(rejected))
             spans.append(span)
             ids += [prompt, chosen, rejected]
             behind = span.prompt + np.arange(max(span.chosen, span.rejected))
