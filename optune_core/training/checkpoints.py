@@ -57,7 +57,7 @@ def write(folder: Path, model: Any, optimizer: Any, schedule: Any, trained: Mapp
     main = PartialState().is_main_process
     if main:
         folder.mkdir(parents=True)
-    weights = whole_weights(model, trained)
+    weights = gathered_weights(model, trained)
     if main:
         save_file(weights, folder / WEIGHTS)
     del weights  # before the optimizer's copy is made
@@ -73,7 +73,7 @@ def write(folder: Path, model: Any, optimizer: Any, schedule: Any, trained: Mapp
     (folder / STATE).write_bytes(canonical_json(rest))
 
 
-def whole_weights(model: Any, trained: Iterable[str]) -> dict[str, Tensor]:
+def gathered_weights(model: Any, trained: Iterable[str]) -> dict[str, Tensor]:
     """The trained parameters on the CPU, gathered. Called by all processes; only the first one gets them."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     whole: dict[str, Any] = get_model_state_dict(model, options=options)
