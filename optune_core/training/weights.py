@@ -34,7 +34,7 @@ def load_master(policy: Path) -> Any:
 
 
 @contextmanager
-def whole_on_every_process() -> Iterator[None]:
+def weights_on_every_process() -> Iterator[None]:
     """Inside, a model is loaded with its weights by every process.
 
     Under FSDP transformers gives them to the first one only, for wrapping to hand them out: without the wrapping the
