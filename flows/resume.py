@@ -6,7 +6,7 @@ from prefect import flow
 
 from flows.request import store_url
 from optune_core.storage.interrupted import suspects, unmoved
-from tasks.resume import flow_runs_at_work, relaunch
+from tasks.resume import active_flow_runs, relaunch
 from tasks.support.logs import quiet_known_errors
 from tasks.support.stage import open_store
 
@@ -29,6 +29,6 @@ def resume(store: str | None = None, deployment: str = "optune/iterate") -> list
     store = store_url(store)
     objects = open_store(store).objects
     seen = suspects(objects)
-    before = flow_runs_at_work(store, list(seen))
+    before = active_flow_runs(store, list(seen))
     lost = unmoved(objects, seen)
     return [run for run in lost if relaunch(store, run, seen[run].starts, deployment, before.get(run))]

@@ -16,7 +16,7 @@ from tasks.prepare import check_store
 from tasks.support.logs import quiet_known_errors
 from tasks.support.stage import open_store
 from tasks.sweep import import_models, publish_sweep, record_cells
-from tasks.sweep_cells import AtWork, CellHere, CellOnPool, check_failures, compute
+from tasks.sweep_cells import CellHere, CellOnPool, RunningCell, check_failures, compute
 
 
 def _run_name() -> str:
@@ -61,7 +61,7 @@ def sweep(
 
     here = parallel or wanted.config.parallel
 
-    def start(cell: Cell) -> AtWork:
+    def start(cell: Cell) -> RunningCell:
         if deployment is not None:
             return CellOnPool(deployment, cell, wanted.config.base, overrides, store)
         return CellHere(cell, wanted.config.base, overrides, store, here)

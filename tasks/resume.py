@@ -31,14 +31,14 @@ _ATTEMPTS = 5
 """Flow runs created for one interrupted start; that many that never took the lease have a reason for it."""
 
 
-class AtWork(BaseModel):
+class ActiveFlowRun(BaseModel):
     """A flow run that is not over, in the state in which it was seen."""
 
     flow_run: str
     state: str
 
 
-def flow_runs_at_work(store: str, runs: Sequence[str]) -> dict[str, AtWork]:
+def active_flow_runs(store: str, runs: Sequence[str]) -> dict[str, ActiveFlowRun]:
     """What Prefect has at work for these runs of a store: the newest flow run for each, where there is one."""
     if not runs:
         return {}
@@ -47,7 +47,7 @@ def flow_runs_at_work(store: str, runs: Sequence[str]) -> dict[str, AtWork]:
 
 
 @task(name="relaunch", task_run_name="relaunch {run}")
-def relaunch(store: str, run: str, starts: int, deployment: str, before: AtWork | None) -> bool:
+def relaunch(store: str, run: str, starts: int, deployment: str, before: ActiveFlowRun | None) -> bool:
     """Start a run that nobody works on again, unless Prefect is about to.
 
     Args:
@@ -128,8 +128,8 @@ def _is_waiting(flow_run: FlowRun) -> bool:
     return not state.is_running()
 
 
-def _seen(flow_run: FlowRun) -> AtWork:
-    return AtWork(flow_run=str(flow_run.id), state=str(_state(flow_run).id))
+def _seen(flow_run: FlowRun) -> ActiveFlowRun:
+    return ActiveFlowRun(flow_run=str(flow_run.id), state=str(_state(flow_run).id))
 
 
 def _state(flow_run: FlowRun) -> Any:

@@ -35,14 +35,14 @@ _CRASHED = timedelta(seconds=60)
 """What automations are given to start a crashed flow run again, before it is replaced."""
 
 
-class AtWork(Protocol):
+class RunningCell(Protocol):
     """A cell that is being computed."""
 
     def end(self) -> str | None:
         """None while it goes on; then why it ended, in words."""
         ...
 
-    def tell(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """This process was told to end by a signal, and passes it on."""
         ...
 
@@ -52,7 +52,7 @@ class AtWork(Protocol):
 
 
 def compute(
-    objects: Objects, cells: list[Cell], start: Callable[[Cell], AtWork], at_once: int | None
+    objects: Objects, cells: list[Cell], start: Callable[[Cell], RunningCell], at_once: int | None
 ) -> dict[str, str]:
     """Bring all cells to their end, as many at once as are allowed and share no work that is yet to be done.
 
@@ -65,11 +65,11 @@ def compute(
     """
     logger = get_run_logger()
     order = SweepOrder(cells)
-    waiting = [cell for cell in cells if not _is_whole(objects, cell)]
+    waiting = [cell for cell in cells if not _is_complete(objects, cell)]
     logger.info("%d of %d cells are complete", len(cells) - len(waiting), len(cells))
     targets = {cell.run: cell for cell in cells}
     past_iteration_0: set[str] = set()
-    at_work: dict[str, AtWork] = {}
+    at_work: dict[str, RunningCell] = {}
     failed: dict[str, str] = {}
     try:
         while waiting or at_work:
@@ -77,7 +77,7 @@ def compute(
                 if (reason := work.end()) is None:
                     continue
                 del at_work[run]
-                if _is_whole(objects, targets[run]):
+                if _is_complete(objects, targets[run]):
                     logger.info("cell %s is complete", run)
                 elif _is_busy(objects, run):
                     logger.warning("cell %s is being worked on by somebody else, it is waited for", run)
@@ -99,7 +99,7 @@ def compute(
             time.sleep(_POLL_SECONDS if at_work else 0)
     except BaseException as told:  # a signal
         for work in at_work.values():
-            work.tell(signal.SIGINT if isinstance(told, KeyboardInterrupt) else signal.SIGTERM)
+            work.send_signal(signal.SIGINT if isinstance(told, KeyboardInterrupt) else signal.SIGTERM)
         for work in at_work.values():
             work.wait()
         raise
@@ -148,7 +148,7 @@ class CellHere:
         self._reader.join(timeout=5)
         return f"its process ended with status {status}\n" + "\n".join(self._tail)
 
-    def tell(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         self._process.send_signal(number)
 
     def wait(self) -> None:
@@ -205,7 +205,7 @@ class CellOnPool:
         self._launch()
         return None
 
-    def tell(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """The pool goes on with it."""
 
     def wait(self) -> None:
@@ -226,7 +226,7 @@ class CellOnPool:
         return flow_run.state
 
 
-def _is_whole(objects: Objects, cell: Cell) -> bool:
+def _is_complete(objects: Objects, cell: Cell) -> bool:
     """Whether the run finished with as many iterations as are wanted."""
     lease = read_lease(objects, cell.run)
     done = lease is not None and lease.state == "finished"

@@ -1,8 +1,8 @@
-"""Attention over a `Row` of pairs: each pair for itself, and both of its responses on one prompt.
+"""Attention over a `PackedRow`: pairs do not see each other, and both responses of a pair see the same prompt.
 
-Every pair falls into two causal sequences: prompt and chosen attend to themselves, and the rejected response attends
-to the prompt and itself. That is all the masking there is, so two kernels do: `varlen` gives flash attention all
-sequences of a row in one call (CUDA, half precision); `sdpa` computes them one by one (any device, any precision).
+Every pair consists of two causal sequences: prompt and chosen response attend to themselves, and the rejected response
+attends to the prompt and itself. There is no other masking, so two kernels suffice: `varlen` gives flash attention all
+sequences of a row in one call (CUDA, half precision); `sdpa` computes them one by one (any device and precision).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import AttentionInterface
 
-from optune_core.training.layout import Row
+from optune_core.training.layout import PackedRow
 
 _BLOCK = 256
-"""Queries at a time where attention is computed in products."""
+"""Number of queries that `_in_products` handles at a time."""
 
 
 def sdpa(
@@ -29,25 +29,29 @@ def sdpa(
     attention_mask: None,
     *,
     scaling: float,
-    packed: Row,
+    packed: PackedRow,
     sliding_window: int | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
-    """One sequence after the other.
+    """Compute attention one sequence after the other. Called by transformers as its attention function.
 
     Args:
-        query: (1, heads, T, head size); key, value: (1, key heads, T, head size).
-        packed: what lies where in the T tokens.
-        sliding_window: tokens that a token sees, itself included.
+        module: attention layer; not used.
+        query: (1, heads, T, head size).
+        key, value: (1, key heads, T, head size).
+        attention_mask: not used; `packed` determines the mask.
+        scaling: factor of the scores.
+        packed: layout of the T tokens.
+        sliding_window: number of tokens that a token sees, itself included; None: all earlier ones.
 
     Returns:
-        (1, T, heads, head size).
+        (1, T, heads, head size), in the dtype of `value`; None in place of attention weights.
     """
 
-    # Under autocast, position embeddings have made queries and keys float32 in some architectures; never values.
+    # Under autocast, position embeddings make queries and keys float32 in some architectures, but never values.
     query, key = query.to(value.dtype), key.to(value.dtype)
     attend = _in_products if query.device.type == "cpu" and query.dtype == torch.bfloat16 else _fused
-    # Split, not sliced: backwards, every slice would fill a row of its own with zeros.
+    # Split, not sliced: in the backward pass every slice would allocate a row of zeros.
     queries = torch.split(query, [n for s in packed.spans for n in (s.prompt + s.chosen, s.rejected)], dim=2)
     segments = [n for s in packed.spans for n in (s.prompt, s.chosen, s.rejected)]
     keys, values = torch.split(key, segments, dim=2), torch.split(value, segments, dim=2)
@@ -61,7 +65,7 @@ def sdpa(
 
 
 def _fused(queries: Tensor, keys: Tensor, values: Tensor, window: int | None, scaling: float) -> Tensor:
-    """torch's own attention."""
+    """Compute attention with torch's scaled_dot_product_attention."""
     length = keys.shape[2]
     causal = queries.shape[2] == length and (window is None or length <= window)
     return F.scaled_dot_product_attention(
@@ -76,8 +80,8 @@ def _fused(queries: Tensor, keys: Tensor, values: Tensor, window: int | None, sc
 
 
 def _in_products(queries: Tensor, keys: Tensor, values: Tensor, window: int | None, scaling: float) -> Tensor:
-    """Matrix products with the probabilities in between: some queries at a time with all keys up to theirs, all heads
-    of a key head at once. In bfloat16 on a CPU two to three times as fast as `_fused`, which is slow backwards."""
+    """Compute attention with two matrix products and a softmax, for _BLOCK queries and all heads of a key head at a
+    time. In bfloat16 on a CPU two to three times as fast as `_fused`, whose backward pass is slow."""
     _, heads, _, size = queries.shape
     outputs = []
     end = keys.shape[2] - queries.shape[2]
@@ -93,7 +97,8 @@ def _in_products(queries: Tensor, keys: Tensor, values: Tensor, window: int | No
 
 
 def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """Who sees whom, bool (queries, keys), where the last query stands at the last key."""
+    """Make the mask of a causal sequence: bool, (queries, keys), true where a query sees a key. The last query is at
+    the position of the last key."""
     ahead = torch.arange(keys, device=device) - torch.arange(keys - queries, keys, device=device)[:, None]
     seen = ahead <= 0
     return seen if window is None else seen & (ahead > -window)
@@ -107,11 +112,14 @@ def varlen(
     attention_mask: None,
     *,
     scaling: float,
-    packed: Row,
+    packed: PackedRow,
     sliding_window: int | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
-    """All sequences in one call of flash attention, whose causal mask ends at the last key of each. As `sdpa`."""
+    """Compute all sequences in one call of flash attention, whose causal mask is aligned to the last key of each.
+
+    Arguments and result are those of `sdpa`.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     sequences = packed.sequences
@@ -132,6 +140,7 @@ def varlen(
 
 
 KERNELS: dict[str, Callable[..., tuple[Tensor, None]]] = {"varlen": varlen, "sdpa": sdpa}
+"""Attention kernels in order of preference, by name."""
 
 for _name, _kernel in KERNELS.items():
     AttentionInterface.register(f"optune_{_name}", _kernel)

@@ -1,11 +1,11 @@
-"""Which pairs share an optimizer step, and which of them share a forward pass: the plan of a training.
+"""Plan of a training: which pairs share an optimizer step, and which of them share a forward pass.
 
-A step holds `batch_size` pairs, drawn without replacement in an order that (seed, epoch) decides, as a plain trainer
-would draw them. Inside a step pairs are laid out in packs: no padding, about as many tokens in each, so that processes
-which train together finish together. How a step is packed changes nothing but roundings.
+A step holds `batch_size` pairs, drawn without replacement in an order that (seed, epoch) decides, as in a plain
+trainer. Within a step pairs are divided into packs without padding and with about equal numbers of tokens, so that
+processes that train together finish together. The division into packs changes only roundings.
 
-The reference pass computes the packs of the first epoch. Where policy and reference agree they then agree to the last
-bit, and the first loss of an iteration is mean(R)·ln 2 exactly.
+The reference pass computes the packs of the first epoch. So equal policy and reference give bitwise equal
+log-probabilities, and the first loss of an iteration is mean(R)·ln 2 exactly.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ class Pack:
     """Pairs that share a forward pass."""
 
     rows: tuple[int, ...]
+    """Row of each pair in the table of pairs."""
     counted: bool = True
-    """False: another process of this step has these pairs; computed here only because all processes have to take
-    part in every exchange of gradients."""
+    """Whether the pairs count in the loss. False: another process of this step has them, and they are computed here
+    only because all processes have to take part in every exchange of gradients."""
 
 
 Step = tuple[tuple[Pack, ...], ...]
-"""The packs of every process; every process has as many."""
+"""Packs of an optimizer step, by process; all processes have the same number of packs."""
 
 
 def plan_steps(
     tokens: Sequence[int], *, batch_size: int, micro_batch_tokens: int, processes: int, seed: int, epoch: int
 ) -> list[Step]:
-    """All optimizer steps of an epoch; every pair is counted in exactly one of them.
+    """Plan all optimizer steps of an epoch. Every pair is counted in exactly one step.
 
     Args:
-        tokens: of each pair, as they are computed.
-        batch_size: pairs a step; the last step may have fewer.
-        micro_batch_tokens: tokens a pack may hold. A pair that is longer has a pack to itself.
-        processes: that share a step.
+        tokens: number of tokens that each pair costs in a forward pass.
+        batch_size: pairs per step; the last step may have fewer.
+        micro_batch_tokens: tokens that a pack may hold. A longer pair has a pack to itself.
+        processes: number of processes that share a step.
         seed, epoch: decide the order of the pairs.
     """
     order = list(range(len(tokens)))
@@ -51,7 +52,7 @@ def plan_steps(
 
 
 def _packed(rows: Sequence[int], tokens: Sequence[int], micro_batch_tokens: int, processes: int) -> Step:
-    """Pairs of one step in as few rounds of packs as the budget allows, one pack a process and round."""
+    """Pack the pairs of one step into as few rounds as the budget allows, with one pack per process and round."""
     total = sum(tokens[row] for row in rows)
     rounds = max(1, -(-total // (micro_batch_tokens * processes)))
     most = -(-len(rows) // processes)
@@ -67,8 +68,10 @@ def _packed(rows: Sequence[int], tokens: Sequence[int], micro_batch_tokens: int,
 
 
 def _balanced(rows: Sequence[int], tokens: Sequence[int], count: int) -> list[list[int]]:
-    """Rows in `count` groups of about as many tokens, the largest group first: each row, longest first, to the group
-    with the fewest tokens so far."""
+    """Divide rows into `count` groups with about equal numbers of tokens, the largest group first.
+
+    Each row, longest first, goes to the group with the fewest tokens so far.
+    """
     groups: list[list[int]] = [[] for _ in range(count)]
     loads = [(0, number) for number in range(count)]
     for row in sorted(rows, key=lambda row: (-tokens[row], row)):

@@ -1,4 +1,4 @@
-"""What happens beside training: progress is reported, and checkpoints are due by the clock or when told to end."""
+"""Callbacks of the trainer: report the progress, and save checkpoints by the clock and before an early end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GO_ON, _SAVE, _SAVE_AND_LEAVE = range(3)
 
 
 class Committer(Protocol):
-    """Where written checkpoints go; see `recovery.Checkpoints`."""
+    """Interface to commit written checkpoints; `recovery.Checkpoints` implements it."""
 
     def commit(self, step: int, folder: Path) -> None: ...
 
@@ -28,7 +28,7 @@ class Committer(Protocol):
 
 
 class ReportProgress(TrainerCallback):  # type: ignore[misc]
-    """Optimizer steps as progress."""
+    """Reports optimizer steps as progress."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -38,12 +38,13 @@ class ReportProgress(TrainerCallback):  # type: ignore[misc]
 
 
 class SaveByTheClock(TrainerCallback):  # type: ignore[misc]
-    """Saves at the end of an optimizer step when it is time, or when the process was asked to end, and then leaves.
+    """Saves a checkpoint after an optimizer step when it is due. If the process was asked to end, saves and ends it.
 
-    Nothing is saved after the last step: the policy itself comes next, and is no more to write.
+    No checkpoint is saved after the last step: the policy itself is written next, and is not larger.
 
     Args:
         every: seconds from one checkpoint, or the start, to the next; 0 saves after every step.
+        checkpoints: commits the written checkpoints.
     """
 
     def __init__(self, every: float, checkpoints: Committer) -> None:
@@ -54,7 +55,7 @@ class SaveByTheClock(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if _agreed(preemption.requested()):
-            preemption.leave()  # there is nothing yet to save
+            preemption.leave()  # no step was made, so there is nothing to save
         self._last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -74,12 +75,12 @@ class SaveByTheClock(TrainerCallback):  # type: ignore[misc]
             self._checkpoints.commit(state.global_step, folder)
         if self._leave:
             self._checkpoints.wait()
-            PartialState().wait_for_everyone()  # one that left early would have its launcher end the others
+            PartialState().wait_for_everyone()  # if a process ended earlier, its launcher would end the others
             preemption.leave()
         self._last = time.monotonic()
 
 
 def _agreed(wish: int) -> int:
-    """The strongest wish of any process: clocks and signals differ, collective saving must not."""
+    """Return the strongest wish of any process: clocks and signals differ, but all processes must save together."""
     state = PartialState()
     return wish if state.num_processes == 1 else int(gather(torch.tensor([wish], device=state.device)).max())

@@ -1,12 +1,12 @@
 """The trainer's state as a folder of safetensors and JSON, so that nothing in a checkpoint is ever unpickled.
 
-    weights.safetensors     the parameters that are trained, under their names in the unwrapped model
-    optimizer.safetensors   the optimizer's tensors, `<parameter>/<state>`
+    weights.safetensors     trained parameters, under their names in the unwrapped model
+    optimizer.safetensors   tensors of the optimizer, `<parameter>/<state>`
     random.safetensors      states of torch's generators, `<process>/cpu` and `<process>/cuda`
     state.json              the optimizer's parameter groups, the schedule, and Python's and numpy's generators
     trainer_state.json      transformers' own record: the step and the log
 
-Model and optimizer may be wrapped for DDP or sharded by FSDP: what is written is whole, whatever it came from.
+Model and optimizer may be wrapped for DDP or sharded by FSDP: the written tensors are complete in any case.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ _log = logging.getLogger(__name__)
 
 
 def write(folder: Path, model: Any, optimizer: Any, schedule: Any, trained: Mapping[str, torch.Size]) -> None:
-    """Write everything but `trainer_state.json`. Called by all processes; the first one writes.
+    """Write all files except `trainer_state.json`. To be called by all processes; the first one writes.
 
     Args:
-        folder: is made.
-        model: as it computes, wrapped or sharded.
-        optimizer: torch's own, not accelerate's wrapper.
+        folder: folder to make.
+        model: the model that is trained, with its wrapper if it is wrapped or sharded.
+        optimizer: torch's optimizer, not accelerate's wrapper.
         schedule: learning rate scheduler.
-        trained: names of the trained parameters in the unwrapped model, tied ones once.
+        trained: shapes of the trained parameters by their names in the unwrapped model; tied ones once.
     """
     main = PartialState().is_main_process
     if main:
         folder.mkdir(parents=True)
-    weights = whole_weights(model, trained)
+    weights = gathered_weights(model, trained)
     if main:
         save_file(weights, folder / WEIGHTS)
     del weights  # before the optimizer's copy is made
@@ -73,25 +73,37 @@ def write(folder: Path, model: Any, optimizer: Any, schedule: Any, trained: Mapp
     (folder / STATE).write_bytes(canonical_json(rest))
 
 
-def whole_weights(model: Any, trained: Iterable[str]) -> dict[str, Tensor]:
-    """The trained parameters on the CPU, gathered. Called by all processes; only the first one gets them."""
+def gathered_weights(model: Any, trained: Iterable[str]) -> dict[str, Tensor]:
+    """Gather the trained parameters on the CPU. To be called by all processes; only the first one gets them.
+
+    Args:
+        model: the model that is trained, with its wrapper if it is wrapped or sharded.
+        trained: names of the trained parameters in the unwrapped model.
+
+    Returns:
+        Complete tensors by name on the first process, {} on the others.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    whole: dict[str, Any] = get_model_state_dict(model, options=options)
-    # Tied weights stand there under each of their names: safetensors takes a tensor once.
-    return {name: whole[name].contiguous() for name in trained} if PartialState().is_main_process else {}
+    state: dict[str, Any] = get_model_state_dict(model, options=options)
+    # The state has tied weights under each of their names, but safetensors takes a tensor only once.
+    return {name: state[name].contiguous() for name in trained} if PartialState().is_main_process else {}
 
 
 def check(folder: Path, trained: Mapping[str, torch.Size]) -> None:
-    """Whether `restore` can read this checkpoint into a model with these trained parameters.
+    """Check that `restore` can read this checkpoint into a model with these trained parameters.
+
+    Args:
+        folder: folder of the checkpoint.
+        trained: shapes of the trained parameters by their names in the unwrapped model.
 
     Raises:
-        CorruptArtifact: a file is missing, is none of a checkpoint's, or holds the state of something else.
+        CorruptArtifact: a file is missing, unknown, not readable, or holds the state of another model.
     """
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
     if foreign := sorted(present - FILES):
         raise CorruptArtifact(
-            f"checkpoint {folder}: {foreign[0]!r} is no file of a checkpoint, so somebody else put it there; "
-            "nothing of this checkpoint is read"
+            f"checkpoint {folder}: {foreign[0]!r} is not a file of a checkpoint, so the folder was changed from "
+            "outside, and nothing in it is read"
         )
     if missing := sorted(FILES - present):
         raise CorruptArtifact(f"checkpoint {folder}: file {missing[0]!r} is missing")
@@ -105,17 +117,17 @@ def check(folder: Path, trained: Mapping[str, torch.Size]) -> None:
     other += [name for name in moments if name.rpartition("/")[0] not in expected]
     if other:
         raise CorruptArtifact(
-            f"checkpoint {folder} was written for another model: {other[0]!r} does not fit. "
-            "Another version of transformers or peft may name or shape parameters in another way"
+            f"checkpoint {folder} was written for another model: the parameter {other[0]!r} is missing or has another "
+            "shape. Another version of transformers or peft may be the cause"
         )
 
 
 def restore(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
-    """Put weights, optimizer and schedule back. Called by all processes with what `write` was called with.
+    """Restore weights, optimizer and schedule. To be called by all processes, with arguments as in `write`.
 
-    The random generators are set apart from that, by `restore_random`, when the data loader has made its own draws.
+    `restore_random` restores the random generators separately, after the data loader has made its own draws.
     """
-    # Not strict, since frozen parameters and second names of tied ones are not there; `check` was.
+    # Not strict, since a checkpoint has no frozen parameters and only one name of tied ones; `check` was strict.
     options = StateDictOptions(full_state_dict=True, strict=False)
     state = _read_state(folder)
     moments: dict[str, Any] = {}
@@ -123,7 +135,7 @@ def restore(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
         name, _, key = path.rpartition("/")
         moments.setdefault(name, {})[key] = value
     groups = [{name: _retuple(name, value) for name, value in group.items()} for group in state["groups"]]
-    # The optimizer first: torch steps it once, by nothing, to have a state to overwrite.
+    # The optimizer first: torch makes one step of size zero with it, to get a state that it can overwrite.
     set_optimizer_state_dict(model, optimizer, {"state": moments, "param_groups": groups}, options=options)
     del moments
     set_model_state_dict(model, dict[str, Any](load_file(folder / WEIGHTS)), options=options)
@@ -131,10 +143,15 @@ def restore(folder: Path, model: Any, optimizer: Any, schedule: Any) -> None:
 
 
 def restore_random(folder: Path) -> None:
-    """Set this process's random generators to where they were."""
+    """Restore the states of this process's random generators."""
     states, process = _read_state(folder)["random"], PartialState().process_index
     if process >= len(states):
-        _log.warning("checkpoint %s was written by %d processes: this one starts its own draws", folder, len(states))
+        _log.warning(
+            "checkpoint %s was written by %d processes, so process %d starts with new random states",
+            folder,
+            len(states),
+            process,
+        )
         return
     tensors = load_file(folder / RANDOM)
     torch.set_rng_state(tensors[f"{process}/cpu"])
@@ -156,7 +173,7 @@ def _random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _retuple(name: str, value: Any) -> Any:
-    """JSON has no tuples, and torch compares an optimizer's options by type (AdamW's `betas`)."""
+    """Turn a list back into a tuple: JSON has none, and torch compares an optimizer's options by type."""
     return tuple(value) if isinstance(value, list) and name != "params" else value
 
 
@@ -170,7 +187,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CorruptArtifact(f"checkpoint file {path} is not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise CorruptArtifact(f"checkpoint file {path} holds no JSON object")
+        raise CorruptArtifact(f"checkpoint file {path} is not a JSON object")
     return value
 
 

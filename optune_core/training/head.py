@@ -1,8 +1,8 @@
-"""log-probabilities of response tokens from hidden states: the vocabulary's projection, some tokens at a time.
+"""Log-probabilities of response tokens from hidden states: the projection to the vocabulary, in chunks of tokens.
 
-The logits of a pack would be its largest tensor by far (tokens × vocabulary). Here they exist for a chunk of tokens,
-where the log-probabilities are taken from them forwards and their gradient is made in their place backwards. The first
-chunks, up to a fixed size, are kept in between; those of the others are computed twice.
+The logits of a pack would be its largest tensor by far (tokens × vocabulary). Here they exist for one chunk of tokens
+at a time: the forward pass takes the log-probabilities from them, and the backward pass computes their gradient in
+place. The logits of the first chunks, up to a fixed size, are kept for the backward pass; others are computed twice.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch import Tensor
 from torch.autograd import Function
 
 _CHUNK = 1 << 26
-"""Logits that exist at a time, in the type that is computed in."""
+"""Number of logits that exist at a time, in the dtype of the computation."""
 _KEPT = 1 << 28
-"""Logits that are kept for the backward pass, in that type: half a GiB in bfloat16 saves 5 % of a step on a CPU."""
+"""Number of logits that are kept for the backward pass: half a GiB in bfloat16, which saves 5 % of a step on a CPU."""
 _BLOCK = 1 << 22
-"""Logits that exist in float32 at a time on a CPU: few, so that its cache holds them."""
+"""Number of logits that exist in float32 at a time on a CPU, small enough for its cache."""
 
 
 def token_logps(head: Any, hidden: Tensor, targets: Tensor) -> Tensor:
-    """log-probability of each target.
+    """Compute the log-probability of each target token.
 
     Args:
-        head: the projection to V tokens, a linear layer; its weight is float32.
-        hidden: (R, H).
-        targets: int64, (R,).
+        head: projection to V tokens, a linear layer with a float32 weight (V, H).
+        hidden: (R, H), hidden states that predict the targets.
+        targets: int64, (R,), token ids.
 
     Returns:
-        float32, (R,); computed in autocast's type where that is on, its softmax in float32.
+        float32, (R,). The logits are computed in the dtype of autocast where it is enabled, the softmax in float32.
     """
     device = hidden.device.type
     kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -62,7 +62,7 @@ class _TokenLogps(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Of log p(target) by the logits: one at the target, minus the probabilities."""
+        """Compute the gradients. The derivative of log p(target) by the logits is one-hot(target) − probabilities."""
         inputs, weight, bias, targets, norms = ctx.saved_tensors
         of_inputs = torch.empty_like(inputs)
         of_weight = torch.zeros_like(weight, dtype=ctx.kinds[1]) if ctx.needs_input_grad[1] else None

@@ -1,7 +1,7 @@
-"""log π(y|x): one function for the policy and for the reference, so that both take the same numerical path.
+"""log π(y|x) by one function for policy and reference, so that both take the same numerical path.
 
-It becomes the model's own forward pass, so that whatever wraps the model (DDP, FSDP, an adapter, autocast) wraps all
-of the computation, the projection to the vocabulary included.
+The function replaces the model's forward pass. So everything that wraps the model (DDP, FSDP, an adapter, autocast)
+wraps the complete computation, the projection to the vocabulary included.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from torch.func import functional_call
 
 from optune_core.training.attention import KERNELS
 from optune_core.training.head import token_logps
-from optune_core.training.layout import Row, TokenPairs
+from optune_core.training.layout import PackedRow, TokenPairs
 
 PLAIN = "plain"
-"""No kernel: each sequence by itself in the model's own forward pass."""
+"""Name for computing without a kernel: one sequence at a time, in the model's own forward pass."""
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-"""Relative difference from the model's own forward pass that roundings explain."""
+"""Largest relative difference from the model's own forward pass that roundings can explain."""
 
 _log = logging.getLogger(__name__)
 
 
 def choose_kernel(model: Any, precision: torch.dtype) -> str:
-    """The first kernel of `attention.KERNELS` that computes this model right on its device, or `plain`.
+    """Return the first kernel of `attention.KERNELS` that computes this model correctly on its device, or `plain`.
 
-    Not every architecture can be packed: some do not pass our arguments on to their attention, have layers that are
-    no attention, or change their logits afterwards. So it is tried out, on two pairs in which all masking matters.
+    Not every architecture can be packed: some do not pass our arguments on to their attention, have layers other than
+    attention, or change their logits afterwards. So each kernel is tried on two pairs in which all masking matters.
 
     Args:
-        model: a causal language model of transformers with its weights, not wrapped. Left as it is.
-        precision: autocast type of the forward pass; float32 for none.
+        model: a causal language model of transformers with its weights, not wrapped. It is not changed.
+        precision: dtype of autocast in the forward pass; float32 for none.
     """
     device, implementation = next(model.parameters()).device, model.config._attn_implementation
     row = _trial(model.config.get_text_config().vocab_size).to(device)
@@ -50,17 +50,23 @@ def choose_kernel(model: Any, precision: torch.dtype) -> str:
     model.set_attn_implementation(implementation)
     model.train(training)
     if chosen == PLAIN:
-        _log.warning("%s cannot be packed: it is trained one sequence at a time, slowly", type(model).__name__)
+        _log.warning(
+            "%s cannot be packed, since no attention kernel reproduces its log-probabilities: "
+            "it is trained one sequence at a time, which is slow",
+            type(model).__name__,
+        )
     return chosen
 
 
 def compute_inside(model: Any, kernel: str, *, cast_weights: bool = True) -> None:
-    """Make `model(packed=row)` return what `row_logps` promises, by that kernel.
+    """Replace the model's forward pass, so that `model(packed=row)` returns the log-probabilities for `row_logps`.
 
     Args:
-        cast_weights: under autocast, cast all weights to its type once a row and compute in it throughout, instead of
-            going back and forth between operations. Not where FSDP, which does so by itself, or gradient
-            checkpointing take hold of the weights.
+        model: a causal language model of transformers, not wrapped. It is changed.
+        kernel: name in `attention.KERNELS`, or `plain`.
+        cast_weights: under autocast, cast all weights to its dtype once per row and compute in it throughout, instead
+            of casting in every operation. Has to be False with FSDP, which does this itself, and with gradient
+            checkpointing.
     """
     if kernel == PLAIN:
         own = model.forward
@@ -70,22 +76,22 @@ def compute_inside(model: Any, kernel: str, *, cast_weights: bool = True) -> Non
         model.forward = MethodType(partial(_packed, cast_weights=cast_weights), model)
 
 
-def row_logps(model: Any, row: Row) -> tuple[Tensor, Tensor]:
-    """log π(y_w|x) and log π(y_l|x), summed over response tokens.
+def row_logps(model: Any, row: PackedRow) -> tuple[Tensor, Tensor]:
+    """Compute log π(y_w|x) and log π(y_l|x), summed over response tokens.
 
     Args:
-        model: after `compute_inside`, wrapped or not.
+        model: model changed by `compute_inside`, wrapped or not.
         row: P pairs, on the model's device.
 
     Returns:
-        Two tensors, float32, shape (P,): chosen and rejected.
+        Two float32 tensors, (P,): chosen and rejected. An empty response has 0.
     """
     chosen, rejected = model(packed=row).chunk(2)
     return chosen, rejected
 
 
-def _packed(model: Any, packed: Row, *, cast_weights: bool = True, **ignored: Any) -> Tensor:
-    """float32, (2P,): chosen, then rejected."""
+def _packed(model: Any, packed: PackedRow, *, cast_weights: bool = True, **ignored: Any) -> Tensor:
+    """Compute the log-probabilities of a row with a kernel: float32, (2P,), chosen before rejected."""
     body, device = model.base_model, packed.input_ids.device.type
     inputs = {"input_ids": packed.input_ids, "position_ids": packed.position_ids, "packed": packed, "use_cache": False}
     if cast_weights and torch.is_autocast_enabled(device):
@@ -96,12 +102,12 @@ def _packed(model: Any, packed: Row, *, cast_weights: bool = True, **ignored: An
     else:
         hidden = body(**inputs).last_hidden_state[0]
     of_tokens = token_logps(model.get_output_embeddings(), hidden[packed.predictors], packed.targets)
-    # One sequence after the other: a sum whose order no device changes.
+    # Summed one sequence at a time, so that the order of the summands is the same on all devices.
     return torch.stack([part.sum() for part in torch.split(of_tokens, list(packed.lengths))])
 
 
-def _plain(forward: Callable[..., Any], packed: Row) -> Tensor:
-    """The same by a model's own forward pass, one sequence at a time."""
+def _plain(forward: Callable[..., Any], packed: PackedRow) -> Tensor:
+    """Compute the log-probabilities of a row with the model's own forward pass, one sequence at a time."""
     sequences: list[list[Tensor]] = [[], []]
     for span in packed.spans:
         prompt = packed.input_ids[:, span.start : span.start + span.prompt]
@@ -117,18 +123,18 @@ def _plain(forward: Callable[..., Any], packed: Row) -> Tensor:
     return torch.stack(sequences[0] + sequences[1])
 
 
-def _is_right(model: Any, kernel: str, row: Row, expected: Tensor, tolerance: float) -> bool:
+def _is_right(model: Any, kernel: str, row: PackedRow, expected: Tensor, tolerance: float) -> bool:
     try:
         model.set_attn_implementation(f"optune_{kernel}")
         found = _packed(model, row)
-    except Exception as error:  # whatever a kernel or an architecture objects to
+    except Exception as error:  # kernels and architectures raise errors of any type
         _log.info("attention kernel %r cannot compute %s: %s", kernel, type(model).__name__, error)
         return False
     return torch.allclose(found, expected, rtol=tolerance)
 
 
-def _trial(vocabulary: int) -> Row:
-    """Two pairs of tokens from all over the vocabulary."""
+def _trial(vocabulary: int) -> PackedRow:
+    """Make a row of two pairs of different lengths, with tokens from the complete vocabulary."""
     prompts, chosen, rejected = (
         [[(7919 * i + 104729 * (length + 1)) % vocabulary for i in range(length)] for length in lengths]
         for lengths in ((24, 17), (19, 30), (25, 12))

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from optune_core.losses.loss import Batch
-from optune_core.training.layout import Row
+from optune_core.training.layout import PackedRow
 
 
 @dataclass(frozen=True)
 class PackData:
     """P rows that share a forward pass, each a pair or an online sample."""
 
-    row: Row
+    row: PackedRow
     reference_logps: Tensor | None
     """float32, (2, P): chosen and rejected; None: the loss has no reference."""
     rewards: Tensor

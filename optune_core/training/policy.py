@@ -35,7 +35,7 @@ from optune_core.training.recovery import Checkpoints
 from optune_core.training.reference import FILE, ReferencePass, shard_table
 from optune_core.training.spec import Spec, Training
 from optune_core.training.trainer import PairData, PolicyTrainer, trainer_arguments, with_adapter
-from optune_core.training.weights import load_master, save_policy, whole_on_every_process
+from optune_core.training.weights import load_master, save_policy, weights_on_every_process
 
 LOG = "train_log.jsonl"
 COLUMNS = only(
@@ -142,7 +142,7 @@ def training_pairs(replay: pa.Table, config: Training) -> pa.Table:
 
 def _load(policy: Path, config: Training, state: PartialState) -> tuple[Any, str]:
     """π_t on this process's device, computing log-probabilities, and the kernel by which."""
-    with whole_on_every_process():
+    with weights_on_every_process():
         model = load_master(policy).to(state.device)
     kernel = choose_kernel(model, getattr(torch, config.precision))
     compute_inside(model, kernel, cast_weights=not config.gradient_checkpointing)

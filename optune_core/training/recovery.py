@@ -1,9 +1,9 @@
-"""Which checkpoints of a training there are: committed in the background, named by a head, pruned behind it.
+"""Committed checkpoints of a training: committed in the background, named by a head, and pruned.
 
-A checkpoint is an ordinary artifact, committed once, keyed by (policy, step). Steps are not known beforehand and
-recovery never rests on a listing, so a head names the newest two. It moves by compare-and-swap, and only forward: of
-two runners of one training the slower one cannot take the faster one's progress away. It steps back over a checkpoint
-only when that one turned out unusable.
+A checkpoint is an ordinary artifact, committed once, with a key of (policy, step). The steps are not known in advance
+and recovery never rests on a listing, so a head object names the newest two checkpoints. The head changes by
+compare-and-swap, and only forward: if two processes run the same training, the slower one cannot undo the progress of
+the faster one. Only a checkpoint that turned out unusable is removed from the head.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from optune_core.storage.canonical import canonical_json
 
 VERSION = 2
 KEPT = 2
-"""Should the newest turn out damaged, there is one more."""
+"""Number of checkpoints that are kept: one more than needed, in case the newest turns out damaged."""
 
 _log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The committed checkpoints of one policy's training.
+    """Committed checkpoints of one policy's training.
 
-    Used as a context: leaving it waits for the commit in flight, whose files are about to go.
+    A context manager: leaving it waits for the commit in flight, because its files are deleted afterwards.
     """
 
     def __init__(self, store: ArtifactStore, policy: Work) -> None:
@@ -49,16 +49,16 @@ class Checkpoints:
         self._thread.shutdown(wait=True)
 
     def work(self, step: int) -> Work:
-        """The trainer's state after an optimizer step: no function of anything but the training and the step."""
+        """Return the work of a checkpoint: the trainer's state after `step`, which only training and step determine."""
         return Work("checkpoint", VERSION, {"policy": self._policy, "step": step})
 
     def newest(self, check: Callable[[Path], None]) -> tuple[int, Path] | None:
-        """Step and local folder of the newest usable checkpoint; None: training starts from the beginning.
+        """Return step and local folder of the newest usable checkpoint, or None if training starts from the beginning.
 
-        One that is damaged, gone or refused by `check` is discarded and struck from the head, and named in the log.
+        A checkpoint that is damaged, missing or refused by `check` is discarded, removed from the head and logged.
 
         Args:
-            check: raises CorruptArtifact for a folder that training cannot go on from.
+            check: raises CorruptArtifact for a folder from which training cannot continue.
         """
         while steps := self._steps():
             step = steps[0]
@@ -69,8 +69,8 @@ class Checkpoints:
                     check(folder)
                     _log.warning("training continues from the checkpoint of step %d", step)
                     return step, folder
-                reason = "it is not in the store any more, or was found damaged before"
-            except DiskFull:  # says nothing about the checkpoint
+                reason = "it is no longer in the store, or it was found damaged earlier"
+            except DiskFull:  # a local condition, not a fault of the checkpoint
                 raise
             except StoreError as error:
                 reason = str(error)
@@ -80,18 +80,22 @@ class Checkpoints:
         return None
 
     def commit(self, step: int, folder: Path) -> None:
-        """Commit a checkpoint in the background, at most one at a time; its folder is removed.
+        """Commit a checkpoint in the background, after waiting for the previous commit. Its folder is removed.
 
-        Waits for the one before it. A store that cannot be reached costs this checkpoint, not the training.
+        If the store cannot be reached, this checkpoint is lost and training continues.
+
+        Args:
+            step: number of optimizer steps made.
+            folder: files of the checkpoint.
 
         Raises:
-            StoreError: the previous commit was refused, so the policy's would be as well.
+            StoreError: the store refused the previous commit, so it would refuse the policy's as well.
         """
         self.wait()
         self._in_flight = self._thread.submit(self._commit, step, folder)
 
     def wait(self) -> None:
-        """Return when the commit in flight is done. Raises as `commit`."""
+        """Wait for the commit in flight. Raises StoreError if the store refused it."""
         future, self._in_flight = self._in_flight, None
         try:
             if future is not None:
@@ -100,13 +104,15 @@ class Checkpoints:
             _log.warning("a checkpoint was not committed: %s", error)
 
     def discard_all(self) -> None:
-        """Forget the training, whose policy is committed. What cannot be deleted now is left to garbage collection."""
+        """Delete all checkpoints after the policy is committed. Those that cannot be deleted now are garbage."""
         try:
             for step in self._steps():
                 self._discard(step)
             self._store.objects.delete(self._head)
         except (StoreError, TransientError) as error:
-            _log.warning("checkpoints of a finished training were left in the store: %s", error)
+            _log.warning(
+                "checkpoints of a finished training could not be deleted, `optune gc` removes them later: %s", error
+            )
 
     def _commit(self, step: int, folder: Path) -> None:
         try:
@@ -123,20 +129,22 @@ class Checkpoints:
     def _discard(self, step: int) -> None:
         work = self.work(step)
         try:
-            self._store.discard(Ref(work.stage, work.key, digest=""))  # whatever stands there
+            self._store.discard(Ref(work.stage, work.key, digest=""))  # regardless of its digest
         except (StoreError, TransientError) as error:
-            _log.warning("the checkpoint of step %d was left in the store: %s", step, error)
+            _log.warning(
+                "the checkpoint of step %d could not be deleted, `optune gc` removes it later: %s", step, error
+            )
 
     def _move(self, change: Callable[[list[int]], list[int]]) -> tuple[list[int], list[int]]:
-        """Change the head's steps; returns those before and after."""
+        """Change the steps that the head names. Returns the steps before and after the change."""
         while True:
-            standing = self._store.objects.read(self._head)
-            before = _parse(standing)
+            current = self._store.objects.read(self._head)
+            before = _parse(current)
             after = change(before)
             if after == before:
                 return before, after
             body = canonical_json({"steps": after, "writer": uuid.uuid4().hex})
-            if self._store.objects.swap(self._head, standing, body):
+            if self._store.objects.swap(self._head, current, body):
                 return before, after
 
     def _steps(self) -> list[int]:
@@ -149,5 +157,7 @@ def _parse(head: bytes | None) -> list[int]:
     try:
         return [int(step) for step in json.loads(head)["steps"]]
     except (ValueError, KeyError, TypeError) as error:
-        _log.warning("the head of a training's checkpoints cannot be read, so it starts from the beginning: %r", error)
+        _log.warning(
+            "the head of a training's checkpoints cannot be read, so the training starts from the beginning: %r", error
+        )
         return []

@@ -21,7 +21,7 @@ from optune_core.training.batches import Pack, Step
 from optune_core.training.layout import TokenPairs
 from optune_core.training.logps import compute_inside, row_logps
 from optune_core.training.spec import Spec
-from optune_core.training.weights import load_master, whole_on_every_process
+from optune_core.training.weights import load_master, weights_on_every_process
 
 VERSION = 5
 SHARD_PAIRS = 512
@@ -143,7 +143,7 @@ class ReferencePass:
         spec = self._spec
         if self._is_policy:
             return policy.eval()
-        with whole_on_every_process():
+        with weights_on_every_process():
             model = load_master(self._store.fetch(spec.initial))
         model = model.to(self._state.device).eval()
         compute_inside(model, self._kernel, cast_weights=not spec.training.gradient_checkpointing)

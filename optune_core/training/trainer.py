@@ -135,7 +135,7 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
 
     def gathered_weights(self) -> dict[str, Tensor] | None:
         """The weights of a sharded model, on the first process; None where the model is whole on every process."""
-        return checkpoints.whole_weights(self.model, self.trained) if self.is_fsdp_enabled else None
+        return checkpoints.gathered_weights(self.model, self.trained) if self.is_fsdp_enabled else None
 
     def get_train_dataloader(self) -> DataLoader[StepData]:
         # Not handed to accelerate: the plan has dealt every step out to the processes.

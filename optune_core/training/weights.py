@@ -1,4 +1,4 @@
-"""Float32 master weights in, float32 master and published bfloat16 weights out, safetensors throughout."""
+"""Weights of a policy: float32 master weights are loaded; float32 master and bfloat16 published weights are saved."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from optune_core.data.model_folder import model_files
 
 
 def load_master(policy: Path) -> Any:
-    """The causal language model of a policy artifact in float32: its master weights, or π_0's published ones.
+    """Load the causal language model of a policy artifact in float32.
 
-    Without dropout: policy and reference are compared, and have to be the same function.
+    The weights are the master weights, or π_0's published ones. Dropout is disabled, because policy and reference have
+    to be the same function for their comparison.
+
+    Args:
+        policy: local folder of the artifact.
     """
     from transformers import AutoModelForCausalLM
 
@@ -34,11 +38,11 @@ def load_master(policy: Path) -> Any:
 
 
 @contextmanager
-def whole_on_every_process() -> Iterator[None]:
-    """Inside, a model is loaded with its weights by every process.
+def weights_on_every_process() -> Iterator[None]:
+    """Let every process load a model with its weights, within the block.
 
-    Under FSDP transformers gives them to the first one only, for wrapping to hand them out: without the wrapping the
-    others compute with zeros.
+    Under FSDP transformers loads them on the first process only, and wrapping the model distributes them. A model that
+    is not wrapped would compute with zeros on the other processes.
     """
     name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
     before = os.environ.get(name)
@@ -56,9 +60,9 @@ def save_policy(model: Any, weights: dict[str, Tensor] | None, previous: Path, t
 
     Args:
         model: transformers model.
-        weights: float32; None: the model's own, which are whole on this process.
-        previous: the policy artifact that training started from.
-        target: empty folder.
+        weights: float32 tensors by name; None: the model's own, which are complete on this process.
+        previous: local folder of the policy artifact that training started from.
+        target: empty folder to write to.
     """
     master, published = target / "master", target / "model"
     model.save_pretrained(master, state_dict=weights, safe_serialization=True)

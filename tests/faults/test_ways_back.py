@@ -30,7 +30,7 @@ from deployments.local.stack import REPOSITORY, Stack
 from flows.run import optune
 from optune_core.storage import Ledger, interrupted, lease, open_objects
 from optune_core.storage.lease import LeaseRecord, read_lease, take
-from tasks.resume import flow_runs_at_work, relaunch
+from tasks.resume import active_flow_runs, relaunch
 from tests.faults.oracle import assert_sound
 from tests.tiny import write_config
 from tests.waiting import PATIENCE, until
@@ -340,7 +340,7 @@ def test_a_lost_run_is_started_once_unless_prefect_will_start_it(
 ) -> None:
     run = f"lost-{uuid4().hex[:8]}"
     launch(run, deployed, state)
-    before = flow_runs_at_work(STORE, [run])
+    before = active_flow_runs(STORE, [run])
     assert relaunch.fn(STORE, run, 1, "optune/iterate", before.get(run)) == (expected is not None)
     if expected is None:
         assert list(known(client, run).values()) == [state.name]
@@ -355,7 +355,7 @@ def test_a_flow_run_that_no_worker_brings_to_running_is_queued_again(
 ) -> None:
     run = f"lost-{uuid4().hex[:8]}"
     made = launch(run, True, Pending())
-    before = flow_runs_at_work(STORE, [run])
+    before = active_flow_runs(STORE, [run])
     monkeypatch.setattr("tasks.resume._PENDING", timedelta(0))
     assert relaunch.fn(STORE, run, 1, "optune/iterate", before[run])
     assert known(client, run) == {made: "AwaitingRetry"}

@@ -66,7 +66,7 @@ class Stepwise:
         self.house.at_work.remove(self.cell.run)
         return "ended"
 
-    def tell(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         self.told.append(number)
 
     def wait(self) -> None:
@@ -157,7 +157,7 @@ class Refused:
     def end(self) -> str | None:
         return "RunBusy"
 
-    def tell(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """It has ended."""
 
     def wait(self) -> None:
