@@ -54,7 +54,7 @@ class Fields:
                     inside.append((place, kind, part))
             yield self._field(section, name, field)
         for place, kind, part in inside:
-            title = f"`{place}` with `type: {kind}`" if kind else f"`{place}`"
+            title = f"`{place}.type: {kind}`" if kind else f"`{place}`"
             yield f"{'#' * level} {title} {{ {self.places[part]} }}\n\n{_docstring(part)}\n"
             yield from self._section(part, f"{place}.", min(level + 1, 4))
 
@@ -118,7 +118,7 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 
 def _type(section: type[Section], name: str, field: FieldInfo, parts: dict[str, type[Section]]) -> str:
-    written = str(_defining(section, name).__annotations__[name])
+    written = str(inspect.get_annotations(_defining(section, name))[name])
     for known, text in _NAMED.items():
         if re.match(rf"{known}\b", written):
             return text
@@ -168,13 +168,13 @@ def _docstring(section: type[Section]) -> str:
 
 
 def _defining(section: type[Section], name: str) -> type:
-    return next(each for each in section.__mro__ if name in each.__dict__.get("__annotations__", {}))
+    return next(each for each in section.__mro__ if name in inspect.get_annotations(each))
 
 
 def _meaning(section: type[Section], name: str) -> str:
     """Return the docstring below a field, of the nearest class that has one."""
     for each in section.__mro__:
-        if name in each.__dict__.get("__annotations__", {}) and (found := _attribute_docstrings(each).get(name)):
+        if name in inspect.get_annotations(each) and (found := _attribute_docstrings(each).get(name)):
             return found
     return ""
 
