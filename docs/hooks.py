@@ -1,7 +1,7 @@
 """What mkdocs does on top of the pages in this folder.
 
-- A line `@readme HEADING` becomes that section of the README, and `@readme start` what is above the first.
-- A line `@fields module:Name` becomes the fields of that section of a configuration (see `fields`).
+- A line that ends with `<!-- readme HEADING -->` becomes that section of the README, `start` what is above the first.
+- A line that ends with `<!-- fields module:Name -->` becomes the fields of that section of a configuration.
 - `Reference` holds a page a folder of the code, made from its docstrings.
 """
 
@@ -28,8 +28,8 @@ log = logging.getLogger("mkdocs.plugins.optune")
 
 CONFIGURATION = "optune_core.config.run:OptuneConfig"
 _ITS_DOCSTRING = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
-_FIELDS = re.compile(r"^@fields (\S+)$", re.MULTILINE)
-_README_PART = re.compile(r"^@readme (.+)$", re.MULTILINE)
+_FIELDS = re.compile(r"^.*<!-- fields (\S+) -->$", re.MULTILINE)
+_README_PART = re.compile(r"^.*<!-- readme (.+) -->$", re.MULTILINE)
 _TO_DOCS = re.compile(r"\]\(docs/([^)]+)\)")
 
 
