@@ -54,7 +54,7 @@ class Fields:
                     inside.append((place, kind, part))
             yield self._field(section, name, field)
         for place, kind, part in inside:
-            title = f"`{place}` with `type: {kind}`" if kind else f"`{place}`"
+            title = f"`{place}.type: {kind}`" if kind else f"`{place}`"
             yield f"{'#' * level} {title} {{ {self.places[part]} }}\n\n{_docstring(part)}\n"
             yield from self._section(part, f"{place}.", min(level + 1, 4))
 
@@ -118,7 +118,7 @@ def _leaves(annotation: Any) -> Iterator[Any]:
 
 
 def _type(section: type[Section], name: str, field: FieldInfo, parts: dict[str, type[Section]]) -> str:
-    written = str(_defining(section, name).__annotations__[name])
+    written = str(inspect.get_annotations(_defining(section, name))[name])
     for known, text in _NAMED.items():
         if re.match(rf"{known}\b", written):
             return text

@@ -1,7 +1,7 @@
 """What mkdocs does on top of the pages in this folder.
 
-- A line `@readme HEADING` becomes that section of the README, and `@readme start` what is above the first.
-- A line `@fields module:Name` becomes the fields of that section of a configuration (see `fields`).
+- A line that ends with `<!-- readme HEADING -->` becomes that section of the README, `start` what is above the first.
+- A line that ends with `<!-- fields module:Name -->` becomes the fields of that section of a configuration.
 - `Reference` holds a page a folder of the code, made from its docstrings.
 """
 
@@ -27,14 +27,15 @@ from optune_core.parts.section import Section  # noqa: E402
 log = logging.getLogger("mkdocs.plugins.optune")
 
 CONFIGURATION = "optune_core.config.run:OptuneConfig"
-_FIELDS = re.compile(r"^@fields (\S+)$", re.MULTILINE)
-_README_PART = re.compile(r"^@readme (.+)$", re.MULTILINE)
+_ITS_DOCSTRING = "{members: false, show_root_heading: false, show_root_toc_entry: false}"
+_FIELDS = re.compile(r"^.*<!-- fields (\S+) -->$", re.MULTILINE)
+_README_PART = re.compile(r"^.*<!-- readme (.+) -->$", re.MULTILINE)
 _TO_DOCS = re.compile(r"\]\(docs/([^)]+)\)")
 
 
 def on_config(config: Any) -> Any:
     """Put the pages of the reference into the navigation."""
-    pages: list[Any] = [{title: page} for title, page, _ in _reference()]
+    pages: list[Any] = [{title.removeprefix("optune_core."): page} for title, page, _ in _reference()]
     config.nav.append({"Reference": [{"Reference": "reference/index.md"}, *pages]})
     return config
 
@@ -43,9 +44,8 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages of the reference."""
     listed = []
     for title, page, (package, *modules) in _reference():
-        text = f"# {title}\n\n::: {package}\n    options: {{members: false, show_root_heading: false}}\n\n"
-        text += "\n\n".join(f"::: {module}" for module in modules)
-        files.append(File.generated(config, page, content=text))
+        blocks = [f"# `{title}`", f"::: {package}\n    options: {_ITS_DOCSTRING}", *(f"::: {each}" for each in modules)]
+        files.append(File.generated(config, page, content="\n\n".join(blocks)))
         listed.append(f"- [`{title}`]({Path(page).name})")
     intro = (
         "# Reference\n\nThe code's docstrings, a page a folder. "
