@@ -1,1 +1,1 @@
-"""The iteration on one screen, as Prefect flows. No method, no storage layout here."""
+"""Prefect flows: the order in which tasks run. They hold neither the maths of the method nor paths of the storage."""

@@ -1,4 +1,4 @@
-"""Held-out rewards of a policy: the proxy that is optimised, and the gold reward beside it."""
+"""Held-out rewards of a policy: by the proxy, which is optimised, and by the gold reward, which is only reported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from tasks.support.context import RunContext
 
 
 def score_held_out(context: RunContext, t: int, policy: Ref) -> None:
-    """Score π_t on the held-out prompts (with iteration t's responses, where there were any) and record it."""
+    """Score π_t's responses to the held-out prompts and commit the rewards to the ledger.
+
+    Responses that iteration t sampled already are found committed and used again.
+    """
     if context.held_out_prompts == 0:
         return
     responses = generate(context, t, policy).held_out

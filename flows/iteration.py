@@ -27,17 +27,17 @@ from tasks.train import begin_training
 
 @flow(name="iteration", flow_run_name="{context.run} iteration {t}")
 def iteration(context: RunContext, t: int, previous: Ref, policy: Ref, sampler: Ref) -> tuple[Ref, Ref]:
-    """Rank, regenerate, score, merge, train.
+    """Run iteration t of Algorithm 1: rank, regenerate, score, merge, train.
 
     Args:
         context: the prepared run.
-        t: the iteration.
+        t: the number of the iteration, from 0.
         previous: D_{t-1}; at t = 0 the prompt set.
         policy: π_t.
-        sampler: the policy that responses are sampled from: π_t, or π_{t-1} where they were sampled ahead.
+        sampler: the policy that samples the responses: π_t, or π_{t-1} with `generation.ahead`.
 
     Returns:
-        (D_t, π_{t+1}).
+        (D_t, π_{t+1}) as references to committed artifacts.
     """
     fresh = respond(context, t, previous, sampler, held_out=sampler == policy)
     staleness = 0 if sampler == policy else 1
@@ -48,7 +48,7 @@ def iteration(context: RunContext, t: int, previous: Ref, policy: Ref, sampler: 
     score_held_out(context, t, policy)
     training = begin_training(context, t, policy, replay, online)
     if context.config.generation.ahead and t + 1 < context.config.iterations:
-        respond(context, t + 1, replay, policy, held_out=False)  # iteration t + 1 finds it
+        respond(context, t + 1, replay, policy, held_out=False)  # iteration t + 1 finds them committed
     (trained,) = training()
     commit_iteration(context, t, fresh.selection, responses, fresh.scores, replay, policy, trained)
     return replay, trained
@@ -56,19 +56,21 @@ def iteration(context: RunContext, t: int, previous: Ref, policy: Ref, sampler: 
 
 @dataclass(frozen=True)
 class FreshData:
-    """The outcome of an iteration before its pairs are merged."""
+    """Artifacts of an iteration from which its fresh pairs are built."""
 
     selection: Ref
     responses: list[Ref]
+    """Shards; empty where the iteration samples nothing."""
     scores: list[Ref]
+    """Shards, in the order of `responses`."""
 
 
 def respond(context: RunContext, t: int, previous: Ref, sampler: Ref, *, held_out: bool) -> FreshData:
-    """Rank, regenerate, score.
+    """Select prompts, sample responses to them and score these.
 
     Args:
-        held_out: whether the same engine answers the held-out prompts too, and the same reward model scores those
-            answers.
+        held_out: True: the same engine also answers the held-out prompts, and the same reward model scores these
+            responses.
     """
     (selected,) = select(context, t, previous)
     if context.config.selection.regenerates:
@@ -83,7 +85,7 @@ def respond(context: RunContext, t: int, previous: Ref, sampler: Ref, *, held_ou
 
 
 def sample_online(context: RunContext, t: int, policy: Ref) -> list[Ref]:
-    """Sample responses of π_t to a random share of the prompts, where the loss has a term on such."""
+    """Sample responses of π_t to a random share of the prompts, if the loss has a term on online samples."""
     share = context.config.training.loss.online_share
     if share is None:
         return []

@@ -1,4 +1,4 @@
-"""From a configuration to a prepared run: inputs checked, models and prompts in the store, rewards ready."""
+"""Preparation of a run: inputs are checked, models and prompts enter the store, rewards become ready."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tasks.support.stage import open_store
 
 
 def prepare(settings: OptuneConfig, store: str, run: str, train_deployment: str | None) -> RunContext:
-    """Find everything that can be wrong before work is spent.
+    """Check a run's inputs and bring them into the store, so that problems are found before anything is computed.
 
     Raises:
-        OptuneError: the first of the problems with the run's inputs.
+        OptuneError: an input cannot be used; the first problem is reported.
     """
     check_devices(settings)
     gold = ReadyReward.of(settings.held_out.gold) if settings.held_out.gold else None

@@ -1,4 +1,4 @@
-"""What a flow run is asked for: a store, a run, a configuration."""
+"""Parameters of a flow run resolved: the store, the name of the run, its configuration."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ DEFAULT_STORE = ".optune/store"
 
 
 def store_url(store: str | None) -> str:
-    """The store that is named, else the environment's OPTUNE_STORE, else .optune/store."""
+    """Return the given store, else that of the environment variable OPTUNE_STORE, else .optune/store."""
     return store or os.environ.get("OPTUNE_STORE", DEFAULT_STORE)
 
 
 def requested(config: str | None, overrides: list[str], store: str, run: str | None) -> tuple[OptuneConfig, str]:
-    """The configuration to work with and the name of the run.
+    """Return the configuration that is asked for, and the name of the run.
 
     Args:
-        config: YAML file; None for that of the run's last start.
-        overrides: `section.key=value`, on top of it.
-        store: where the run is.
-        run: its name; None for the configuration's.
+        config: YAML file; None: the configuration of the run's last start.
+        overrides: `section.key=value`, on top of the configuration.
+        store: folder or s3://bucket/prefix that holds the run.
+        run: name of the run; None: the configuration's `name`.
 
     Raises:
         ConfigError: the configuration or the name is invalid, or neither is given.
-        OptuneError: there is no such run.
+        OptuneError: the store holds no run of this name.
     """
     if run is not None:
         try:

@@ -13,17 +13,18 @@ from tasks.support.stage import open_store
 
 @flow(name="resume")
 def resume(store: str | None = None, deployment: str = "optune/iterate") -> list[str]:
-    """Relaunch the runs that were interrupted and that nobody works on. May be repeated at any time.
+    """Relaunch the interrupted runs that no process works on. It may be repeated at any time.
 
-    The store decides: finished, failed and stopped runs stay so, as does a run whose last starts committed nothing.
-    A run is lost if neither its lease nor its flow run in Prefect has moved while this flow watched both.
+    The store decides: a run that finished, failed or was stopped is not relaunched, nor is one whose last starts
+    committed nothing. A run counts as interrupted if neither its lease nor its flow run in Prefect changed while this
+    flow watched both.
 
     Args:
         store: folder or s3://bucket/prefix; default: the environment's OPTUNE_STORE, else .optune/store.
-        deployment: the one to start runs with, as flow/name.
+        deployment: deployment that runs are started with, as flow/name.
 
     Returns:
-        Names of the runs that were relaunched.
+        Names of the relaunched runs.
     """
     quiet_known_errors()
     store = store_url(store)

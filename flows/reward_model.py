@@ -29,16 +29,20 @@ from tasks.support.stage import open_store
 def reward_model(
     config: str | None = None, overrides: list[str] | None = None, store: str | None = None, run: str | None = None
 ) -> Ref:
-    """Train the reward model that a configuration with `reward.type: trained` asks for.
+    """Train the reward model of a configuration with `reward.type: trained`.
 
     Args:
         config: YAML file of the experiment; default: the configuration of the run's last start.
         overrides: `section.key=value`, on top of it.
         store: folder or s3://bucket/prefix; default: the environment's OPTUNE_STORE, else .optune/store.
-        run: the run that wants it; for a call without a configuration file.
+        run: name of the run whose configuration is used; needed without `config`.
 
     Returns:
         Reference to the reward model's artifact.
+
+    Raises:
+        ConfigError: the configuration is invalid, or its reward is not of type `trained`.
+        OptuneError: there is no such run, or an input cannot be used.
     """
     quiet_known_errors()
     store = store_url(store)
@@ -46,7 +50,8 @@ def reward_model(
     reward = settings.reward
     if not isinstance(reward, TrainedReward):
         raise ConfigError(
-            [f"reward.type = {reward.type!r}: only type 'trained' is trained by this flow"], source=config or run
+            [f"reward.type = {reward.type!r}: this flow trains only type 'trained'; set reward.type=trained"],
+            source=config or run,
         )
     check_store(store)
     (policy,) = import_model(store, settings.policy, "policy")
@@ -63,7 +68,7 @@ def reward_model(
 
 
 def _initial_responses(store: str, settings: OptuneConfig, policy: Ref, prompts: Ref) -> list[Ref]:
-    """π_0's responses to the training prompts: the very ones that iteration 0 will find committed."""
+    """Return shards of π_0's responses to all training prompts; iteration 0 finds the same ones committed."""
     counts = open_store(store).manifest(prompts).metrics
     context = RunContext(
         store=store,

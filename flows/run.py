@@ -23,7 +23,7 @@ from tasks.support.logs import quiet_known_errors
 from tasks.support.stage import open_store
 
 _REPAIRS = 8
-"""Damaged artifacts that one start makes again before it gives up on the store."""
+"""Most damaged artifacts that one start replaces; after that the store itself is taken to be faulty."""
 
 
 def _run_name() -> str:
@@ -32,7 +32,7 @@ def _run_name() -> str:
 
 
 def _cancelled(flow: Any, run: Any, state: Any) -> None:
-    """A run that its user cancelled is not resumed unasked."""
+    """Mark the run as stopped, so that flow `resume` does not start again what its user cancelled."""
     stop(open_store(store_url(run.parameters.get("store"))).objects, run.name)
 
 
@@ -44,7 +44,7 @@ def optune(
     run: str | None = None,
     train_deployment: str | None = None,
 ) -> dict[str, object]:
-    """Optimise a policy online by OPTune. The same call continues an interrupted run.
+    """Optimise a policy by OPTune (Algorithm 1). The same call continues an interrupted run.
 
     Args:
         config: YAML file of the experiment; default: the configuration of the run's last start.
@@ -54,13 +54,17 @@ def optune(
         train_deployment: deployment that trains, as flow/name; default: a child process here.
 
     Returns:
-        The run's summary: one entry an iteration, and the trained policy's reference.
+        The run's summary: one entry an iteration, and the reference to the trained policy.
+
+    Raises:
+        OptuneError: the configuration or an input cannot be used, or a stage failed for good.
+        CorruptArtifact: artifacts are damaged again and again.
     """
     quiet_known_errors()
     store = store_url(store)
     settings, run = requested(config, overrides or [], store, run)
     check_store(store)
-    check_drift(store, run, settings)  # before the lease, which remembers the configuration
+    check_drift(store, run, settings)  # before the lease, since taking it stores the configuration
     with working_on(open_store(store).objects, run, settings, unasked=flow_run.run_count > 1):
         for repairs in count():
             try:
@@ -69,14 +73,18 @@ def optune(
             except CorruptArtifact as damage:
                 if repairs == _REPAIRS:
                     raise
-                get_run_logger().warning("%s; it is made again", damage)
-                open_store.cache_clear()  # it remembers what it verified
+                get_run_logger().warning("%s: computing the artifact again", damage)
+                open_store.cache_clear()  # a store verifies each file only once
     raise AssertionError("count() does not end")
 
 
 def advance(context: RunContext, *, trust_ledger: bool) -> dict[str, object]:
-    """From the last committed iteration to the target; without trust in the ledger from iteration 0, where all that
-    is whole is found committed and only what is damaged is made again."""
+    """Run the iterations from the last committed one to the target, and return the run's summary.
+
+    Args:
+        trust_ledger: True: iterations that the ledger lists are skipped. False: all iterations run; their intact
+            artifacts are found committed, so that only damaged ones are computed again.
+    """
     start_run(context)
     replay, policies = context.prompts, [context.policy]
     done = reached_iterations(context) if trust_ledger else []

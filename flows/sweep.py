@@ -1,4 +1,4 @@
-"""Flow `sweep`: a grid of runs, with what they share computed once, compared in tables and figures."""
+"""Flow `sweep`: a grid of runs whose common work is computed once, compared in tables and figures."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def sweep(
     parallel: int | None = None,
     figures: str | None = None,
 ) -> list[str]:
-    """Compute the cells of a sweep. The same call continues an interrupted one, and computes what a file has gained.
+    """Compute the cells of a sweep. The same call continues an interrupted sweep, and computes cells added to its file.
 
     Args:
         config: YAML file of the sweep.
         overrides: `section.key=value` on top of its base configuration, for all cells.
         store: folder or s3://bucket/prefix; default: the environment's OPTUNE_STORE, else .optune/store.
-        deployment: the one that runs cells, such as optune/iterate; default: processes of this machine.
-        parallel: cells at once on this machine; default: as the file says.
-        figures: folder for the figures, beside the store's.
+        deployment: deployment that runs cells, such as optune/iterate; default: processes of this machine.
+        parallel: cells at once on this machine; default: `parallel` of the file.
+        figures: folder for a further copy of the figures; default: they are kept in the store only.
 
     Returns:
-        Where the figures lie.
+        Paths or URLs of the figures.
 
     Raises:
-        OptuneError: the sweep is invalid, or cells failed; the others were computed all the same.
+        OptuneError: the sweep is invalid, or cells failed; the other cells were computed nevertheless.
     """
     quiet_known_errors()
     store = store_url(store)

@@ -1,6 +1,6 @@
-"""Flow `train`: what the GPU work pool runs."""
+"""Flow `train`: the training of one policy, run by workers of the GPU work pool."""
 
-# No `annotations` from the future here: Prefect validates parameters by the types themselves, wherever it loads this.
+# No `from __future__ import annotations` here: Prefect validates parameters by their types, which then would be strings.
 
 from prefect import flow
 
@@ -14,8 +14,8 @@ def train(store: str, spec: Spec) -> dict[str, str]:
     """Train one policy with as many processes as this machine has GPUs; flow `optune` launches this.
 
     Args:
-        store: where the artifacts are.
-        spec: what the stage `policy` is asked for.
+        store: folder or s3://bucket/prefix of the artifacts.
+        spec: spec of the stage `policy`.
 
     Returns:
         Reference to the policy's artifact.

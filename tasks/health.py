@@ -1,4 +1,4 @@
-"""Whether an iteration's fresh data is trained on."""
+"""Check of an iteration's fresh data before it is trained on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from tasks.support.stage import open_store, stage_task
 
 @stage_task("check health")
 def check_fresh_data(context: RunContext, iteration: int, selection: Ref, responses: list[Ref], replay: Ref) -> None:
-    """Stop before training on rubbish."""
+    """Stop the run before it trains on degenerate data.
+
+    Raises:
+        UnhealthyData: the fresh data passes a limit of the section `health`.
+    """
     store = open_store(context.store)
     fresh = [store.manifest(ref).metrics for ref in responses if ref.stage == "responses"]
     first = Ledger(store.objects, context.run).iteration(0)

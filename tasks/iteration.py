@@ -1,4 +1,4 @@
-"""The stages of one iteration as tasks (Algorithm 1)."""
+"""Tasks of one iteration (Algorithm 1), one for each stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.support.stage import make, open_store, stage_task
 
 @stage_task("select")
 def select(context: RunContext, iteration: int, previous: Ref) -> Any:
-    """Rank the prompts by the reward of their chosen response; take the bottom ρ."""
+    """Select the prompts that iteration t regenerates: those that the selector of the run ranks lowest."""
     spec = selection.Spec(
         selector=context.config.selection,
         seed=context.config.seed,
@@ -31,9 +31,9 @@ class Responses:
     """Shards of a policy's responses."""
 
     selected: list[Ref]
-    """To the selected prompts, K each."""
+    """Responses to the selected prompts, K a prompt."""
     held_out: list[Ref]
-    """To the held-out prompts."""
+    """Responses to the held-out prompts, `held_out.samples` a prompt."""
 
 
 def generate(
@@ -69,7 +69,7 @@ def _generate(context: RunContext, iteration: int, spec: responses.Spec) -> Any:
 
 @stage_task("draw")
 def draw(context: RunContext, iteration: int, share: float) -> Any:
-    """Draw a random share of the prompts, for the online samples of the loss."""
+    """Draw a random share of the prompts, to which the online samples of the loss are responses."""
     spec = selection.Spec(
         selector=Random(rho=share),
         seed=context.config.seed,
@@ -82,7 +82,7 @@ def draw(context: RunContext, iteration: int, share: float) -> Any:
 
 @stage_task("take fixed pairs")
 def take_fixed_pairs(context: RunContext) -> Any:
-    """Offline DPO: the data set's own pairs."""
+    """Turn the data set's own pairs into responses, for offline DPO."""
     return make(context.store, "fixed-pairs", fixed_pairs.Spec(prompts=context.prompts, policy=context.policy))
 
 
@@ -92,7 +92,7 @@ def _score(context: RunContext, family: str, jobs: list[scores.Job]) -> Any:
 
 
 def score(context: RunContext, jobs: list[scores.Job]) -> list[list[Ref]]:
-    """Score responses: for each job, the rewards of its shards. Jobs of one family of rewards are one task."""
+    """Score responses and return, for each job, the shards of its scores. Adjacent jobs of one family are one task."""
     made: list[list[Ref]] = []
     for family, group in groupby(jobs, key=lambda job: job.reward.reward.family):
         together = list(group)
@@ -114,7 +114,7 @@ def merge(
     """Pair the fresh responses and merge them into the replay set; all other prompts keep their pair.
 
     Args:
-        staleness: iterations by which the policy that sampled them is older than π_t.
+        staleness: iterations by which the policy that sampled the responses is older than π_t.
     """
     spec = replay.Spec(
         iteration=iteration,
@@ -129,7 +129,7 @@ def merge(
 
 
 def fresh_job(context: RunContext, shards: list[Ref]) -> scores.Job:
-    """Return what scoring is asked for of the selected prompts' responses: the proxy's rewards."""
+    """Return the job that scores responses to the selected prompts, by the proxy."""
     assert context.reward is not None
     return scores.Job(
         reward=context.reward,
@@ -139,7 +139,7 @@ def fresh_job(context: RunContext, shards: list[Ref]) -> scores.Job:
 
 
 def held_out_jobs(context: RunContext, shards: list[Ref]) -> list[scores.Job]:
-    """Return what scoring is asked for of the held-out prompts' responses: rewards of the proxy and of gold."""
+    """Return the jobs that score responses to the held-out prompts, by the proxy and by the gold reward, if any."""
     rewards = [reward for reward in (context.reward, context.gold) if reward is not None and shards]
     return [scores.Job(reward=reward, drop_truncated=False, responses=shards) for reward in rewards]
 

@@ -1,4 +1,4 @@
-"""Before iteration 0: everything that can be wrong with a run's inputs is found here, before work is spent."""
+"""Tasks before iteration 0, which find problems with a run's inputs before anything is computed."""
 
 from __future__ import annotations
 
@@ -17,32 +17,36 @@ from tasks.support.stage import make, open_store, stage_task
 
 @stage_task("check store")
 def check_store(store: str) -> None:
-    """Refuse a store that cannot be written, or whose commits would not be exclusive."""
+    """Check that the store can be written, and that of two concurrent commits only one succeeds."""
     check_conditional_writes(open_store(store).objects)
 
 
 @stage_task("check drift")
 def check_drift(store: str, run: str, config: OptuneConfig) -> None:
-    """Refuse to continue a run with another configuration than it was created with."""
+    """Check that the run was created with this configuration, but for fields that may change in a run.
+
+    Raises:
+        ConfigDrift: the run was created with another configuration.
+    """
     Ledger(open_store(store).objects, run).check(config)
 
 
 @stage_task("import model", "import {role}")
 def import_model(store: str, source: Model, role: ModelRole) -> Any:
-    """A policy or reward model enters the store."""
+    """Bring a policy, a reward model or the backbone of one into the store."""
     named = Model(model=source.model, revision=source.revision)
     return make(store, "model", model.Spec(model=named, role=role))
 
 
 @stage_task("draw prompts")
 def draw_prompts(store: str, config: OptuneConfig, policy: Ref) -> Any:
-    """The fixed prompt set."""
+    """Draw the fixed prompt set of the run."""
     return make(store, "prompts", prompts.Spec(prompts=config.prompts, seed=config.seed, policy=policy))
 
 
 @stage_task("label pairs")
 def make_preferences(store: str, config: OptuneConfig, reward: TrainedReward, responses: list[Ref]) -> Any:
-    """Preference pairs for the reward model."""
+    """Make the preference pairs that a reward model is trained on."""
     spec = preferences.Spec(
         pairs=reward.pairs,
         held_out_fraction=reward.held_out_fraction,
@@ -54,13 +58,13 @@ def make_preferences(store: str, config: OptuneConfig, reward: TrainedReward, re
 
 @stage_task("train reward model")
 def train_reward_model(store: str, config: OptuneConfig, reward: TrainedReward, backbone: Ref, pairs: Ref) -> Any:
-    """A Bradley-Terry reward model (Eq. 1)."""
+    """Train a Bradley-Terry reward model (Eq. 1)."""
     spec = reward_model.Spec(reward=reward, seed=config.seed, backbone=backbone, preferences=pairs)
     return make(store, "reward-model", spec)
 
 
 def ready_reward(store: str, reward: Reward) -> ReadyReward:
-    """Make a reward ready: its model, if it uses one, enters the store.
+    """Make a reward ready to score; if it uses a model, bring that into the store.
 
     Raises:
         OptuneError: the reward or its model cannot be used.

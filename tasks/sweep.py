@@ -1,4 +1,4 @@
-"""What a sweep records, imports and shows."""
+"""Tasks of a sweep: record its cells, import their models, publish tables and figures."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tasks.support.stage import open_store, stage_task
 
 @stage_task("record cells")
 def record_cells(store: str, sweep: Sweep) -> None:
-    """Note which runs are the sweep's cells; refused where one of them was begun with another configuration.
+    """Record which runs are the sweep's cells.
 
     Raises:
-        ConfigDrift: of all such cells at once.
+        ConfigDrift: cells were begun with another configuration; all of them are reported together.
     """
     objects = open_store(store).objects
     drifts = []
@@ -38,8 +38,8 @@ def record_cells(store: str, sweep: Sweep) -> None:
             drifts.append(str(drift))
     if drifts:
         raise ConfigDrift(
-            f"sweep {sweep.config.name!r}: {len(drifts)} of its cells were begun with another configuration; put it "
-            "back, or give the sweep another name: unchanged stages are reused\n" + "\n".join(drifts)
+            f"sweep {sweep.config.name!r}: {len(drifts)} of its cells were begun with another configuration. Restore it, "
+            "or give the sweep another name; unchanged stages are reused\n" + "\n".join(drifts)
         )
     record = SweepRecord(objects, sweep.config.name)
     for cell in sweep.cells:
@@ -47,7 +47,7 @@ def record_cells(store: str, sweep: Sweep) -> None:
 
 
 def import_models(store: str, sweep: Sweep) -> None:
-    """Models that several cells start from enter the store before the first cell, once each."""
+    """Bring the models of all cells into the store before the first cell starts, each model once."""
     named: dict[tuple[str, str | None], tuple[ModelRole, Model]] = {}
     for cell in sweep.cells:
         policy, reward = cell.config.policy, cell.config.reward
@@ -60,13 +60,13 @@ def import_models(store: str, sweep: Sweep) -> None:
 
 @stage_task("publish sweep")
 def publish_sweep(store: str, sweep: Sweep, figures: str | None) -> list[str]:
-    """Tables and figures, shown in the UI and kept beside the sweep's record.
+    """Draw tables and figures, show them in the UI and keep the figures beside the sweep's record.
 
     Args:
-        figures: folder for the figures; default: they are only kept in the store.
+        figures: folder for a further copy of the figures; None: they are kept in the store only.
 
     Returns:
-        Where the figures lie.
+        Paths of the figures in that folder; without one, their places in the store.
     """
     name, artifacts = sweep.config.name, open_store(store)
     results = read_cells(artifacts, sweep.cells)
@@ -77,5 +77,7 @@ def publish_sweep(store: str, sweep: Sweep, figures: str | None) -> list[str]:
         places = [record.keep_figure(file) for file in drawn]
         markdown = sweep_markdown(name, results, shared, drawn)
     show_page(key=artifact_key("sweep", name), markdown=markdown, description=f"Sweep {name}")
-    get_run_logger().info("figures of sweep %s: %s", name, ", ".join(places) or "none, as nothing is committed")
+    get_run_logger().info(
+        "figures of sweep %s: %s", name, ", ".join(places) or "none, since no cell has committed an iteration"
+    )
     return [str(file) for file in drawn] if figures else places

@@ -1,4 +1,4 @@
-"""Weighted DPO training: here in a child process, or on the GPU work pool as the deployment of flow `train`."""
+"""Training of a policy: in a child process of this machine, or on the GPU work pool as a deployment of flow `train`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ATTEMPTS = 5
 
 @stage_task("train")
 def train(context: RunContext, iteration: int, policy: Ref, replay: Ref, online: list[Ref]) -> Any:
-    """π_{t+1} from π_t and D_t, and from samples of π_t where the loss has a term on such."""
+    """Train π_{t+1} from π_t and D_t, and from online samples of π_t if the loss has a term on them."""
     spec = Spec(
         training=context.config.training,
         seed=context.config.seed,
@@ -42,8 +42,11 @@ def train(context: RunContext, iteration: int, policy: Ref, replay: Ref, online:
 def begin_training(
     context: RunContext, iteration: int, policy: Ref, replay: Ref, online: list[Ref]
 ) -> Callable[[], Any]:
-    """π_{t+1} as a promise. On a work pool training begins now, beside the caller; here it begins when the promise is
-    redeemed, since this machine's devices are the caller's until then."""
+    """Return a function that waits for π_{t+1} and returns it.
+
+    On a work pool, training begins now and runs beside the caller. On this machine it begins when the function is
+    called, since the caller uses the devices until then.
+    """
     if context.train_deployment is None:
         return lambda: train(context, iteration, policy, replay, online)
     future = train.submit(context, iteration, policy, replay, online)
@@ -52,15 +55,19 @@ def begin_training(
 
 @stage_task("train")
 def train_here(store: str, spec: Spec) -> Any:
-    """What a worker of the GPU pool does."""
+    """Train a policy on this machine, which is a worker of the GPU pool."""
     return make(store, "policy", spec, accelerate_config=spec.training.accelerate_config)
 
 
 def _on_pool(store: str, deployment: str, spec: Spec) -> Any:
-    """Launch training as a flow run of its own, or attach to the one that a killed parent launched.
+    """Launch training as a flow run of its own, or attach to the flow run that a killed parent launched.
 
-    A crashed run (its machine went away) is followed by another, which goes on from the last checkpoint; a failed
-    one failed for a reason that trying again does not mend.
+    A flow run that crashed or was cancelled (its machine disappeared) is followed by another, which resumes from the
+    last checkpoint. A flow run that failed is not repeated: it would fail again.
+
+    Raises:
+        OptuneError: a flow run failed.
+        TransientError: as many flow runs as are tried crashed or were cancelled.
     """
     found = find_all(open_store(store), "policy", spec)
     if found is not None:
@@ -81,11 +88,14 @@ def _on_pool(store: str, deployment: str, spec: Spec) -> Any:
             return [manifest.ref for manifest in found]
         assert child.state is not None, "run_deployment waits for a final state"
         if child.end_time is not None and child.end_time < began:
-            continue  # launched by an earlier parent, and over before this one asked
+            continue  # an earlier parent launched it, and it ended before this one asked
         if not child.state.is_crashed() and not child.state.is_cancelled():
-            raise OptuneError(f"flow run {child.name!r} of {deployment!r}: {child.state.message}")
+            raise OptuneError(f"training run {child.name!r} of deployment {deployment!r} failed: {child.state.message}")
         lost += 1
-        get_run_logger().warning("training run %s ended as %s", child.name, child.state.name)
+        get_run_logger().warning("training run %r ended as %s; launching another", child.name, child.state.name)
         if lost == _ATTEMPTS:
-            raise TransientError(f"{_ATTEMPTS} training runs of {deployment!r} in a row were lost")
+            raise TransientError(
+                f"{_ATTEMPTS} training runs of deployment {deployment!r} in a row crashed or were cancelled: look at "
+                "the workers of its pool"
+            )
     raise AssertionError("count() does not end")

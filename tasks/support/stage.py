@@ -1,4 +1,4 @@
-"""What all stage tasks share: find or make the artifacts, retry what is transient, show what was cached."""
+"""Common parts of all stage tasks: find or make artifacts, retry transient errors, show what was cached."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ P = ParamSpec("P")
 
 
 def is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
-    """Retry only what may work on the next try."""
+    """Return whether a task run failed with a TransientError; only then is it retried."""
     try:
         state.result()
     except TransientError:
@@ -32,9 +32,10 @@ def is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
 
 
 def stage_task(name: str, run_name: str | None = None) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
-    """A Prefect task that retries what is transient, and whose call returns its value, cached or not.
+    """Return a decorator that makes a function a Prefect task which is retried after a TransientError.
 
-    Its `submit` is Prefect's: it runs beside the caller and returns a future.
+    A call of the task returns its value, whether it was cached or not. Its `submit` is Prefect's: it runs beside the
+    caller and returns a future.
 
     Args:
         name: the task's name in the UI.
@@ -66,12 +67,18 @@ _RETRY_SECONDS = [5, 30, 120]
 
 @cache
 def open_store(url: str) -> ArtifactStore:
-    """The store of this process; files that it verified once are not verified again."""
+    """Return the store at a URL, one a process, so that a file is verified once and not again."""
     return ArtifactStore(open_objects(url))
 
 
 def make(store: str, stage: str, spec: BaseModel, *, accelerate_config: str | None = None) -> Any:
-    """The references of a stage's artifacts, as a `Cached` state where all were committed before.
+    """Make a stage's artifacts and return references to them; a `Cached` state if all were committed before.
+
+    Args:
+        store: folder or s3://bucket/prefix.
+        stage: name of the stage.
+        spec: spec of the stage.
+        accelerate_config: as for `run_stage`.
 
     Raises:
         OptuneError, TransientError: as `run_stage`.
