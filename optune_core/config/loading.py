@@ -170,7 +170,7 @@ def _render(problem: Any, data: Any) -> str:
 def _written(location: Sequence[str | int], data: Any) -> Iterator[str]:
     """Yield the place of a problem as it is written in the file: pydantic adds the `type` of a union to it."""
     node = data
-    for part, following in zip(location, [*location[1:], None], strict=True):
+    for part, following in zip(location, [*location, None][1:], strict=True):
         # A field may be named as the type is, such as `iteration` of a baseline: then the type comes before a field.
         if isinstance(node, dict) and part == node.get("type") and (part not in node or following in node):
             continue

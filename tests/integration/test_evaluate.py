@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from flows.cli.commands import app
 from optune_core.data.schemas import COMPARISONS, PROMPTS, RESPONSES, read_table
+from optune_core.data.shards import read_shards
 from optune_core.errors import ConfigDrift, DataError, JudgeError, OptuneError
-from optune_core.evaluation.win_score.report import comparison_markdown
-from optune_core.stages.replay import read_shards
+from optune_core.evaluation.records import markdown
+from optune_core.parts.own_code import source_digest
+from optune_core.reports.page import report
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
 from tests.fake_judge import FakeJudge, score, serving
 from tests.tiny import PROMPTS as TEXTS
@@ -45,6 +47,7 @@ def server() -> Iterator[FakeJudge]:
 
 def write(folder: Path, name: str, **sections: Any) -> str:
     config = {
+        "kind": "win_score",
         "name": name,
         "prompts": {"type": "held_out"},
         "baseline": {"type": "iteration", "iteration": 0},
@@ -74,7 +77,8 @@ def artifacts(store: str, stage: str) -> set[str]:
 
 def judged(store: str, record: dict[str, Any]) -> list[dict[str, Any]]:
     objects = ArtifactStore(open_objects(store))
-    return read_shards(objects, record["comparisons"], "comparisons.parquet", COMPARISONS).to_pylist()
+    shards = [Ref.from_json(shard) for shard in record["artifacts"]["comparisons"]]
+    return read_shards(objects, shards, "comparisons.parquet", COMPARISONS).to_pylist()
 
 
 def test_held_out_responses_of_the_run_are_judged_without_generating_them_again(store: str, tmp_path: Path) -> None:
@@ -83,7 +87,7 @@ def test_held_out_responses_of_the_run_are_judged_without_generating_them_again(
     assert artifacts(store, "responses") == answered
     objects = ArtifactStore(open_objects(store))
     ledger = Ledger(objects.objects, "judged")
-    records = [record for record in ledger.comparisons() if record["name"] == "held"]
+    records = [record for record in ledger.evaluations("win_score") if record["name"] == "held"]
     assert [record["iteration"] for record in records] == [1, 2]
     for record in records:
         trained = ledger.iteration(record["iteration"] - 1)
@@ -92,9 +96,10 @@ def test_held_out_responses_of_the_run_are_judged_without_generating_them_again(
         assert len(rows) == record["prompts"] == 6
         evaluated = {}
         for side, t in (("policy", record["iteration"]), ("baseline", 0)):
-            standing = ledger.evaluation(t)
-            assert standing is not None
-            table = read_shards(objects, standing["responses"], "responses.parquet", RESPONSES)
+            held_out = ledger.held_out(t)
+            assert held_out is not None
+            shards = [Ref.from_json(shard) for shard in held_out["responses"]]
+            table = read_shards(objects, shards, "responses.parquet", RESPONSES)
             evaluated[side] = dict(zip(table["prompt_id"].to_pylist(), table["response"].to_pylist(), strict=True))
         for row in rows:
             ours, theirs = (evaluated[side][row["prompt_id"]] for side in ("policy", "baseline"))
@@ -111,7 +116,7 @@ def test_held_out_responses_of_the_run_are_judged_without_generating_them_again(
         assert record["judge"] == "stand-in: reward function tests.rewards:brevity"
         assert record["baseline"] == "policy 0 of the run"
         assert f"{metrics['win_score']:.1f}" in printed
-        summary = json.loads(objects.read(Ref.from_json(record["artifact"]), "win_score.json"))
+        summary = json.loads(objects.read(Ref.from_json(record["artifacts"]["summary"]), "win_score.json"))
         assert summary == metrics | {"judge": record["judge"]}
     assert "judge: stand-in: reward function" in printed
 
@@ -130,8 +135,8 @@ def test_garbage_collection_keeps_all_artifacts_of_a_comparison(store: str, tmp_
     call("gc", "--grace", "0", "--store", store)
     assert judged(store, record) == rows and len(rows) == 6
     objects = ArtifactStore(open_objects(store))
-    page = comparison_markdown(objects, "judged", record)
-    assert "**Judge: stand-in: reward function tests.rewards:brevity.**" in page
+    page = markdown(objects, "judged", record)
+    assert "judge: stand-in: reward function tests.rewards:brevity**" in page
 
 
 def test_another_model_is_compared_on_drawn_prompts_by_an_llm_judge(
@@ -180,7 +185,7 @@ def test_another_model_is_compared_on_drawn_prompts_by_an_llm_judge(
     objects = ArtifactStore(open_objects(store))
     (templated,) = artifacts(store, "templated-prompts")
     manifest = objects.committed("templated-prompts", templated)
-    assert manifest is not None and manifest.parents["policy"] == Ref.from_json(record["baseline_model"])
+    assert manifest is not None and manifest.parents["policy"] == Ref.from_json(record["artifacts"]["baseline_model"])
     ids = read_table(objects.fetch(manifest.ref) / "prompts.parquet", PROMPTS)["prompt_token_ids"].to_pylist()
     assert all(row[0] == row[1] for row in ids), "the other template begins with the token twice"
     known = len(server.asked)
@@ -230,7 +235,7 @@ def test_impossible_evaluations_are_refused_before_any_work(
         evaluate(keyless, "judged", overrides=["judge.api_key_env=null"], store=store)
     assert server.asked == []
     assert {stage: artifacts(store, stage) for stage in before} == before
-    assert not [r for r in Ledger(open_objects(store), "judged").comparisons() if r["name"] in ("refused", "keyless")]
+    assert not [r for r in Ledger(open_objects(store), "judged").evaluations() if r["name"] in ("refused", "keyless")]
 
 
 def test_another_configuration_under_the_same_name_is_refused(store: str, tmp_path: Path) -> None:
@@ -238,3 +243,32 @@ def test_another_configuration_under_the_same_name_is_refused(store: str, tmp_pa
     evaluate(file, "judged", store=store)
     with pytest.raises(ConfigDrift, match=r"judge\.tie_margin: 1\.0 → 0\.0"):
         evaluate(file, "judged", overrides=["judge.tie_margin=0.0"], store=store)
+
+
+def test_kind_of_a_users_own_package_runs_from_the_command_line(store: str, tmp_path: Path) -> None:
+    path = tmp_path / "lengths.yaml"
+    path.write_text(yaml.safe_dump({"kind": "tests.kinds:MeanLength", "name": "lengths", "unit": "characters"}))
+    command = ("evaluate", str(path), "--run", "judged", "--all", "--store", store)
+    printed = call(*command)
+    objects = ArtifactStore(open_objects(store))
+    ledger = Ledger(objects.objects, "judged")
+    records = ledger.evaluations("tests.kinds:MeanLength")
+    assert [record["iteration"] for record in records] == [0, 1, 2]
+    for record in records:
+        shards = [Ref.from_json(shard) for shard in record["artifacts"]["answers"]]
+        texts = read_shards(objects, shards, "responses.parquet", RESPONSES)["response"].to_pylist()
+        assert len(texts) == 6
+        assert record["metrics"] == {"length": sum(map(len, texts)) / 6}
+        assert f"{record['metrics']['length']:.2f}" in printed
+        assert record["config"]["source"] == source_digest("tests.kinds:MeanLength", "kind")
+    assert "Evaluation: lengths" in printed and "characters" in printed
+
+    answered = artifacts(store, "responses")
+    assert call(*command) == printed
+    assert artifacts(store, "responses") == answered
+    with pytest.raises(ConfigDrift, match="unit: 'characters' → 'words'"):
+        call(*command, "unit=words")
+    shown = report(objects, ["judged"])
+    assert "<h3>Evaluation: lengths</h3>" in shown and f"<td>{records[2]['metrics']['length']:.2f}</td>" in shown
+    call("gc", "--grace", "0", "--store", store)
+    assert artifacts(store, "responses") >= {shard["key"] for each in records for shard in each["artifacts"]["answers"]}

@@ -16,11 +16,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from flows.cli.commands import app
-from optune_core.config import BenchmarkConfig, load_benchmark, load_config
+from optune_core.config import load_config
 from optune_core.data.model_folder import Model
 from optune_core.errors import ConfigDrift, ConfigError, DataError, OptuneError
 from optune_core.evaluation.harness import tasks
+from optune_core.evaluation.harness.config import Harness
 from optune_core.evaluation.harness.library import load_tasks
+from optune_core.evaluation.loading import load_evaluation
 from optune_core.process.progress import silent
 from optune_core.stages import model
 from optune_core.stages.launch import find_all, run_stage
@@ -37,10 +39,8 @@ TOYS = {"task": "toys", "num_fewshot": 0, "metric": "acc_norm"}
 HF = {"type": "transformers", "dtype": "float32", "batch_size": 4}
 
 
-def config(*tasks: dict[str, Any], **changes: Any) -> BenchmarkConfig:
-    return BenchmarkConfig.model_validate(
-        {"name": "ours", "tasks": list(tasks), "include": str(HERE), "engine": HF, **changes}
-    )
+def config(*tasks: dict[str, Any], **changes: Any) -> Harness:
+    return Harness.model_validate({"name": "ours", "tasks": list(tasks), "include": str(HERE), "engine": HF, **changes})
 
 
 def put(store: ArtifactStore, folder: Path) -> Ref:
@@ -73,8 +73,8 @@ def policy(store: ArtifactStore, tiny: Path) -> Ref:
     return put(store, tiny / "policy")
 
 
-def made(store: ArtifactStore, policy: Ref, config: BenchmarkConfig) -> list[Manifest]:
-    spec = tasks.Spec(benchmark=config, policy=policy.to_json())
+def made(store: ArtifactStore, policy: Ref, config: Harness) -> list[Manifest]:
+    spec = config.spec(policy)
     tasks.run(store, spec, silent)
     return find_all(store, "benchmark", spec) or []
 
@@ -182,7 +182,7 @@ def test_examples_precede_a_question_and_a_group_has_the_mean_of_its_tasks(
 
 def test_an_interrupted_benchmark_repeats_only_the_task_in_progress(tiny: Path, tmp_path: Path) -> None:
     store = ArtifactStore(open_objects(str(tmp_path / "store")))
-    spec = tasks.Spec(benchmark=config(CAPITALS, SUMS), policy=put(store, tiny / "policy").to_json())
+    spec = config(CAPITALS, SUMS).spec(put(store, tiny / "policy"))
 
     def cut(what: str, done: int, total: int) -> None:
         if what == "run sums":
@@ -206,10 +206,7 @@ def test_keys_depend_only_on_settings_that_change_results(store: ArtifactStore, 
     shutil.copytree(HERE, moved, ignore=shutil.ignore_patterns("__pycache__"))
 
     def key(**changes: Any) -> str:
-        (work,) = tasks.works(
-            store,
-            tasks.Spec(benchmark=config(CAPITALS | changes.pop("task", {}), **changes), policy=policy.to_json()),
-        )
+        (work,) = tasks.works(store, config(CAPITALS | changes.pop("task", {}), **changes).spec(policy))
         return work.key
 
     same = [{"name": "other"}, {"task": {"metric": "acc"}}, {"include": str(moved)}, {"engine": HF | {"replicas": 2}}]
@@ -237,7 +234,7 @@ def test_all_mistakes_in_the_tasks_are_reported_together() -> None:
         CAPITALS | {"task": "weather", "num_fewshot": 3},
     )
     with pytest.raises(ConfigError) as raised:
-        load_tasks(wrong, wrong.tasks)
+        load_tasks(wrong.tasks, wrong.include)
     named, metric, extracted, group, shots = raised.value.problems
     assert "'capitols' is not known: do you mean 'capitals'" in named and "lm-eval ls tasks" in named
     assert "'capitals' has no metric 'f1': it has acc, acc_norm" in metric
@@ -249,7 +246,7 @@ def test_all_mistakes_in_the_tasks_are_reported_together() -> None:
 def test_a_hub_that_cannot_be_reached_is_an_error_before_any_work() -> None:
     hub = config({"task": "hellaswag", "num_fewshot": 0, "metric": "acc_norm"}, include=None)
     with pytest.raises(DataError, match=r"(?s)task 'hellaswag' cannot be read.*HF_ENDPOINT.*`include`"):
-        load_tasks(hub, hub.tasks)
+        load_tasks(hub.tasks, hub.include)
 
 
 def test_the_tasks_of_table_5_exist_in_the_library_with_their_metrics_and_filters() -> None:
@@ -257,7 +254,9 @@ def test_the_tasks_of_table_5_exist_in_the_library_with_their_metrics_and_filter
     from lm_eval.tasks import TaskManager
 
     index = TaskManager().task_index
-    for task in load_benchmark("configs/benchmarks/table-5.yaml").tasks:
+    table_5 = load_evaluation("configs/evaluation/table-5.yaml")
+    assert isinstance(table_5, Harness)
+    for task in table_5.tasks:
         definition = index[task.task].cfg
         metrics = definition.get("metric_list") or definition["aggregate_metric_list"]
         assert task.metric in [each["metric"] for each in metrics], task.task
@@ -273,7 +272,7 @@ def test_vllm_gives_the_results_of_transformers(
     monkeypatch.setenv("TQDM_DISABLE", "1")  # vLLM divides by the time of a bar, which such a bar does not have
     engine = {"type": "vllm", "dtype": "float32", "max_num_seqs": 4, "enforce_eager": True}
     engine |= {"cpu_kv_cache_gib": 1, "gpu_memory_utilization": 0.2}
-    spec = tasks.Spec(benchmark=config(CAPITALS, SUMS, engine=engine), policy=policy.to_json())
+    spec = config(CAPITALS, SUMS, engine=engine).spec(policy)
     capitals, sums = run_stage(store, "benchmark", spec, silent, lambda line: None)
     for row, noted in zip(questions("capitals"), samples(store, capitals), strict=True):
         assert [float(logp) for logp, _ in noted["filtered_resps"]] == pytest.approx(by_hand.choose(row)[0], abs=1e-2)
@@ -298,31 +297,32 @@ def file(tmp_path: Path) -> Path:
 def test_the_command_benchmarks_the_policies_of_a_run(
     store: ArtifactStore, policy: Ref, tiny: Path, tmp_path: Path, file: Path, prefect_server: None
 ) -> None:
-    """A benchmark reads only the policies of a run, so they are recorded by hand."""
+    """Record the policies of a run by hand: the kind reads nothing else of a run."""
     trained = put(store, build_model(tmp_path / "trained", seed=7))
     ledger = Ledger(store.objects, "asked")
-    ledger.open(load_config(write_config(tiny, name="asked")).model_dump(mode="json"), {"policy": policy.to_json()})
+    ledger.open(load_config(write_config(tiny, name="asked")), {"policy": policy.to_json()})
     ledger.commit_iteration(0, {"artifacts": {"policy": trained.to_json()}})
 
     def call(*arguments: str, run: str = "asked") -> str:
-        command = ["benchmark", *arguments, "--run", run, "--store", store.objects.url]
+        command = ["evaluate", *arguments, "--run", run, "--store", store.objects.url]
         result = CliRunner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 
     printed = call(str(file), "--all")
-    records = ledger.benchmarks()
+    records = ledger.evaluations("harness")
     assert [(record["iteration"], record["policy"]) for record in records] == [
         (0, policy.to_json()),
         (1, trained.to_json()),
     ]
     for record in records:
-        capitals, sums = record["tasks"]
+        capitals, sums = record["metrics"]["tasks"]
+        average = record["metrics"]["average"]
         assert (capitals["task"], capitals["questions"], sums["questions"]) == ("capitals", 3, 3)
-        told = json.loads(store.read(Ref.from_json(capitals["artifact"]), tasks.RESULTS))
+        told = json.loads(store.read(Ref.from_json(record["artifacts"]["tasks"][0]), tasks.RESULTS))
         assert capitals["value"] == told["metrics"]["acc_norm,none"]
-        assert record["average"] == pytest.approx((capitals["value"] + sums["value"]) / 2)
-        assert f"{100 * record['average']:.2f}" in printed
+        assert average == pytest.approx((capitals["value"] + sums["value"]) / 2)
+        assert f"{100 * average:.2f}" in printed
     assert "0-shot exact_match, first-number" in printed and "ONLY THE FIRST 3 QUESTIONS" in printed
 
     before = set(store.keys("benchmark"))
@@ -339,6 +339,7 @@ def test_the_command_benchmarks_the_policies_of_a_run(
 
     collected = CliRunner().invoke(app, ["gc", "--grace", "0", "--store", store.objects.url], catch_exceptions=False)
     assert collected.exit_code == 0, collected.output
-    for record in ledger.benchmarks():
-        for task in record["tasks"]:
-            assert store.read(Ref.from_json(task["artifact"]), tasks.SAMPLES)
+    for record in ledger.evaluations("harness"):
+        assert len(record["artifacts"]["tasks"]) == (2 if record["name"] == "ours" else 1)
+        for artifact in record["artifacts"]["tasks"]:
+            assert store.read(Ref.from_json(artifact), tasks.SAMPLES)

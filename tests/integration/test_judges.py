@@ -20,10 +20,13 @@ from optune_core.data.schemas import ANSWERS, COMPARISONS, read_table, write_tab
 from optune_core.errors import ConservationError, JudgeError, TransientError
 from optune_core.evaluation.win_score import comparisons
 from optune_core.evaluation.win_score import stand_in as stand_in_judge
-from optune_core.evaluation.win_score.config import OpenAIJudge
-from optune_core.evaluation.win_score.judge import Pair, RewardJudge, open_judge
+from optune_core.evaluation.win_score.judge import Pair, RewardJudge
+from optune_core.evaluation.win_score.opening import open_judge
+from optune_core.evaluation.win_score.sections import OpenAIJudge
 from optune_core.process.progress import silent
-from optune_core.rewards import RewardRef
+from optune_core.rewards import ReadyReward
+from optune_core.rewards.classifier import ClassifierReward
+from optune_core.rewards.function import FunctionReward
 from optune_core.stages.launch import find_all
 from optune_core.storage import ArtifactStore, Ref, Work, open_objects
 from tests.fake_judge import FakeJudge, rate, score, serving
@@ -50,14 +53,14 @@ def chat(server: FakeJudge, **changes: Any) -> OpenAIJudge:
 
 
 def stand_in(margin: float = 0.0, function: str = "tests.rewards:vowels") -> RewardJudge:
-    return RewardJudge(reward=RewardRef(type="function", function=function), name=function, tie_margin=margin)
+    return RewardJudge(reward=ReadyReward.of(FunctionReward(function=function)), tie_margin=margin)
 
 
 def pairs(count: int) -> list[Pair]:
     return [Pair(i, f"Question {i}?", [], ("abc" * (i + 1), "the quick brown fox")) for i in range(count)]
 
 
-def answers(store: ArtifactStore, side: str, prompts: list[int]) -> dict[str, str]:
+def answers(store: ArtifactStore, side: str, prompts: list[int]) -> Ref:
     rows = [
         {
             "prompt_id": f"{i:032x}",
@@ -71,7 +74,7 @@ def answers(store: ArtifactStore, side: str, prompts: list[int]) -> dict[str, st
     ]
     with store.scratch() as folder:
         write_table(pa.Table.from_pylist(rows, schema=ANSWERS), ANSWERS, folder / "responses.parquet")
-        return store.commit(Work("responses", 0, {"side": side, "prompts": prompts}), folder).ref.to_json()
+        return store.commit(Work("responses", 0, {"side": side, "prompts": prompts}), folder).ref
 
 
 def spec_of(store: ArtifactStore, judge: Any) -> comparisons.Spec:
@@ -353,8 +356,8 @@ def test_a_reward_model_from_the_store_judges_as_stand_in(tiny: Path, store: Art
     model.run(store, wanted, silent)
     ((artifact),) = [store.find(work) for work in model.works(store, wanted)]
     assert artifact is not None
-    reward = RewardRef(type="classifier", model=artifact.ref.to_json(), batch_size=4, dtype="float32")
-    spec = spec_of(store, RewardJudge(reward=reward, name="tiny/judge", tie_margin=0.0))
+    reward = ClassifierReward(model="tiny/judge", batch_size=4, dtype="float32")
+    spec = spec_of(store, RewardJudge(reward=ReadyReward.of(reward, artifact.ref), tie_margin=0.0))
     comparisons.run(store, spec, silent)
     rows = judged(store, spec)
     assert {row["outcome"] for row in rows} <= {"win", "lose"}
@@ -363,4 +366,4 @@ def test_a_reward_model_from_the_store_judges_as_stand_in(tiny: Path, store: Art
         assert (row["outcome"] == "win") == (row["first_policy_score"] > row["first_baseline_score"])
     assert {row["judge"] for row in rows} == {"stand-in: reward classifier tiny/judge"}
     manifest = store.find(comparisons.works(store, spec)[0])
-    assert manifest is not None and manifest.parents["judge"] == Ref.from_json(artifact.ref.to_json())
+    assert manifest is not None and manifest.parents["judge"] == artifact.ref

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from optune_core.errors import JudgeError, TransientError
-from optune_core.evaluation.alpaca_eval.config import Annotator
+from optune_core.evaluation.alpaca_eval.sections import Annotator
 from tests.fake_annotator import KEY, prefer
 from tests.fake_judge import FakeJudge
 

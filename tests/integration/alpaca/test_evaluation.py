@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from flows.cli.commands import app
 from optune_core.data.schemas import ANNOTATIONS, ANSWERS, write_table
+from optune_core.data.shards import read_shards
 from optune_core.errors import DataError, JudgeError, OptuneError
-from optune_core.evaluation.alpaca_eval.config import Annotator, Instructions
+from optune_core.evaluation.alpaca_eval.sections import Annotator, Instructions
 from optune_core.reports.page import report
-from optune_core.stages.replay import read_shards
-from optune_core.storage import ArtifactStore, Ledger, Work, open_objects
+from optune_core.storage import ArtifactStore, Ledger, Ref, Work, open_objects
 from tests.fake_annotator import KEY, longer
 from tests.fake_judge import FakeJudge
 from tests.integration.alpaca.calibration import logistic, write_calibration
@@ -61,7 +61,7 @@ def test_an_interrupted_annotation_repeats_no_request_that_was_committed(server:
         prompts=references(tmp_path, 8),
         answered=6,
         shard_size=2,
-        policy=[answers.ref.to_json()],
+        policy=[answers.ref],
     )
     (tmp_path / "spec.json").write_text(spec.model_dump_json())
     command = [sys.executable, "-m", "optune_core.stages.worker", "alpaca-annotations", str(tmp_path / "spec.json")]
@@ -84,7 +84,7 @@ def test_an_interrupted_annotation_repeats_no_request_that_was_committed(server:
     assert json.loads(done.stdout.splitlines()[-1]) == {"done": True}, done.stderr
     assert sorted(instruction for instruction, *_ in server.asked[before:]) == sorted(TEXTS[2:6])
     committed = [store.find(work) for work in works]
-    shards = [manifest.ref.to_json() for manifest in committed if manifest is not None]
+    shards = [manifest.ref for manifest in committed if manifest is not None]
     table = read_shards(store, shards, "annotations.parquet", ANNOTATIONS).to_pylist()
     assert [row["index"] for row in table] == list(range(6)), "in the order of the references"
     assert [row["policy_output"] for row in table] == [row["response"] for row in rows]
@@ -108,6 +108,7 @@ def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFac
 
 def write_evaluation(folder: Path, server: FakeJudge, **changes: Any) -> str:
     config = {
+        "kind": "alpaca_eval",
         "name": "tiny-alpaca",
         "prompts": {**references(folder, 12).model_dump(include={"source"}), "sample": 9, "max_tokens": 64},
         "calibration": str(write_calibration(folder / "df_gamed.csv", 12)),
@@ -124,16 +125,17 @@ def test_all_policies_of_a_run_are_annotated_recorded_and_reported(
 ) -> None:
     monkeypatch.setenv("SOME_ANNOTATOR", KEY)
     file = write_evaluation(tmp_path, server)
-    result = CliRunner().invoke(app, ["alpaca", file, "--run", "judged", "--all", "--store", store])
+    result = CliRunner().invoke(app, ["evaluate", file, "--run", "judged", "--all", "--store", store])
     assert result.exit_code == 0, result.output
     objects = ArtifactStore(open_objects(store))
     ledger = Ledger(objects.objects, "judged")
-    records = ledger.win_rates()
+    records = ledger.evaluations("alpaca_eval")
     assert [record["iteration"] for record in records] == [0, 1]
     trained = ledger.iteration(0)
     assert trained is not None and records[1]["policy"] == trained["artifacts"]["policy"]
     for record in records:
-        rows = read_shards(objects, record["annotations"], "annotations.parquet", ANNOTATIONS).to_pylist()
+        shards = [Ref.from_json(shard) for shard in record["artifacts"]["annotations"]]
+        rows = read_shards(objects, shards, "annotations.parquet", ANNOTATIONS).to_pylist()
         assert len(rows) == record["prompts"] == record["metrics"]["total"] == 9
         for row in rows:
             assert row["instruction"] == TEXTS[row["index"]]
@@ -145,44 +147,46 @@ def test_all_policies_of_a_run_are_annotated_recorded_and_reported(
         assert record["reference"] == "writer"
         assert record["annotator"] == f"weighted_alpaca_eval_gpt4_turbo (gpt-4-1106-preview at {server.url})"
         assert f"{record['metrics']['lc_win_rate']:.2f}" in result.output
-    assert "against writer, 9 prompts" in result.output
+    assert "Against writer, 9 prompts" in result.output
     assert KEY not in result.output + json.dumps(records)
 
     asked = len(server.asked)
-    again = CliRunner().invoke(app, ["alpaca", file, "--run", "judged", "--all", "--store", store])
+    again = CliRunner().invoke(app, ["evaluate", file, "--run", "judged", "--all", "--store", store])
     assert again.exit_code == 0 and len(server.asked) == asked == 18, "a second call finds everything"
-    assert ledger.win_rates() == records
+    assert ledger.evaluations("alpaca_eval") == records
     page = report(objects, ["judged"])
-    assert "AlpacaEval win rates" in page and f"{records[1]['metrics']['lc_win_rate']:.2f}" in page
-    annotations = read_shards(objects, records[0]["annotations"], "annotations.parquet", ANNOTATIONS)
+    assert "AlpacaEval 2: tiny-alpaca" in page and f"{records[1]['metrics']['lc_win_rate']:.2f}" in page
+    shards = [Ref.from_json(shard) for shard in records[0]["artifacts"]["annotations"]]
+    annotations = read_shards(objects, shards, "annotations.parquet", ANNOTATIONS)
+    assert len(annotations) == 9
     assert CliRunner().invoke(app, ["gc", "--grace", "0", "--store", store]).exit_code == 0
-    assert read_shards(objects, records[0]["annotations"], "annotations.parquet", ANNOTATIONS).equals(annotations)
+    assert read_shards(objects, shards, "annotations.parquet", ANNOTATIONS).equals(annotations)
 
 
 def test_impossible_evaluations_are_refused_before_any_work(
     store: str, server: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.alpaca import alpaca
+    from flows.evaluate import evaluate
 
     file = write_evaluation(tmp_path, server)
     monkeypatch.delenv("SOME_ANNOTATOR", raising=False)
     with pytest.raises(JudgeError, match=r"annotator\.api_key_env='SOME_ANNOTATOR'"):
-        alpaca(file, "judged", store=store)
+        evaluate(file, "judged", store=store)
     monkeypatch.setenv("SOME_ANNOTATOR", KEY)
     with pytest.raises(OptuneError, match="has no run 'absent'"):
-        alpaca(file, "absent", store=store)
+        evaluate(file, "absent", store=store)
     with pytest.raises(DataError, match=r"download df_gamed\.csv"):
-        alpaca(file, "judged", overrides=["calibration=absent.csv"], store=store)
+        evaluate(file, "judged", overrides=["calibration=absent.csv"], store=store)
     (tmp_path / "short.csv").write_text((tmp_path / "df_gamed.csv").read_text().splitlines()[0] + "\n")
     with pytest.raises(DataError, match="is for 0 instructions"):
-        alpaca(file, "judged", overrides=[f"calibration={tmp_path / 'short.csv'}"], store=store)
+        evaluate(file, "judged", overrides=[f"calibration={tmp_path / 'short.csv'}"], store=store)
     assert server.asked == []
 
 
 def test_an_annotator_without_any_readable_annotation_is_an_error(
     store: str, server: FakeJudge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.alpaca import alpaca
+    from flows.evaluate import evaluate
 
     monkeypatch.setenv("SOME_ANNOTATOR", KEY)
     server.reply = lambda *_: json.dumps({"Sorry": -0.1})
@@ -190,4 +194,4 @@ def test_an_annotator_without_any_readable_annotation_is_an_error(
         tmp_path, server, name="mute", annotator={"base_url": server.url, "api_key_env": None, "attempts": 1}
     )
     with pytest.raises(JudgeError, match=r"all 9 annotations are malformed, such as: .*Sorry"):
-        alpaca(file, "judged", iteration=0, store=store)
+        evaluate(file, "judged", iteration=0, store=store)
