@@ -59,12 +59,12 @@ def stack() -> Iterator[Stack]:
                 patch.setenv(name, value)
             yield stack
         finally:
-            stack.down(say=lambda line: None)
+            stack.down(echo=lambda line: None)
 
 
 def up(stack: Stack) -> None:
     """`make up`, without the schedule of `resume`: here each resumption has its time."""
-    stack.up(say=lambda line: None)
+    stack.up(echo=lambda line: None)
     stack.server.call("PATCH", f"/deployments/{deployment(stack, 'resume/interrupted')}", {"paused": True})
 
 
