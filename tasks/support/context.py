@@ -1,4 +1,4 @@
-"""What every task of a run needs to know."""
+"""Context that every task of a run gets."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ class RunContext(BaseModel):
     run: str
     config: OptuneConfig
     train_deployment: str | None = None
-    """Deployment of flow `train` on the GPU pool; None trains in a child process here."""
+    """Deployment of flow `train` on the GPU pool; None: train in a child process on this machine."""
     policy: dict[str, str]
-    """Reference to π_0."""
+    """Reference to the artifact of π_0."""
     prompts: dict[str, str]
+    """Reference to the artifact of the prompts."""
     held_out_prompts: int
+    """Number of held-out prompts."""
     reward: RewardRef | None = None
-    """The proxy that is optimised; None while it is yet to be trained."""
+    """Proxy reward that is optimised; None as long as its reward model is not trained."""
     gold: RewardRef | None = None
-    """Reported only."""
+    """Gold reward, which is only reported."""

@@ -1,4 +1,4 @@
-"""What all stage tasks share: find or make the artifacts, retry what is transient, show what was cached."""
+"""Common parts of all stage tasks: find or make the artifacts, retry transient failures, show cached results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ P = ParamSpec("P")
 
 
 def is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
-    """Retry only what may work on the next try."""
+    """Whether a task failed with a TransientError, which may be gone on the next try: the condition of retries."""
     try:
         state.result()
     except TransientError:
@@ -32,13 +32,13 @@ def is_transient(task: Any, task_run: Any, state: State[Any]) -> bool:
 
 
 def stage_task(name: str, run_name: str | None = None) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
-    """A Prefect task that retries what is transient, and whose call returns its value, cached or not.
+    """Decorate a function as a Prefect task that retries transient failures and returns its value, cached or not.
 
-    Its `submit` is Prefect's: it runs beside the caller and returns a future.
+    Its `submit` is Prefect's own: it runs the task beside the caller and returns a future.
 
     Args:
-        name: the task's name in the UI.
-        run_name: template for the name of its runs.
+        name: name of the task in the UI.
+        run_name: template of the names of its runs; default: `name`.
     """
 
     def wrap(function: Callable[P, Any]) -> Callable[P, Any]:
@@ -66,15 +66,24 @@ _RETRY_SECONDS = [5, 30, 120]
 
 @cache
 def open_store(url: str) -> ArtifactStore:
-    """The store of this process; files that it verified once are not verified again."""
+    """Open a store, once per process and URL, so that files that were verified once are not verified again."""
     return ArtifactStore(open_objects(url))
 
 
 def make(store: str, stage: str, spec: BaseModel, *, accelerate_config: str | None = None) -> Any:
-    """The references of a stage's artifacts, as a `Cached` state where all were committed before.
+    """Find or make a stage's artifacts.
+
+    Args:
+        store: URL of the store.
+        stage: name of the stage.
+        spec: the stage's input.
+        accelerate_config: configuration file of accelerate for stages that it launches.
+
+    Returns:
+        References to the artifacts; as the data of a `Cached` state if all of them were already committed.
 
     Raises:
-        OptuneError, TransientError: as `run_stage`.
+        OptuneError, TransientError: the stage failed, see `run_stage`.
     """
     logger = get_run_logger()
     found = find_all(open_store(store), stage, spec)
