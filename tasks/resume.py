@@ -1,4 +1,4 @@
-"""The flow runs behind the runs of a store, and how a lost one is started again."""
+"""Flow runs of the runs of a store, and the restart of lost ones."""
 
 from __future__ import annotations
 
@@ -24,22 +24,24 @@ from optune_core.errors import StoreError
 from optune_core.storage import open_objects
 
 _FLOW = "optune"
-_AT_WORK = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
+_ACTIVE = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.PAUSED, StateType.CANCELLING]
 _PENDING = timedelta(minutes=10)
-"""What a worker is given to bring a flow run from Pending to Running: a cluster may start a machine for it."""
+"""Time that a worker may take to bring a flow run from Pending to Running: a cluster may start a machine for it."""
 _ATTEMPTS = 5
-"""Flow runs created for one interrupted start; that many that never took the lease have a reason for it."""
+"""Flow runs that are created for one interrupted start. If none of them took the lease, trying again is useless."""
 
 
 class ActiveFlowRun(BaseModel):
-    """A flow run that is not over, in the state in which it was seen."""
+    """A flow run that has not ended, in the state in which it was seen."""
 
     flow_run: str
+    """Id of the flow run."""
     state: str
+    """Id of its state."""
 
 
 def active_flow_runs(store: str, runs: Sequence[str]) -> dict[str, ActiveFlowRun]:
-    """What Prefect has at work for these runs of a store: the newest flow run for each, where there is one."""
+    """Return the latest active flow run of each of these runs of a store, by run, where there is one."""
     if not runs:
         return {}
     with get_client(sync_client=True) as client:
@@ -48,35 +50,39 @@ def active_flow_runs(store: str, runs: Sequence[str]) -> dict[str, ActiveFlowRun
 
 @task(name="relaunch", task_run_name="relaunch {run}")
 def relaunch(store: str, run: str, starts: int, deployment: str, before: ActiveFlowRun | None) -> bool:
-    """Start a run that nobody works on again, unless Prefect is about to.
+    """Start a run again on which no process works, unless Prefect is about to start it.
 
     Args:
-        starts: how often the run was started; a flow run that is created for it is created once.
-        deployment: the one to create a flow run of.
-        before: what was at work for the run before its lease was watched. A flow run that has changed its state since
-            is alive, and left to itself.
+        store: URL of the store.
+        run: name of the run.
+        starts: number of starts of the run so far. For the same number a flow run is created only once.
+        deployment: deployment of which a flow run is created, as flow/name.
+        before: active flow run of the run before its lease was watched. If it has changed its state since then it is
+            alive, and nothing is done.
 
     Returns:
-        Whether it was started.
+        Whether the run was started.
     """
     with get_client(sync_client=True) as client:
         found = _newest(client, store, run)
         if (_seen(found) if found else None) != before:
-            get_run_logger().info("run %s: its flow run has moved meanwhile, it is left to that", run)
+            get_run_logger().info("run %s is not restarted: its flow run has changed its state and is alive", run)
             return False
         if found is None or found.deployment_id is None:
             return _create(client, store, run, starts, deployment)
         if _is_waiting(found):
-            get_run_logger().info("run %s: flow run %s is %s, it is left to that", run, found.id, _state(found).name)
+            get_run_logger().info(
+                "run %s is not restarted: its flow run %s is %s and will continue it", run, found.id, _state(found).name
+            )
             return False
-        message = f"{_state(found).name}, though nobody holds the lease of run {run}"
+        message = f"{_state(found).name}, although no process holds the lease of run {run}"
         client.set_flow_run_state(found.id, AwaitingRetry(message=message), force=True)
-        get_run_logger().warning("run %s: flow run %s goes on; it was %s", run, found.id, message)
+        get_run_logger().warning("run %s: flow run %s is restarted; it was %s", run, found.id, message)
         return True
 
 
 def _create(client: SyncPrefectClient, store: str, run: str, starts: int, deployment: str) -> bool:
-    """A new flow run that needs nothing but the store. Several resumers, and repeated ones, create one."""
+    """Create a flow run that reads everything from the store. Repeated and concurrent calls create only one."""
     target = client.read_deployment_by_name(deployment)
     for attempt in range(_ATTEMPTS):
         created = client.create_flow_run_from_deployment(
@@ -89,8 +95,8 @@ def _create(client: SyncPrefectClient, store: str, run: str, starts: int, deploy
             get_run_logger().warning("run %s: flow run %s of %s was created", run, created.id, deployment)
             return True
     get_run_logger().error(
-        "run %s: %d flow runs in a row ended before they took its lease. It is not started again by itself: look at "
-        "the last one, %s, mend the cause, then start the run once by hand",
+        "run %s: %d flow runs in a row ended before they took its lease, so it is not restarted any more. Look at the "
+        "last one, %s, fix the cause, then start the run once by hand",
         run,
         _ATTEMPTS,
         created.id,
@@ -99,12 +105,12 @@ def _create(client: SyncPrefectClient, store: str, run: str, starts: int, deploy
 
 
 def _newest(client: SyncPrefectClient, store: str, run: str) -> FlowRun | None:
-    """The flow run that is not over, of a run of this store; of several the one that came last."""
+    """Return the latest active flow run of a run of this store, or None."""
     found = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=[_FLOW])),
         flow_run_filter=FlowRunFilter(
             name=FlowRunFilterName(any_=[run]),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_AT_WORK)),
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ACTIVE)),
         ),
     )
     ours = [flow_run for flow_run in found if _is_of(flow_run, store)]
@@ -112,7 +118,7 @@ def _newest(client: SyncPrefectClient, store: str, run: str) -> FlowRun | None:
 
 
 def _is_of(flow_run: FlowRun, store: str) -> bool:
-    """Whether it works in this store. One that does not say which works in its own machine's default."""
+    """Whether a flow run works in this store, or names no store and so may."""
     named = flow_run.parameters.get("store")
     try:
         return named is None or open_objects(named).url == open_objects(store).url
@@ -121,7 +127,7 @@ def _is_of(flow_run: FlowRun, store: str) -> bool:
 
 
 def _is_waiting(flow_run: FlowRun) -> bool:
-    """Whether Prefect, or a person, will move it on by itself."""
+    """Whether a flow run will continue without our help: Prefect or a person changes its state."""
     state = _state(flow_run)
     if state.is_pending():
         return datetime.now(UTC) - state.timestamp < _PENDING

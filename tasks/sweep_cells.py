@@ -1,4 +1,4 @@
-"""The cells of a sweep at work: as processes of this machine, or as flow runs on a work pool."""
+"""Computation of the cells of a sweep, as processes of this machine or as flow runs on a work pool."""
 
 from __future__ import annotations
 
@@ -32,36 +32,38 @@ from optune_core.sweep.order import SweepOrder
 _POLL_SECONDS = 1.0
 _ATTEMPTS = 5
 _CRASHED = timedelta(seconds=60)
-"""What automations are given to start a crashed flow run again, before it is replaced."""
+"""Time that automations have to restart a crashed flow run, before another one replaces it."""
 
 
 class RunningCell(Protocol):
     """A cell that is being computed."""
 
     def end(self) -> str | None:
-        """None while it goes on; then why it ended, in words."""
+        """Return None while the cell is being computed, afterwards a description of its end."""
         ...
 
     def send_signal(self, number: int) -> None:
-        """This process was told to end by a signal, and passes it on."""
+        """Pass on a signal that ends this process."""
         ...
 
     def wait(self) -> None:
-        """Until it has ended after that."""
+        """Wait until the cell has ended after a signal."""
         ...
 
 
 def compute(
     objects: Objects, cells: list[Cell], start: Callable[[Cell], RunningCell], at_once: int | None
 ) -> dict[str, str]:
-    """Bring all cells to their end, as many at once as are allowed and share no work that is yet to be done.
+    """Compute all cells. Cells that share work which is not yet done are not computed at the same time.
 
     Args:
-        start: begins, or attaches to, the work on a cell.
-        at_once: cells at once; None: no limit but that of the work pool.
+        objects: the store.
+        cells: cells of the sweep.
+        start: starts the computation of a cell, or attaches to it.
+        at_once: largest number of cells at a time; None: limited by the work pool only.
 
     Returns:
-        Why cells did not come to their end, by their names.
+        Reasons why cells failed, by run.
     """
     logger = get_run_logger()
     order = SweepOrder(cells)
@@ -69,18 +71,18 @@ def compute(
     logger.info("%d of %d cells are complete", len(cells) - len(waiting), len(cells))
     targets = {cell.run: cell for cell in cells}
     past_iteration_0: set[str] = set()
-    at_work: dict[str, RunningCell] = {}
+    running: dict[str, RunningCell] = {}
     failed: dict[str, str] = {}
     try:
-        while waiting or at_work:
-            for run, work in list(at_work.items()):
+        while waiting or running:
+            for run, work in list(running.items()):
                 if (reason := work.end()) is None:
                     continue
-                del at_work[run]
+                del running[run]
                 if _is_complete(objects, targets[run]):
                     logger.info("cell %s is complete", run)
                 elif _is_busy(objects, run):
-                    logger.warning("cell %s is being worked on by somebody else, it is waited for", run)
+                    logger.warning("cell %s is being computed by another process: waiting for it", run)
                     waiting.insert(0, targets[run])
                 else:
                     failed[run] = _reason(objects, run) or reason
@@ -90,17 +92,17 @@ def compute(
                 for cell in cells
                 if cell.run not in past_iteration_0 and Ledger(objects, cell.run).iteration(0) is not None
             }
-            while (at_once is None or len(at_work) < at_once) and (
-                cell := order.next(waiting, at_work, past_iteration_0)
+            while (at_once is None or len(running) < at_once) and (
+                cell := order.next(waiting, running, past_iteration_0)
             ):
                 waiting.remove(cell)
                 logger.info("cell %s: started, %d more are waiting", cell.run, len(waiting))
-                at_work[cell.run] = start(cell)
-            time.sleep(_POLL_SECONDS if at_work else 0)
-    except BaseException as told:  # a signal
-        for work in at_work.values():
-            work.send_signal(signal.SIGINT if isinstance(told, KeyboardInterrupt) else signal.SIGTERM)
-        for work in at_work.values():
+                running[cell.run] = start(cell)
+            time.sleep(_POLL_SECONDS if running else 0)
+    except BaseException as interruption:  # a signal to this process
+        for work in running.values():
+            work.send_signal(signal.SIGINT if isinstance(interruption, KeyboardInterrupt) else signal.SIGTERM)
+        for work in running.values():
             work.wait()
         raise
     finally:
@@ -109,15 +111,21 @@ def compute(
 
 
 class CellHere:
-    """`optune run` in a process of its own, which reports to this flow's Prefect server.
+    """A cell computed by `optune run` in a process of this machine, which reports to this flow's Prefect server.
 
-    It has a process group of its own, so that Ctrl-C reaches it once, from here; if this process is killed, so is it.
+    The process has its own session, so that Ctrl-C reaches it once, through `send_signal`. If this process is killed,
+    the cell's process is killed, too.
     """
 
     def __init__(self, cell: Cell, config: str, overrides: list[str], store: str, at_once: int) -> None:
         """
         Args:
-            at_once: cells that share this machine's cores: two that each took all would wait for each other's threads.
+            cell: the cell.
+            config: YAML file of the base configuration.
+            overrides: overrides of all cells, as `section.key=value`.
+            store: URL of the store.
+            at_once: number of cells that share this machine's cores. Each gets its share of threads: if each used all
+                cores, they would wait for each other's threads.
         """
         arguments = ["run", config, *overrides, *cell.overrides, "--store", store, "--run", cell.run]
         self._run = cell.run
@@ -143,15 +151,18 @@ class CellHere:
         self._reader.start()
 
     def end(self) -> str | None:
+        """See `RunningCell`."""
         if (status := self._process.poll()) is None:
             return None
         self._reader.join(timeout=5)
         return f"its process ended with status {status}\n" + "\n".join(self._tail)
 
     def send_signal(self, number: int) -> None:
+        """See `RunningCell`."""
         self._process.send_signal(number)
 
     def wait(self) -> None:
+        """See `RunningCell`."""
         self._process.wait()
 
     def _read(self) -> None:
@@ -165,10 +176,10 @@ _COMMAND = "from flows.cli import main; main()"
 
 
 class CellOnPool:
-    """A flow run of the deployment that runs flow `optune`, which the pool's workers take when they have room.
+    """A cell computed by a flow run of a deployment of flow `optune`, which the pool's workers take when they can.
 
-    The same cell is found again by a sweep that was killed and started again. If the flow run crashes and no
-    automation brings it back, another follows.
+    A sweep that was killed and started again finds the flow runs of its cells. If a flow run crashes and no automation
+    restarts it, another one replaces it.
     """
 
     def __init__(self, deployment: str, cell: Cell, config: str, overrides: list[str], store: str) -> None:
@@ -183,15 +194,16 @@ class CellOnPool:
         }
         self._attempt = -1
         self._lost = 0
-        while self._launch().is_final():  # of an earlier start of the sweep
+        while self._launch().is_final():  # this attempt belongs to an earlier start of the sweep
             pass
 
     def end(self) -> str | None:
+        """See `RunningCell`."""
         try:
             with get_client(sync_client=True) as client:
                 state = client.read_flow_run(self._flow_run).state
         except httpx.HTTPError:
-            return None  # the server is away: to be asked again
+            return None  # the server cannot be reached: the next call tries again
         assert state is not None, "a flow run that was created has a state"
         if not state.is_final():
             return None
@@ -206,10 +218,10 @@ class CellOnPool:
         return None
 
     def send_signal(self, number: int) -> None:
-        """The pool goes on with it."""
+        """Do nothing: the pool continues the flow run."""
 
     def wait(self) -> None:
-        """Not needed either: the next start of the sweep attaches to it."""
+        """Do nothing: the next start of the sweep attaches to the flow run."""
 
     def _launch(self) -> State[Any]:
         self._attempt += 1
@@ -227,29 +239,29 @@ class CellOnPool:
 
 
 def _is_complete(objects: Objects, cell: Cell) -> bool:
-    """Whether the run finished with as many iterations as are wanted."""
+    """Whether the cell's run finished with at least the configured number of iterations."""
     lease = read_lease(objects, cell.run)
     done = lease is not None and lease.state == "finished"
     return done and len(Ledger(objects, cell.run).iterations()) >= cell.config.iterations
 
 
 def _is_busy(objects: Objects, run: str) -> bool:
-    """Whether another process holds the run's lease, as far as can be told; a start that finds so says so later."""
+    """Whether another process holds the run's lease, as far as a single look can show. A start decides it for sure."""
     lease = read_lease(objects, run)
     return lease is not None and lease.holder is not None and not is_gone(lease)
 
 
 def _reason(objects: Objects, run: str) -> str | None:
-    """What the run itself recorded of its failure."""
+    """Return the run's own record of its failure, or None."""
     lease = read_lease(objects, run)
     return lease.message if lease is not None and lease.state in ("failed", "stopped") else None
 
 
 def check_failures(sweep: str, failed: dict[str, str], cells: int) -> None:
-    """Raises OptuneError if cells failed; the others are whole by now."""
+    """Raise OptuneError with all reasons if cells failed. To be called when all other cells are complete."""
     if failed:
         lines = "\n".join(f"  - {run}: {reason}" for run, reason in failed.items())
         raise OptuneError(
             f"sweep {sweep!r}: {len(failed)} of {cells} cells failed, the others are complete:\n{lines}\n"
-            "Mend the cause and give the same command again: it computes these only"
+            "Fix the cause and give the same command again: it computes only these cells"
         )

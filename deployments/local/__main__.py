@@ -1,4 +1,4 @@
-"""`python -m deployments.local up | down | status`: the local stack."""
+"""Start, stop and inspect the local stack: `python -m deployments.local up | down | status`."""
 
 import os
 import shlex
@@ -16,14 +16,14 @@ Folder = Annotated[
     Path,
     typer.Option(
         envvar="OPTUNE_STACK_DIR",
-        help="Where its data, pids and logs are.",
+        help="Folder of the stack's data, pids and logs.",
         show_default=".optune/stack of the repository",
     ),
 ]
-Project = Annotated[Path, typer.Option(help="Where the flows are.", show_default="the repository")]
-PrefectFile = Annotated[str, typer.Option(help="The deployments, relative to the project.")]
-UiPort = Annotated[int, typer.Option(help="Of the Prefect server; if taken, or 0, any free one.")]
-S3Port = Annotated[int, typer.Option(help="Of the S3 server; if taken, or 0, any free one.")]
+Project = Annotated[Path, typer.Option(help="Folder of the flows.", show_default="the repository")]
+PrefectFile = Annotated[str, typer.Option(help="File with the deployments, relative to the project.")]
+UiPort = Annotated[int, typer.Option(help="Port of the Prefect server; if taken, or 0, any free one.")]
+S3Port = Annotated[int, typer.Option(help="Port of the S3 server; if taken, or 0, any free one.")]
 _HERE = REPOSITORY / ".optune/stack"
 
 
@@ -37,7 +37,7 @@ def up(
 ) -> None:
     """Start PostgreSQL, S3, the Prefect server and two workers on 127.0.0.1, and deploy the flows."""
     stack = Stack(folder, project, prefect_file, ui_port=ui_port or None, s3_port=s3_port or None)
-    stack.up(say=typer.echo)
+    stack.up(echo=typer.echo)
     typer.echo(f"\nUI     {stack.server.ui_url}")
     typer.echo(f"S3     {stack.s3.endpoint_url}  (credentials in {stack.env_file})")
     typer.echo("\nNext:")
@@ -49,13 +49,13 @@ def up(
 def down(
     folder: Folder = _HERE, wipe: Annotated[bool, typer.Option("--wipe", help="Delete the data too.")] = False
 ) -> None:
-    """Stop what `up` started; the data stay, unless --wipe."""
-    Stack(folder).down(wipe=wipe, say=typer.echo)
+    """Stop the processes that `up` started. The data are kept, unless --wipe is given."""
+    Stack(folder).down(wipe=wipe, echo=typer.echo)
 
 
 @app.command()
 def status(folder: Folder = _HERE) -> None:
-    """Say what runs."""
+    """Show which parts of the stack are running."""
     stack = Stack(folder)
     for part, state in stack.status().items():
         typer.echo(f"{part:20} {state}")
@@ -66,6 +66,7 @@ def _short(path: Path) -> str:
 
 
 def main() -> None:
+    """Run the command line, and print a StackError as its message."""
     try:
         app()
     except StackError as error:

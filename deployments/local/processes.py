@@ -1,7 +1,7 @@
-"""Background processes that outlive the shell, remembered by a pid file that cannot point at a stranger.
+"""Background processes that outlive the shell, remembered by a pid file that cannot name an unrelated process.
 
-A pid file holds the pid *and the birth* of the process, so a pid that the system gave to somebody else
-is never mistaken for ours: such a part counts as stopped, and `stop` leaves the stranger alone.
+A pid file holds the pid *and the start time* of the process. If the system gave the pid to another process, the part
+of the stack counts as stopped, and `stop` does not touch that process.
 """
 
 import hashlib
@@ -18,14 +18,15 @@ from typing import Any
 
 import psutil
 
-# Variables of the caller's shell that would overrule the credentials and paths that we pass on.
 _NOT_INHERITED = ("AWS_PROFILE", "AWS_SESSION_TOKEN", "PREFECT_PROFILE")
+"""Variables of the caller's shell that would override the credentials and paths that the stack sets."""
 
-_children: dict[int, subprocess.Popen[bytes]] = {}  # what this very process started: has to be reaped
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""Processes that this process started and has to reap, by pid."""
 
 
 class StackError(RuntimeError):
-    """A part of the stack did not do what it was asked; the message says which, and where its log is."""
+    """A part of the stack failed; the message names the part and its log."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +38,30 @@ class Daemon:
 
     @property
     def log(self) -> Path:
+        """File of its standard output and standard error."""
         return self.folder / "log.txt"
 
     @property
     def pid_file(self) -> Path:
+        """File that remembers the process."""
         return self.folder / "pid.json"
 
     def running(self) -> psutil.Process | None:
-        """The process in the pid file, if it is still that process."""
+        """Return the process in the pid file if it still runs, otherwise None."""
         record = self._record()
         try:
             process = psutil.Process(record["pid"])
-            ours = _birth(process.pid) == record["birth"] and not _gone(process)
+            ours = _birth(process.pid) == record["birth"] and not _has_ended(process)
         except (KeyError, OSError, psutil.NoSuchProcess):
             return None
         return process if ours else None
 
     def same_as(self, command: list[str], settings: Mapping[str, str]) -> bool:
-        """Is it running, and was it started with this command and these settings?"""
+        """Whether the process runs and was started with this command and these settings."""
         return self.running() is not None and self._record().get("print") == _fingerprint(command, settings)
 
     def start(self, command: list[str], settings: Mapping[str, str]) -> None:
-        """Start `command` in a session of its own, with `settings` on top of the caller's environment."""
+        """Start a command in its own session, with `settings` added to the caller's environment."""
         private_folder(self.folder)
         with self.log.open("ab") as log:
             child = subprocess.Popen(
@@ -74,15 +77,16 @@ class Daemon:
         self.adopt(child.pid, _fingerprint(command, settings))
 
     def adopt(self, pid: int, fingerprint: str = "") -> None:
-        """Remember a process that something else started on our behalf."""
+        """Remember a process that another program has started, as this daemon's."""
         record = {"pid": pid, "birth": _birth(pid), "started": time.time(), "print": fingerprint}
         write_private(self.pid_file, json.dumps(record))
 
     def started_at(self) -> float:
+        """Return the time of the last start, Unix time in seconds; 0 if there was none."""
         return float(self._record().get("started", 0.0))
 
     def wait_until(self, ready: Callable[[], bool], timeout: float) -> None:
-        """Return once `ready()` holds; raise StackError if the process ends first, or after `timeout` s."""
+        """Wait until `ready()` is true. Raises StackError if the process ends before, or after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not ready():
             if self.running() is None:
@@ -94,7 +98,11 @@ class Daemon:
     def ensure(
         self, command: list[str], settings: Mapping[str, str], ready: Callable[[], bool], timeout: float
     ) -> bool:
-        """Keep the process if it is the one wanted and healthy, else (re)start it; True if it was kept."""
+        """Keep the process if it has this command and these settings and is ready, otherwise (re)start it.
+
+        Returns:
+            Whether the process was kept.
+        """
         if self.same_as(command, settings) and ready():
             return True
         self.stop(grace=5)
@@ -103,23 +111,28 @@ class Daemon:
         return False
 
     def stop(self, ask: signal.Signals = signal.SIGTERM, grace: float = 10.0) -> bool:
-        """Ask the process to end, then its descendants; kill what is left after `grace` seconds each."""
+        """Ask the process to end, then its descendants, and kill those that are left after `grace` seconds each.
+
+        Returns:
+            Whether the process was running.
+        """
         process = self.running()
         if process is not None:
             family = [process, *_descendants(process)]
             signal_all([process], ask)
             wait_gone([process], grace)
             orphans = wait_gone(family[1:], 2)
-            signal_all(orphans, signal.SIGTERM)  # a trainer, say, writes its checkpoint now
+            signal_all(orphans, signal.SIGTERM)  # a trainer, for example, writes its checkpoint now
             wait_gone(orphans, grace)
             signal_all(family, signal.SIGKILL)
             left = wait_gone(family, 5)
             if left:
-                raise StackError(f"{self.name}: process {left[0].pid} does not end, not even when killed")
+                raise StackError(f"{self.name}: process {left[0].pid} has not ended 5 s after it was killed (SIGKILL)")
         self.pid_file.unlink(missing_ok=True)
         return process is not None
 
     def error(self, what: str) -> StackError:
+        """Make an error from the end of a sentence, with the last lines of the log."""
         return StackError(f"{self.name} {what}.\n{tail(self.log)}")
 
     def _record(self) -> dict[str, Any]:
@@ -130,19 +143,20 @@ class Daemon:
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The end of a log, under its path: what an error message has to show."""
+    """Format the path and the last lines of a log for an error message."""
     text = log.read_text(errors="replace") if log.exists() else ""
     last = text.splitlines()[-lines:] or ["(empty)"]
     return f"Its log is {log}; the last lines:\n" + "\n".join(f"    {line}" for line in last)
 
 
 def private_folder(folder: Path) -> Path:
+    """Make a folder that only its owner can enter, with its parents, and return it."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace `path` by a file that only its owner can read, never visible half-written."""
+    """Replace a file by one that only its owner can read. Readers see either the old or the complete new text."""
     private_folder(path.parent)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -151,7 +165,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """The caller's environment with `settings` on top, and loopback never sent through a proxy."""
+    """Return the caller's environment with `settings` added, and with loopback exempt from proxies."""
     inherited = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     exempt = ",".join(filter(None, [inherited.get("NO_PROXY") or inherited.get("no_proxy"), "127.0.0.1"]))
     return inherited | {"NO_PROXY": exempt, "no_proxy": exempt} | dict(settings)
@@ -162,7 +176,8 @@ def _fingerprint(command: list[str], settings: Mapping[str, str]) -> str:
 
 
 def _birth(pid: int) -> str:
-    """What tells a process from a later one with the same pid, whatever happens to the clock."""
+    """Return the start time of a process, by which it differs from a later one with the same pid, in a form that does
+    not depend on the clock's settings."""
     stat = Path(f"/proc/{pid}/stat")
     if not stat.exists():  # not Linux
         return str(psutil.Process(pid).create_time())
@@ -184,8 +199,9 @@ def signal_all(processes: Iterable[psutil.Process], what: signal.Signals) -> Non
             process.send_signal(what)
 
 
-def _gone(process: psutil.Process) -> bool:
-    """Has it ended? A zombie has, once its last thread let go of its ports; one of our own is reaped on the way."""
+def _has_ended(process: psutil.Process) -> bool:
+    """Whether a process has ended. A zombie has, once only one thread is left, since others may still hold its ports.
+    A child of this process is reaped."""
     child = _children.get(process.pid)
     if child is not None and child.poll() is not None:
         del _children[process.pid]
@@ -199,10 +215,10 @@ def _gone(process: psutil.Process) -> bool:
 
 
 def wait_gone(processes: Iterable[psutil.Process], timeout: float) -> list[psutil.Process]:
-    """Wait for the processes to end; return those which have not."""
+    """Wait up to `timeout` seconds for the processes to end. Returns those that have not."""
     deadline = time.monotonic() + timeout
-    left = [process for process in processes if not _gone(process)]
+    left = [process for process in processes if not _has_ended(process)]
     while left and time.monotonic() < deadline:
         time.sleep(0.05)
-        left = [process for process in left if not _gone(process)]
+        left = [process for process in left if not _has_ended(process)]
     return left

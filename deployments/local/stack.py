@@ -1,4 +1,4 @@
-"""The stack as a whole: what starts after what, and what a shell has to know to use it."""
+"""The stack of all parts: the order in which they start, and the settings with which a shell uses them."""
 
 import fcntl
 import os
@@ -25,11 +25,7 @@ AUTOMATIONS = REPOSITORY / "deployments/automations.yaml"
 
 
 class Stack:
-    """PostgreSQL, SeaweedFS, a Prefect server and a worker a pool, all kept in `folder`.
-
-    `project` is where the flows are, and what `prefect_file` (its deployments) is relative to. A port that is
-    taken, or None, is replaced by a free one.
-    """
+    """PostgreSQL, SeaweedFS, a Prefect server and one worker per work pool."""
 
     def __init__(
         self,
@@ -40,6 +36,13 @@ class Stack:
         ui_port: int | None = UI_PORT,
         s3_port: int | None = S3_PORT,
     ) -> None:
+        """
+        Args:
+            folder: folder of all data, pids and logs.
+            project: folder of the flows.
+            prefect_file: file with the deployments, relative to `project`.
+            ui_port, s3_port: usual ports; one that is taken, or None, is replaced by a free one.
+        """
         self.folder = Path(folder).absolute()
         self.project = Path(project).resolve()
         self.prefect_file = self.project / prefect_file
@@ -50,42 +53,42 @@ class Stack:
         self.server = Server(self.folder / "server", self.home, ui_port)
         self.workers = [Worker(pool, self.folder / pool) for pool in POOLS]
 
-    def up(self, say: Callable[[str], None] = print) -> None:
-        """Start what is not running and healthy, deploy the flows; may be repeated at any time."""
+    def up(self, echo: Callable[[str], None] = print) -> None:
+        """Start the parts that are not running and healthy, and deploy the flows. May be repeated at any time."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._alone():
-            say("PostgreSQL …")
+            echo("starting PostgreSQL …")
             self.postgres.start()
-            say("SeaweedFS …")
+            echo("starting SeaweedFS …")
             self.s3.start()
-            say("Prefect server …")
+            echo("starting the Prefect server …")
             self.server.start(self.postgres.url)
             self.server.ensure_pools()
             self.server.ensure_automations(AUTOMATIONS)
             self._write_env()
-            say("workers and deployments …")
+            echo("starting the workers and deploying the flows …")
             for worker in self.workers:
                 worker.start(self.server, self.run_settings())
             self._deploy()
             for worker in self.workers:
                 worker.wait(self.server)
 
-    def down(self, *, wipe: bool = False, say: Callable[[str], None] = print) -> None:
-        """End what `up` started, and nothing else; with `wipe` forget the data too."""
+    def down(self, *, wipe: bool = False, echo: Callable[[str], None] = print) -> None:
+        """Stop the processes that `up` started, and no others; with `wipe` delete the data, too."""
         if not self.folder.exists():
-            return say(f"nothing to stop: there is no {self.folder}")
+            return echo(f"nothing to stop: the folder {self.folder} does not exist")
         with self._alone():
-            # Asked in turn, clients first: nobody loses the server that it still talks to.
+            # One after the other, clients first, so that none loses a server that it still uses.
             for worker in self.workers:
-                say(f"{worker.daemon.name}: {_ended(worker.daemon.stop(grace=30))}")
-            say(f"Prefect server: {_ended(self.server.daemon.stop(grace=8))}")
-            say(f"SeaweedFS: {_ended(self.s3.stop())}")
-            say(f"PostgreSQL: {_ended(self.postgres.stop())}")
+                echo(f"{worker.daemon.name}: {_ended(worker.daemon.stop(grace=30))}")
+            echo(f"Prefect server: {_ended(self.server.daemon.stop(grace=8))}")
+            echo(f"SeaweedFS: {_ended(self.s3.stop())}")
+            echo(f"PostgreSQL: {_ended(self.postgres.stop())}")
             if wipe:
                 self._wipe()
 
     def status(self) -> dict[str, str]:
-        """One line a part: its pid, and whether it answers."""
+        """Return the state of each part, by its name: its pid, and whether it answers."""
         healthy: dict[str, Callable[[], bool]] = {
             self.s3.daemon.name: self.s3.answers,
             self.server.daemon.name: self.server.answers,
@@ -101,20 +104,22 @@ class Stack:
         return lines
 
     def daemons(self) -> list[Daemon]:
+        """Return the background processes of the stack, in the order of their starts."""
         clients = [worker.daemon for worker in self.workers]
         return [self.postgres.daemon, self.s3.daemon, self.server.daemon, *clients]
 
     def run_settings(self) -> dict[str, str]:
-        """What a worker, its flow runs and a user's shell need; secrets included, hence the mode of `env`."""
+        """Return the settings for workers, their flow runs and a user's shell. They include secrets, so the file `env`
+        is private."""
         return (
             quiet(self.home)
             | self.s3.environment()
             | {
                 "PREFECT_API_URL": self.server.api_url,
-                "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # a lost run is noticed in minutes, not many
-                "PREFECT_WORKER_QUERY_SECONDS": "2",  # the default, 10, is what a child run would wait for
+                "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # automations.yaml expects a heartbeat every 30 s
+                "PREFECT_WORKER_QUERY_SECONDS": "2",  # with the default a child run would wait up to 10 s for a worker
                 "OPTUNE_STORE": f"s3://{BUCKET}",
-                "OPTUNE_ROOT": str(self.project),  # where a worker here finds the flows: prefect.yaml
+                "OPTUNE_ROOT": str(self.project),  # prefect.yaml takes the folder of the flows from it
             }
         )
 
@@ -124,7 +129,7 @@ class Stack:
         write_private(self.env_file, text)
 
     def _deploy(self) -> None:
-        """`prefect deploy --all`; without OPTUNE_ROOT, which each worker's own machine fills in."""
+        """Run `prefect deploy --all`, without OPTUNE_ROOT, which each worker's machine fills in."""
         log = self.folder / "deploy.log"
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
         command += ["--prefect-file", str(self.prefect_file)]
@@ -133,15 +138,18 @@ class Stack:
         with log.open("wb") as output:
             done = subprocess.run(command, env=settings, cwd=self.project, stdout=output, stderr=output)
         if done.returncode:
-            raise StackError(f"the flows of {self.prefect_file} were not deployed.\n{tail(log)}")
-        # A file that Prefect finds invalid is "skipped" with success, so look for what it should have made.
-        wanted = {entry["name"] for entry in yaml.safe_load(self.prefect_file.read_text())["deployments"]}
-        missing = wanted - self.server.deployment_names()
+            raise StackError(f"`prefect deploy` failed for {self.prefect_file}.\n{tail(log)}")
+        # Prefect "skips" an entry that it finds invalid and reports success, so the result has to be checked.
+        expected = {entry["name"] for entry in yaml.safe_load(self.prefect_file.read_text())["deployments"]}
+        missing = expected - self.server.deployment_names()
         if missing:
-            raise StackError(f"not deployed: {', '.join(sorted(missing))}.\n{tail(log)}")
+            raise StackError(
+                f"`prefect deploy` skipped the deployments {', '.join(sorted(missing))} of {self.prefect_file}.\n"
+                f"{tail(log)}"
+            )
 
     def _wipe(self) -> None:
-        """Delete what the stack made, by name: the folder may be one that holds other things as well."""
+        """Delete the files and folders that the stack made, by name, since its folder may contain others."""
         for part in {daemon.folder for daemon in self.daemons()} | {self.home}:
             shutil.rmtree(part, ignore_errors=not part.exists())
         for file in (self.env_file, self.folder / "deploy.log", self.folder / "lock"):
@@ -151,13 +159,15 @@ class Stack:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """One `up` or `down` on a folder at a time."""
+        """Allow one `up` or `down` on a folder at a time."""
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         except BlockingIOError as busy:
-            raise StackError(f"another `up` or `down` is at work on {self.folder}") from busy
+            raise StackError(
+                f"another `up` or `down` works on {self.folder}: wait for it to end, then try again"
+            ) from busy
         finally:
             os.close(lock)
 

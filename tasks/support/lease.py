@@ -18,20 +18,26 @@ _held: Lease | None = None
 
 @contextmanager
 def working_on(objects: Objects, run: str, config: OptuneConfig, *, unasked: bool) -> Iterator[None]:
-    """Hold the run's lease, so that nobody else works on it, and record how the work ended.
+    """Hold the run's lease for the block, so that no other process works on it, and record how the block ended.
 
     Args:
-        unasked: no person asked for this start, but a schedule or an automation.
+        objects: the store.
+        run: name of the run.
+        config: configuration of this start.
+        unasked: True for a start by a schedule or an automation, which no person asked for.
 
     Raises:
-        RunBusy: somebody works on the run.
-        OptuneError: too many unasked starts in a row committed nothing.
+        RunBusy: another process works on the run.
+        OptuneError: the start is unasked, and too many starts in a row committed nothing.
     """
     global _held
     logger = get_run_logger()
 
     def lost() -> None:
-        logger.error("run %s was taken over by another process while this one was away: it ends here", run)
+        logger.error(
+            "run %s was taken over by another process, because this one did not renew its lease in time: it ends now",
+            run,
+        )
         os.kill(os.getpid(), signal.SIGTERM)
 
     settings = config.model_dump(mode="json")
@@ -44,12 +50,12 @@ def working_on(objects: Objects, run: str, config: OptuneConfig, *, unasked: boo
 
 
 def progressed() -> None:
-    """Something was committed for the run."""
+    """Record that this process has committed something for the run whose lease it holds."""
     if _held is not None:
         _held.progressed()
 
 
 def let_go(state: State, message: str) -> None:
-    """Release the lease from a thread that is about to end the process."""
+    """Release the lease, if this process holds one. To be called by a thread that is about to end the process."""
     if _held is not None:
         _held.release(state, message)

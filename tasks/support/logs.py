@@ -1,4 +1,4 @@
-"""Errors that users can mend are logged as their message; a traceback would hide it."""
+"""Logs of errors that users can fix: only the message, because a traceback would hide it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from optune_core.errors import OptuneError
 
 
 def quiet_known_errors() -> None:
-    """Drop the traceback of OptuneErrors from the logs of flow and task runs.
+    """Remove the tracebacks of OptuneErrors from the logs of flow and task runs.
 
-    To be called in a flow run: Prefect sets these loggers up when the first one starts, and forgets filters then.
+    To be called within a flow run, because Prefect sets up these loggers, without earlier filters, at its start.
     """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_without_traceback)

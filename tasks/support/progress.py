@@ -1,4 +1,4 @@
-"""Progress of a stage: a bar on a terminal, a progress artifact in Prefect's UI, a log line now and then."""
+"""Progress of a stage: a bar on a terminal, otherwise log lines, and a progress artifact in Prefect's UI."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOG_SECONDS = 20.0
 
 @contextmanager
 def reporting(stage: str) -> Iterator[Progress]:
-    """A callable that a stage tells how far it is."""
+    """Yield a callable through which a stage reports its progress."""
     shown = _Shown(stage)
     try:
         yield shown

@@ -38,8 +38,8 @@ def stage_task(name: str, run_name: str | None = None) -> Callable[[Callable[P, 
     caller and returns a future.
 
     Args:
-        name: the task's name in the UI.
-        run_name: template for the name of its runs.
+        name: name of the task in the UI.
+        run_name: template of the names of its runs; default: `name`.
     """
 
     def wrap(function: Callable[P, Any]) -> Callable[P, Any]:
@@ -81,7 +81,7 @@ def make(store: str, stage: str, spec: BaseModel, *, accelerate_config: str | No
         accelerate_config: as for `run_stage`.
 
     Raises:
-        OptuneError, TransientError: as `run_stage`.
+        OptuneError, TransientError: the stage failed, see `run_stage`.
     """
     logger = get_run_logger()
     found = find_all(open_store(store), stage, spec)

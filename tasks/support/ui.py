@@ -1,4 +1,4 @@
-"""What is only shown may fail: a server that is away must not cost a stage that is half done."""
+"""Things that are only shown in Prefect's UI: if its server cannot be reached, the stage continues without them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from prefect import get_run_logger
 
 @contextmanager
 def only_shown() -> Iterator[None]:
-    """Log what Prefect's server did not take, and go on."""
+    """Log a failed request to Prefect's server in the block as a warning, and continue."""
     try:
         yield
     except httpx.HTTPError as error:
-        get_run_logger().warning("not shown, Prefect's server is away: %s", error)
+        get_run_logger().warning("progress is not shown, since Prefect's server cannot be reached: %s", error)

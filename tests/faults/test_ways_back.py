@@ -51,12 +51,12 @@ def stack() -> Iterator[Stack]:
                 patch.setenv(name, value)
             yield stack
         finally:
-            stack.down(say=lambda line: None)
+            stack.down(echo=lambda line: None)
 
 
 def up(stack: Stack) -> None:
     """Start the stack without the schedule of `resume`, which tests call themselves."""
-    stack.up(say=lambda line: None)
+    stack.up(echo=lambda line: None)
     stack.server.call("PATCH", f"/deployments/{deployment(stack, 'resume/interrupted')}", {"paused": True})
 
 
