@@ -38,8 +38,8 @@ def record_cells(store: str, sweep: Sweep) -> None:
             drifts.append(str(drift))
     if drifts:
         raise ConfigDrift(
-            f"sweep {sweep.config.name!r}: {len(drifts)} of its cells were begun with another configuration. Restore it, "
-            "or give the sweep another name; unchanged stages are reused\n" + "\n".join(drifts)
+            f"sweep {sweep.config.name!r}: {len(drifts)} of its cells were begun with another configuration. Restore "
+            "it, or give the sweep another name; unchanged stages are reused\n" + "\n".join(drifts)
         )
     record = SweepRecord(objects, sweep.config.name)
     for cell in sweep.cells:
