@@ -150,7 +150,7 @@ def answer(context: EvaluationContext, who: str, iteration: int, model: Ref, tab
         seed=context.config.seed,
         iteration=iteration,
         policy=model,
-        jobs=[responses.Job(prompts=table.prompts, file=table.file, rows=table.rows, samples=1)],
+        jobs=[responses.GenerationJob(prompts=table.prompts, file=table.file, rows=table.rows, samples=1)],
     )
     return make(context.store, "responses", spec)
 
