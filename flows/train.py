@@ -1,6 +1,6 @@
 """Flow `train`: the training of one policy, run by workers of the GPU work pool."""
 
-# No `from __future__ import annotations` here: Prefect validates parameters by their types, which would be strings.
+# No `from __future__ import annotations` here: Prefect validates parameters by their types, not by strings.
 
 from prefect import flow
 

@@ -87,11 +87,11 @@ def take_fixed_pairs(context: RunContext) -> Any:
 
 
 @stage_task("score", "score by {family}")
-def _score(context: RunContext, family: str, jobs: list[scores.Job]) -> Any:
+def _score(context: RunContext, family: str, jobs: list[scores.ScoringJob]) -> Any:
     return make(context.store, "scores", scores.Spec(jobs=jobs))
 
 
-def score(context: RunContext, jobs: list[scores.Job]) -> list[list[Ref]]:
+def score(context: RunContext, jobs: list[scores.ScoringJob]) -> list[list[Ref]]:
     """Score responses and return, for each job, the shards of its scores. Adjacent jobs of one family are one task."""
     made: list[list[Ref]] = []
     for family, group in groupby(jobs, key=lambda job: job.reward.reward.family):
@@ -128,29 +128,31 @@ def merge(
     return make(context.store, "replay", spec)
 
 
-def fresh_job(context: RunContext, shards: list[Ref]) -> scores.Job:
+def fresh_job(context: RunContext, shards: list[Ref]) -> scores.ScoringJob:
     """Return the job that scores responses to the selected prompts, by the proxy."""
     assert context.reward is not None
-    return scores.Job(
+    return scores.ScoringJob(
         reward=context.reward,
         drop_truncated=context.config.generation.truncated == "drop",
         responses=shards,
     )
 
 
-def held_out_jobs(context: RunContext, shards: list[Ref]) -> list[scores.Job]:
+def held_out_jobs(context: RunContext, shards: list[Ref]) -> list[scores.ScoringJob]:
     """Return the jobs that score responses to the held-out prompts, by the proxy and by the gold reward, if any."""
     rewards = [reward for reward in (context.reward, context.gold) if reward is not None and shards]
-    return [scores.Job(reward=reward, drop_truncated=False, responses=shards) for reward in rewards]
+    return [scores.ScoringJob(reward=reward, drop_truncated=False, responses=shards) for reward in rewards]
 
 
-def _selected_job(context: RunContext, selected: Ref) -> responses.Job:
+def _selected_job(context: RunContext, selected: Ref) -> responses.GenerationJob:
     rows = open_store(context.store).manifest(selected).metrics["selected"]
-    return responses.Job(prompts=selected, file=SELECTION_FILE, rows=rows, samples=context.config.generation.samples)
+    return responses.GenerationJob(
+        prompts=selected, file=SELECTION_FILE, rows=rows, samples=context.config.generation.samples
+    )
 
 
-def _held_out_job(context: RunContext) -> responses.Job:
-    return responses.Job(
+def _held_out_job(context: RunContext) -> responses.GenerationJob:
+    return responses.GenerationJob(
         prompts=context.prompts,
         file=HELD_OUT_PROMPTS_FILE,
         rows=context.held_out_prompts,

@@ -1,8 +1,8 @@
-"""Configuration: import-light (no torch, no transformers), validated before any work is spent.
+"""Configuration of a run, validated before anything is computed. It imports neither torch nor transformers.
 
-run        the configuration of a run, put together from the sections beside the code that reads them
-loading    from YAML and `key=value` overrides to a validated configuration, or to all its problems at once
-devices    a run's configuration against the devices of this machine
+run        the configuration of a run, put together from sections that are defined beside the code that reads them
+loading    a validated configuration from YAML and `key=value` overrides, or all of its problems together
+devices    check of a configuration against the devices of this machine
 """
 
 from optune_core.config.loading import load_config, parse_config

@@ -1,4 +1,4 @@
-"""A run's configuration against the devices of this machine."""
+"""Check of a run's configuration against the devices of this machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from optune_core.process.devices import visible_devices
 
 
 def check_devices(config: OptuneConfig) -> None:
-    """Find what does not fit on this machine's devices before work is spent.
+    """Check that engines and reward models fit on this machine's devices, before anything is computed.
 
     Raises:
-        ConfigError: engines or reward models need more devices than there are.
+        ConfigError: engines or reward models need more devices than the machine has.
     """
     devices = len(visible_devices())
     for replicas in (config.generation.engine.side_by_side("generation.engine"), config.reward.side_by_side()):

@@ -1,4 +1,4 @@
-"""From a YAML file and `key=value` overrides to a validated configuration, or to all its problems at once."""
+"""Load a validated configuration from a YAML file and `key=value` overrides, or report all of its problems together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, where PyYAML silently keeps the last."""
+    """A YAML loader that rejects a key given twice; PyYAML silently keeps the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -40,17 +40,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> OptuneConfig
         overrides: `section.key=value`, the value in YAML, applied in order.
 
     Raises:
-        ConfigError: the file cannot be read or parsed, an override is malformed, or fields are invalid;
-            all invalid fields are reported together.
+        ConfigError: the file cannot be read or parsed, an override is malformed, fields are invalid, or a value holds a
+            secret. All invalid fields are reported together.
     """
     return parse_config(read_yaml(path), overrides, source=str(path))
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Return what a YAML file holds.
+    """Read and parse a YAML file.
 
     Raises:
-        ConfigError: it cannot be read or parsed.
+        ConfigError: the file cannot be read or parsed.
     """
     source = Path(path)
     try:
@@ -64,27 +64,29 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def parse_config(data: Any, overrides: Sequence[str] = (), *, source: str) -> OptuneConfig:
-    """Validate a configuration that was read already.
+    """Validate a configuration that was parsed already.
 
     Args:
-        data: mapping of sections; overrides are applied to it.
+        data: mapping of sections; overrides are applied to it in place.
         overrides: as for `load_config`.
-        source: what to call it in messages.
+        source: name of the configuration for messages, such as its file.
 
     Raises:
-        ConfigError: as `load_config`; also for a value that holds a secret itself.
+        ConfigError: an override is malformed, fields are invalid, or a value holds a secret.
     """
     return validate(OptuneConfig, data, overrides, source=source)
 
 
 def validate(schema: type[Schema], data: Any, overrides: Sequence[str], *, source: str) -> Schema:
-    """Validate data by any schema; otherwise as `parse_config`.
+    """Validate data by any schema; arguments and errors as for `parse_config`.
 
-    An override of a `type` keeps the fields of its section that the new type has, too, and drops the others; such
-    overrides are applied before all others.
+    Overrides of a `type` are applied before all others. Of the fields in its section, those that the new type also has
+    are kept and the others are dropped.
     """
     if not isinstance(data, dict):
-        raise ConfigError([f"holds {type(data).__name__}, not a mapping of sections"], source=source)
+        raise ConfigError(
+            [f"holds {type(data).__name__}, not a mapping of sections: write `section:` lines"], source=source
+        )
     parsed = [_parse_override(override) for override in overrides]
     for override in sorted(parsed, key=lambda override: override.keys[-1] != "type"):
         _apply(schema, data, override)
@@ -93,7 +95,7 @@ def validate(schema: type[Schema], data: Any, overrides: Sequence[str], *, sourc
     except ValidationError as error:
         raise ConfigError([_render(problem, data) for problem in error.errors()], source=source) from error
     if found := list(secrets_in(config.model_dump(mode="json"))):
-        rule = "holds a secret, and configurations are stored and shown: keep it in an environment variable"
+        rule = "holds a secret, but configurations are stored and shown: keep it in an environment variable"
         raise ConfigError([f"{place}: {rule}" for place in found], source=source)
     return config
 
@@ -134,7 +136,7 @@ def _apply(schema: type[BaseModel], data: dict[str, Any], override: _Override) -
 
 
 def _registry(schema: type[BaseModel], sections: Sequence[str]) -> Registry[Any] | None:
-    """The registry of the part at this place of the schema; None: there is no part."""
+    """Return the registry of the part at this place of the schema; None: there is no part."""
     found: Registry[Any] | None = None
     for name in sections:
         field = schema.model_fields.get(name)
@@ -148,7 +150,7 @@ def _registry(schema: type[BaseModel], sections: Sequence[str]) -> Registry[Any]
 
 
 def _number(text: str) -> float | str:
-    """YAML 1.1 reads 5e-7 as text; people write learning rates so. (In files pydantic converts it.)"""
+    """Return a number that YAML 1.1 parsed as text, such as 5e-7. (In files pydantic converts it.)"""
     try:
         return float(text)
     except ValueError:
@@ -168,7 +170,7 @@ def _render(problem: Any, data: Any) -> str:
 
 
 def _written(location: Sequence[str | int], data: Any) -> Iterator[str]:
-    """Yield the place of a problem as it is written in the file: pydantic adds the `type` of a union to it."""
+    """Yield the keys that lead to a problem in the file: without the `type` of a union, which pydantic adds."""
     node = data
     for part, following in zip(location, [*location, None][1:], strict=True):
         # A field may be named as the type is, such as `iteration` of a baseline: then the type comes before a field.

@@ -1,7 +1,7 @@
-"""The configuration of a run. The words are the paper's: policy, reference, chosen, rejected, rho, beta1, beta2.
+"""The configuration of a run, in the paper's terms: policy, reference, chosen, rejected, rho, beta1, beta2.
 
-Each section is defined beside the code that reads it. Where the paper gives a value it is quoted beside the field; the
-others are common practice and say so.
+Each section is defined beside the code that reads it. Where the paper gives a value, the field's description quotes it;
+the other defaults are common practice.
 """
 
 from __future__ import annotations
@@ -26,24 +26,25 @@ from optune_core.training.spec import Training
 
 
 class HeldOut(Section):
-    """The section `held_out`: rewards of every policy on the prompts that `prompts.held_out` keeps."""
+    """The section `held_out`: how policies are scored on the prompts that `prompts.held_out` sets aside."""
 
     samples: int = Field(default=1, ge=1)
-    """Responses per held-out prompt, drawn as in training."""
+    """Responses a held-out prompt, sampled as in training."""
     gold: FunctionReward | None = None
-    """A second reward for reporting only, never optimised."""
+    """A second reward, which is reported and never optimised. Default: none."""
 
 
 class OptuneConfig(Section):
-    """Everything that determines a run's result. Where it runs (store, pools) is not part of it."""
+    """A complete configuration: everything that determines a run's result, but not where it runs (store, pools)."""
 
     name: Name
     """Name of the run, and of its folder in the store, unless `--run` gives another."""
     seed: int = Field(default=0, ge=0)
     """Decides the draw of the prompts, the sampling of each response, the order of training, and ties in rankings."""
     iterations: int = Field(default=3, ge=1)
-    """T (paper: 3). A target: it may be changed in a run."""
+    """T, the number of iterations (paper: 3). It is a target, so it may be changed in a run."""
     policy: Model
+    """π_0, the model that is trained."""
     prompts: Prompts
     selection: Annotated[Selector, SELECTORS] = Field(default_factory=Optune)
     """Which prompts are regenerated from iteration 1 on."""
@@ -60,8 +61,8 @@ class OptuneConfig(Section):
     def _engine_logps_are_asked_for(self) -> OptuneConfig:
         if self.training.reference_logps == "engine" and not self.generation.logps:
             raise ValueError(
-                "training.reference_logps='engine' takes the engine's log-probabilities, but generation.logps=false "
-                "does not ask the engine for them: set generation.logps=true"
+                "training.reference_logps='engine' uses the log-probabilities of the engine, but "
+                "generation.logps=false does not ask the engine for them: set generation.logps=true"
             )
         return self
 
@@ -78,7 +79,7 @@ class OptuneConfig(Section):
         if self.generation.ahead:
             raise ValueError(
                 f"training.loss.type={loss.type!r} needs samples of the policy that is trained, but "
-                "generation.ahead=true takes them from the one before: leave generation.ahead out"
+                "generation.ahead=true takes them from the policy before: leave generation.ahead out"
             )
         return self
 
@@ -86,7 +87,7 @@ class OptuneConfig(Section):
     def _offline_needs_pairs(self) -> OptuneConfig:
         if not self.selection.regenerates and self.prompts.pairs is None:
             raise ValueError(
-                f"selection.type={self.selection.type!r} regenerates nothing, so prompts.pairs must name the columns "
+                f"selection.type={self.selection.type!r} regenerates no prompt, so prompts.pairs must name the columns "
                 "of a fixed preference pair: add `pairs: {chosen: chosen, rejected: rejected}` to prompts"
             )
         if self.prompts.pairs is not None and self.selection.regenerates:

@@ -97,5 +97,5 @@ def answer_spec(model: Ref, iteration: int, table: PromptTable, sampling: Sampli
         seed=seed,
         iteration=iteration,
         policy=model,
-        jobs=[responses.Job(prompts=table.prompts, file=table.file, rows=table.rows, samples=1)],
+        jobs=[responses.GenerationJob(prompts=table.prompts, file=table.file, rows=table.rows, samples=1)],
     )

@@ -8,7 +8,7 @@ from optune_core.losses.loss import Batch, Loss, RowLosses
 
 
 class BestOfN(Loss):
-    """Negative log-likelihood of the chosen responses, a mean over their tokens; it has no reference."""
+    """Mean negative log-likelihood of the tokens of the chosen responses, without a reference."""
 
     type: Literal["best_of_n"] = "best_of_n"
 
@@ -21,7 +21,7 @@ class BestOfN(Loss):
         return "best of N: supervised fine-tuning on the chosen responses"
 
     def losses(self, batch: Batch) -> RowLosses:
-        """Return −log π(y_w|x) of each chosen response."""
+        """Return −log π(y_w|x) of each chosen response, float32, (P,)."""
         from optune_core.losses.equations import best_of_n_losses
 
         return RowLosses(*best_of_n_losses(batch.policy_chosen_logps, batch.chosen_rewards))

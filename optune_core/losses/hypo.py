@@ -1,4 +1,4 @@
-"""`hypo`, beyond the paper: DPO on fixed pairs, and the divergence from the reference on fresh samples."""
+"""`hypo`, beyond the paper: DPO on fixed pairs, plus the divergence from the reference on online samples."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from optune_core.losses.loss import Batch, Loss, RowLosses
 
 
 class HyPO(Loss):
-    """HyPO (Song et al. 2024): DPO (Eq. 5) on the fixed pairs of `prompts.pairs`, and λ·KL(π_θ ‖ π_ref) on responses
-    that every iteration samples from π_t. Theirs has `training.reference: initial`."""
+    """HyPO (Song et al. 2024): DPO (Eq. 5) on the fixed pairs of `prompts.pairs`, plus λ·KL(π_θ ‖ π_ref) on responses
+    that every iteration samples from π_t. The original uses π_0 as reference (`training.reference: initial`)."""
 
     type: Literal["hypo"] = "hypo"
     beta1: float = Field(gt=0.0)
-    """β₁ of DPO, the strength of the tie to the reference."""
+    """β₁ of DPO; the greater, the closer the policy stays to the reference."""
     kl_coefficient: float = Field(gt=0.0)
     """λ, the weight of the divergence."""
     rho: float = Field(default=0.5, gt=0.0, le=1.0)
@@ -37,8 +37,11 @@ class HyPO(Loss):
         return self.rho
 
     def losses(self, batch: Batch) -> RowLosses:
-        """Return `equations.hypo_loss` of the step, divided up: its mean over pairs and its mean over samples are both
-        sums over rows, so each row counts by the inverse of its kind's share."""
+        """Return the part of each row in `equations.hypo_loss` of the step, float32, (P,).
+
+        That loss is a mean over pairs plus a mean over online samples. The mean over all rows equals it if the loss of
+        each row is divided by the share that its kind has among the rows.
+        """
         import torch
 
         from optune_core.losses.equations import dpo_losses, reverse_kl_losses

@@ -1,4 +1,4 @@
-"""What a loss is: a section of the configuration that turns log-probabilities into a loss a row."""
+"""Base of all losses: sections of the configuration that turn log-probabilities into a loss a row."""
 
 from __future__ import annotations
 
@@ -31,62 +31,62 @@ class Batch:
     rejected_rewards: Tensor
     """float32, (P,): explicit rewards r(x, y_l); NaN for online samples."""
     online: Tensor
-    """bool, (P,): which rows are online samples, whose response is the chosen one."""
+    """bool, (P,): True for online samples, whose response takes the place of the chosen one."""
     online_share: float
     """Share of online samples among the rows of the optimizer step, in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class RowLosses:
-    """What a loss computes of a batch."""
+    """Losses and metrics of the rows of a batch."""
 
     losses: Tensor
-    """float32, (P,): a loss a row, before the mean."""
+    """float32, (P,): the loss of each row, before the mean."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
-    """Values a row for the log, detached, (P,) each; NaN where a row has none. `weights` is logged as `weights/mean`
-    with its effective sample size."""
+    """Detached values for the log, float32, (P,) each; NaN where a row has no value. `weights` is logged as
+    `weights/mean`, together with its effective sample size."""
 
 
 class Loss(Part):
-    """Base of all losses. What a loss needs is said here, and everybody else asks it."""
+    """Base of all losses. A loss describes what it needs, and all other code asks it instead of comparing names."""
 
     needs_reference: ClassVar[bool] = True
-    """Whether reference log-probabilities are computed."""
+    """Whether the loss uses reference log-probabilities; False: they are not computed."""
     needs_rejected: ClassVar[bool] = True
-    """Whether rejected responses are computed at all."""
+    """Whether the loss uses rejected responses; False: their log-probabilities are not computed."""
     per_token: ClassVar[bool] = False
-    """True: a step's loss is the sum over its rows divided by the tokens of their chosen responses, not by their
-    number."""
+    """True: the sum over the rows of a step is divided by the number of tokens in their chosen responses; False: by the
+    number of rows."""
     tempers: ClassVar[tuple[str, ...]] = ()
-    """Fields that make smaller steps when they are lowered; named where a loss diverges."""
+    """Fields that shrink optimizer steps when they are lowered; the error about a loss that diverges names them."""
 
     @property
     def label(self) -> str:
-        """The loss in a few letters, for tables and legends."""
+        """Short name of the loss for tables and legends."""
         return self.type
 
     @property
     @abstractmethod
     def description(self) -> str:
-        """The loss in a sentence, with its parameters, for the page of a run."""
+        """Phrase that names the loss and its parameters, for the page of a run."""
 
     @property
     def implicit_beta(self) -> float | None:
-        """β of the implicit rewards β·log(π/π_ref) that are logged as `rewards/*`; None: there are none."""
+        """β of the implicit rewards β·log(π/π_ref) that are logged as `rewards/*`; None: the loss has none."""
         return None
 
     @property
     def online_share(self) -> float | None:
-        """Share of the prompts that every iteration samples from π_t for a term of the loss; None: it has no such
-        term."""
+        """Share of the prompts to which every iteration samples responses from π_t; None: the loss has no term on such
+        online samples."""
         return None
 
     @abstractmethod
     def losses(self, batch: Batch) -> RowLosses:
-        """Return a loss a row. The mean over the rows of a step is minimised (or per token, see `per_token`)."""
+        """Return the loss of each row, float32, (P,). Training minimises its mean over a step (see `per_token`)."""
 
     def pair_weights(self, margins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
-        """Return the weight of each pair, float64, (pairs,); None: the loss weighs all pairs alike.
+        """Return the weight of each pair, float64, (pairs,); None: all pairs weigh the same.
 
         Args:
             margins: reward margins r(x, y_w) − r(x, y_l), float64, (pairs,).

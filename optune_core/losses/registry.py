@@ -1,4 +1,4 @@
-"""Losses by the `type` that a configuration gives them."""
+"""Registry of the losses: `type` in a configuration → class."""
 
 from __future__ import annotations
 

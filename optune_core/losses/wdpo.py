@@ -12,13 +12,14 @@ from optune_core.losses.loss import Batch, Loss, RowLosses
 
 
 class WeightedDpo(Loss):
-    """DPO whose pairs are weighted by R = σ(β₂·(r_w − r_l)); at β₂ = 0 it is DPO (Eq. 5) up to the factor ½."""
+    """DPO whose pairs are weighted by R = σ(β₂·(r_w − r_l)). At β₂ = 0 it is half of DPO's loss (Eq. 5)."""
 
     type: Literal["wdpo"] = "wdpo"
     beta1: float = Field(gt=0.0)
-    """β₁ of Eq. 6, the strength of the tie to the reference. Not given by the paper: state it."""
+    """β₁ of Eq. 6; the greater, the closer the policy stays to the reference. The paper gives no value, so there is no
+    default."""
     beta2: float = Field(ge=0.0)
-    """β₂ of Eq. 6, the sharpness of the reward weight. Not given by the paper: state it."""
+    """β₂ of Eq. 6, the steepness of the weight R. The paper gives no value, so there is no default."""
 
     tempers: ClassVar[tuple[str, ...]] = ("beta1",)
 
@@ -36,7 +37,7 @@ class WeightedDpo(Loss):
         return self.beta1
 
     def losses(self, batch: Batch) -> RowLosses:
-        """Return −R·log I of each pair (Eq. 6)."""
+        """Return −R·log I of each pair (Eq. 6), float32, (P,)."""
         from optune_core.losses.equations import wdpo_losses
 
         return RowLosses(
@@ -53,5 +54,5 @@ class WeightedDpo(Loss):
         )
 
     def pair_weights(self, margins: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return R of each pair (Eq. 6)."""
+        """Return R of each pair (Eq. 6), float64, (pairs,)."""
         return 0.5 * (1.0 + np.tanh(self.beta2 * margins / 2.0))

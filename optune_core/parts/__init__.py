@@ -1,6 +1,6 @@
-"""What configurations are made of.
+"""Building blocks of configurations.
 
-section     the base of all sections, and which of their fields determine a result
+section     the base of all sections, which knows which of their fields determine a result
 names       validated names of runs, and of functions and classes in a user's own package
 duration    lengths of time such as `5m`
 own_code    importing code of a user's own package, and the digest of its source

@@ -1,4 +1,4 @@
-"""The validated string types that reach file paths and imports."""
+"""Validated strings that become part of storage paths, imports and look-ups of environment variables."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def validate_name(value: str) -> str:
-    """Check a run or configuration name: it becomes part of storage paths, so nothing else may pass.
+    """Return the name of a run or configuration if it is safe as part of a storage path.
 
     Raises:
-        ValueError: anything but 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or a digit.
+        ValueError: it is not 1 to 64 of a-z, 0-9, '.', '_', '-', starting with a letter or a digit, without '..'.
     """
     if not is_name(value):
         raise ValueError(
@@ -27,7 +27,7 @@ def validate_name(value: str) -> str:
 
 
 def is_name(value: str) -> bool:
-    """Return whether `validate_name` would accept the value."""
+    """Return whether `validate_name` accepts the value."""
     return bool(_NAME.fullmatch(value)) and ".." not in value
 
 
@@ -44,7 +44,7 @@ def _validate_function(value: str) -> str:
 
 def _validate_variable(value: str) -> str:
     if not _VARIABLE.fullmatch(value):
-        raise ValueError("is not the name of an environment variable: give the name, never the key itself")
+        raise ValueError("is not the name of an environment variable: give the name of a variable that holds the key")
     return value
 
 

@@ -15,13 +15,14 @@ from optune_core.process.hidden_imports import show_all
 
 
 def load_named(path: str, source: str) -> Any:
-    """Import what `package.module:Name` names.
+    """Import the function or class that `package.module:Name` names.
 
     Args:
-        source: what it is to be, for messages, such as `reward function`.
+        path: `package.module:Name`.
+        source: its role in the configuration, for messages, such as `reward function`.
 
     Raises:
-        ConfigError: there is no such module, or nothing of that name in it.
+        ConfigError: there is no such module, or the module has no such name.
     """
     module_name, _, name = path.partition(":")
     _allow_working_directory()
@@ -35,10 +36,14 @@ def load_named(path: str, source: str) -> Any:
 def source_digest(path: str, source: str) -> str:
     """Return the SHA-256 of the source file of the module that `package.module:Name` names.
 
-    An edited function or class is another one: the digest is part of the keys of what it makes.
+    The digest is part of the keys of artifacts that the function or class determines, so that they are made again after
+    it was edited.
+
+    Args:
+        path, source: as for `load_named`.
 
     Raises:
-        ConfigError: the module cannot be found.
+        ConfigError: the module cannot be found, or has no source file.
     """
     module_name = path.partition(":")[0]
     _allow_working_directory()
@@ -52,6 +57,6 @@ def source_digest(path: str, source: str) -> str:
 
 
 def _allow_working_directory() -> None:
-    """Put the working directory on the path: console scripts do not, and users keep their code there."""
+    """Put the working directory on the import path: console scripts do not, and users keep their code there."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -22,7 +22,7 @@ class Part(Section):
     type: str
 
     def identity(self) -> dict[str, Any]:
-        """Return what determines a result; for a class of a user's own package with the digest of its source."""
+        """Return the fields that determine a result, as JSON; for a user's own class also the digest of its source."""
         fields = super().identity()
         if is_path(self.type):
             fields["source"] = source_digest(self.type, "part of a configuration")
@@ -34,14 +34,15 @@ P = TypeVar("P", bound=Section)
 
 @dataclass(frozen=True)
 class Registry(Generic[P]):
-    """The classes of one kind of part, imported when they are chosen.
+    """The classes of one kind of part, each imported when it is chosen.
 
-    A field takes a part of any class of it by `Annotated[Base, REGISTRY]`.
+    A field of type `Annotated[Base, REGISTRY]` takes a part of any class of the registry.
     """
 
     kind: str
-    """For messages, such as `loss`."""
+    """Name of the kind for messages, such as `loss`."""
     base: type[P]
+    """Base class of all parts of this kind."""
     paths: Mapping[str, str]
     """Name → `module:Name` of the class."""
     key: str = "type"
@@ -53,7 +54,8 @@ class Registry(Generic[P]):
         """Return the class of this name.
 
         Raises:
-            ConfigError: there is no such entry, or the user's class is none of this kind.
+            ConfigError: there is no such entry, or the user's class cannot be imported, is not derived from `base` or
+                is abstract.
         """
         path = self.paths.get(name)
         if path is not None:
@@ -62,15 +64,12 @@ class Registry(Generic[P]):
         elif is_path(name):
             found = load_named(name, self.kind)
         else:
-            raise ConfigError([f"{self.key} {name!r} is no {self.kind}: take {self._known}"])
+            raise ConfigError([f"{self.key} {name!r} is no {self.kind}: use {self._known}"])
         if not (isinstance(found, type) and issubclass(found, self.base)):
-            raise ConfigError(
-                [f"{self.key} {name!r} is no {self.kind}: a class derived from {self.base.__name__} is needed"]
-            )
+            raise ConfigError([f"{self.key} {name!r} is no {self.kind}: derive its class from {self.base.__name__}"])
         if missing := sorted(getattr(found, "__abstractmethods__", ())):
-            raise ConfigError(
-                [f"{self.key} {name!r} is no {self.kind} yet: its class does not define {', '.join(missing)}"]
-            )
+            absent = ", ".join(missing)
+            raise ConfigError([f"{self.key} {name!r} is an incomplete {self.kind}: define {absent} in its class"])
         return found
 
     def find_for(self, value: Mapping[str, Any]) -> type[P]:
@@ -91,7 +90,8 @@ class Registry(Generic[P]):
         """Turn a mapping into an instance of the class that it names; an instance stays as it is.
 
         Raises:
-            ValidationError: fields are invalid, each with its place.
+            ValidationError: fields are invalid; each is reported with its place.
+        ValueError: there is no such `type`.
         """
         if not isinstance(value, Mapping):
             return value

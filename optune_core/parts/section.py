@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """Fields of a configuration: immutable, and no unknown keys."""
+    """Base of all sections: its fields are immutable, and unknown keys are rejected."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     HOW: ClassVar[tuple[str, ...]] = ()
-    """Fields that say how to compute, not what: no part of an artifact's key, and free to change in a run."""
+    """Fields that determine how a result is computed but not the result: they are not part of keys, and may be changed
+    in a run."""
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that determine a result, as JSON: all but those of HOW, in nested sections too."""

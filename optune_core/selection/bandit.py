@@ -1,4 +1,4 @@
-"""`bandit`, beyond the paper: each prompt an arm, the gain of its chosen reward what it pays."""
+"""`bandit`, beyond the paper: each prompt is an arm, and the gain of its chosen reward is the payoff."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pyarrow as pa
 from optune_core.selection.selector import RankingSelector, Values, numbers, unpaired_first
 
 OPTIMISM = math.sqrt(2)
-"""c, in standard deviations of the gain: √2 makes the bound one that a sub-Gaussian gain passes with a chance of 1/t at
-most (UCB, Auer et al. 2002; Lattimore & Szepesvári 2020, chapter 7). In deviations because rewards have no unit."""
+"""c, in standard deviations of the gain, since rewards have no unit. With √2 the mean of a sub-Gaussian gain exceeds
+the bound with a probability of at most 1/t (UCB, Auer et al. 2002; Lattimore & Szepesvári 2020, chapter 7)."""
 
 
 class Bandit(RankingSelector):
@@ -20,23 +20,25 @@ class Bandit(RankingSelector):
 
         g + c·σ·√(log t / n)
 
-    n, g: how often the prompt was regenerated while it had a pair, and the mean gain of its chosen reward by that
-    (0 where it kept its pair); t = Σ n; σ² = Σ n·(g − ḡ)² / t with ḡ = Σ n·g / t; c = OPTIMISM.
+    n: how often the prompt was regenerated while it had a pair; g: the mean gain of its chosen reward by that, where a
+    regeneration after which the prompt kept its pair counts as gain 0; t = Σ n; σ² = Σ n·(g − ḡ)² / t with
+    ḡ = Σ n·g / t; c = OPTIMISM.
 
-    There are as many arms as prompts and few pulls of each, so an arm that was never pulled does not come before all
-    others, which would be random selection until each had its turn: it counts as pulled once with the mean gain ḡ
-    (first-play urgency, Gelly & Wang 2006). In iteration 1 no arm was pulled and all ranks are equal. t is large, so
-    being regenerated rarely counts for little, and the gain decides between prompts that were regenerated as often.
+    There are as many arms as prompts, and few pulls of each. If arms that were never pulled came first, selection would
+    be random until each was pulled once; so such an arm counts as pulled once with the mean gain ḡ (first-play
+    urgency, Gelly & Wang 2006). In iteration 1 no arm was pulled and all ranks are equal. Between prompts that were
+    regenerated equally often the gain decides.
     """
 
     type: Literal["bandit"] = "bandit"
     columns: ClassVar[tuple[str, ...]] = ("chosen_reward", "regenerations", "gain_mean")
 
     def rank(self, replay: pa.Table) -> Values:
-        """Return the negative upper confidence bound.
+        """Return the negative upper confidence bound, float64, (prompts,); minus infinity where there is no pair.
 
         Args:
-            replay: chosen_reward (float64, null without a pair), regenerations, gain_mean (float64, null if never).
+            replay: chosen_reward (float64, null without a pair), regenerations (int32), gain_mean (float64, null where
+                a prompt was never regenerated).
         """
         chosen, pulls = numbers(replay, "chosen_reward"), numbers(replay, "regenerations")
         total = pulls.sum()

@@ -1,4 +1,4 @@
-"""`all` and `none`: every prompt, which is full online DPO (Algorithm 2), and no prompt, which is offline DPO."""
+"""`all` selects every prompt (full online DPO, Algorithm 2); `none` selects no prompt (offline DPO)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class All(Selector):
         return "all, ρ = 1"
 
     def rank(self, replay: pa.Table) -> Values:
-        """Return 0 for every row."""
+        """Return 0 for every row, float64, (prompts,)."""
         return np.zeros(replay.num_rows)
 
 
@@ -44,10 +44,10 @@ class Nothing(Selector):
         return "offline"
 
     def rank(self, replay: pa.Table) -> Values:
-        """Return 0 for every row: none is taken."""
+        """Return 0 for every row, float64, (prompts,); no row is selected."""
         return np.zeros(replay.num_rows)
 
 
 def simplest(selector: Selector) -> Selector:
-    """Return the simplest selector that regenerates the same prompts from iteration 1 on: at ρ = 1 all rankings do."""
+    """Return `All` for a selector with ρ = 1, which selects the same prompts; otherwise the selector itself."""
     return All() if selector.share == 1.0 else selector

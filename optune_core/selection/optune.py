@@ -1,4 +1,4 @@
-"""`optune`, the paper's: lowest chosen reward first."""
+"""`optune`, the paper's ranking: lowest chosen reward first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Optune(RankingSelector):
     columns: ClassVar[tuple[str, ...]] = ("chosen_reward",)
 
     def rank(self, replay: pa.Table) -> Values:
-        """Return the reward of the chosen response.
+        """Return the reward of the chosen response, float64, (prompts,); minus infinity where there is no pair.
 
         Args:
             replay: chosen_reward, float64, null where a prompt has no pair.

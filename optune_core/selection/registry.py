@@ -1,4 +1,4 @@
-"""Selectors by the `type` that a configuration gives them."""
+"""Registry of the selectors: `type` in a configuration → class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The N lowest prompts of a ranking (Algorithm 1)."""
+"""Selection of the N lowest prompts of a ranking (Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from optune_core.selection.selector import Selector
 
 
 def selection_size(prompts: int, rho: float) -> int:
-    """Return N = ⌈ρ·|P|⌉ (Algorithm 1), computed on ρ as it is written: 0.3 of 10 is 3, not 4.
+    """Return N = ⌈ρ·|P|⌉ (Algorithm 1), computed from the decimal digits of ρ: 0.3 of 10 is 3, not 4.
 
     Args:
-        prompts: |P|, number of prompts.
+        prompts: |P|, the number of prompts.
         rho: ρ in (0, 1].
 
     Raises:
@@ -31,16 +31,16 @@ def selection_size(prompts: int, rho: float) -> int:
 
 
 def select_rows(replay: pa.Table, selector: Selector, *, seed: int, iteration: int) -> npt.NDArray[np.uint64]:
-    """Return the rows of the prompts to regenerate, lowest rank first; ties in the order of a hash of (seed, t, id).
+    """Return the rows of the prompts to regenerate, lowest rank first; a hash of (seed, t, id) breaks ties.
 
     Args:
-        replay: previous replay set; columns prompt_id and `selector.columns`.
-        selector: ranks the prompts; its `share` is ρ.
+        replay: the previous replay set, with the columns prompt_id and `selector.columns`.
+        selector: selector that ranks the prompts; its `share` is ρ.
         seed: the run's seed.
         iteration: t.
 
     Returns:
-        uint64, (N,): row numbers, N = ⌈ρ·|P|⌉; none where the selector regenerates nothing.
+        Row numbers, uint64, (N,), N = ⌈ρ·|P|⌉; none if the selector regenerates no prompt.
     """
     if not selector.regenerates:
         return np.array([], np.uint64)
@@ -52,6 +52,6 @@ def select_rows(replay: pa.Table, selector: Selector, *, seed: int, iteration: i
 
 
 def select(replay: pa.Table, selector: Selector, *, seed: int, iteration: int) -> pa.ChunkedArray:
-    """Return the ids (string) of the prompts to regenerate, lowest rank first; arguments as `select_rows`."""
+    """Return the ids of the prompts to regenerate, string, (N,), lowest rank first; arguments as for `select_rows`."""
     rows = select_rows(replay, selector, seed=seed, iteration=iteration)
     return replay["prompt_id"].take(pa.array(rows))

@@ -1,4 +1,4 @@
-"""What a selector is: a section of the configuration that ranks the prompts of a replay set."""
+"""Base classes of selectors: sections of the configuration that rank the prompts of a replay set."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from pydantic import Field
 from optune_core.parts.registry import Part
 
 Values = npt.NDArray[np.float64]
+"""One number a prompt, float64, (prompts,)."""
 
 
 class Selector(Part):
-    """Base of all selectors: gives every prompt a sort value, of which the lowest are regenerated first."""
+    """Base of all selectors. A selector gives every prompt a sort value; the lowest are regenerated first."""
 
     columns: ClassVar[tuple[str, ...]] = ()
-    """Columns of REPLAY that `rank` reads: selection holds these in memory and no others."""
+    """Columns of REPLAY that `rank` reads; no others are held in memory."""
     ranks: ClassVar[bool] = True
-    """False where every prompt, or none, is taken, so that no rank matters."""
+    """False: every prompt or none is selected, so that ranks do not matter."""
 
     @property
     @abstractmethod
@@ -35,20 +36,22 @@ class Selector(Part):
 
     @abstractmethod
     def rank(self, replay: pa.Table) -> Values:
-        """Return a sort value a row, float64, (prompts,).
+        """Return a sort value for every row, float64, (prompts,).
+
+        Prompts without a pair have to get minus infinity, since they gain most (see `unpaired_first`).
 
         Args:
-            replay: columns `columns`. Prompts without a pair have to get minus infinity: they have the most to gain.
+            replay: replay set with the columns `columns`.
         """
 
     @property
     def regenerates(self) -> bool:
-        """False where no prompt is ever regenerated: training on a fixed preference set (offline)."""
+        """Whether prompts are regenerated at all; False: training is on a fixed preference set (offline)."""
         return self.share > 0.0
 
 
 class RankingSelector(Selector):
-    """Base of selectors that take the share ρ of lowest rank."""
+    """Base of selectors that select the share ρ with the lowest ranks."""
 
     rho: float = Field(default=0.5, gt=0.0, le=1.0)
     """ρ, the share of prompts regenerated from iteration 1 on; iteration 0 takes every prompt."""
@@ -63,12 +66,12 @@ class RankingSelector(Selector):
 
 
 def numbers(replay: pa.Table, name: str) -> Values:
-    """Return a column of numbers as float64, (prompts,); null is NaN."""
+    """Return a column of numbers as float64, (prompts,), with NaN for null."""
     values: Values = replay[name].to_numpy().astype(np.float64, copy=False)
     return values
 
 
 def unpaired_first(ranks: Values, chosen_rewards: Values) -> Values:
-    """Return `ranks` with minus infinity where there is no pair, which is where the chosen reward is NaN."""
+    """Set `ranks` to minus infinity where there is no pair, that is where the chosen reward is NaN, and return them."""
     ranks[np.isnan(chosen_rewards)] = -np.inf
     return ranks

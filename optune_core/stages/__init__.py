@@ -1,10 +1,11 @@
 """The stages of a run, each a pure function from a spec and artifacts to artifacts.
 
-stage          what a stage is
+stage          the class `Stage`
 registry       stages by their name
-launch         the parent's side: find what is committed, and have children make what is not
+launch         the parent's side: find committed artifacts, and start child processes that make the missing ones
 worker         the child's side: the process in which a stage runs
 
-In the order of a run: model, prompts, fixed_pairs, selection, responses, scores, replay, policy; and preferences,
-reward_model for a reward model that is trained. Those of an evaluation are in `optune_core.evaluation`.
+The stages in the order of a run are model, prompts, fixed_pairs, selection, responses, scores, replay and policy; a
+reward model that is trained adds preferences and reward_model. The stages of evaluations are in
+`optune_core.evaluation`. To add a stage, write its module, which ends with `STAGE`, and its line in `registry`.
 """

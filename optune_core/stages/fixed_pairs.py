@@ -1,4 +1,4 @@
-"""Stage `fixed-pairs`: the preference set of offline DPO as responses: sample 0 is chosen, sample 1 rejected."""
+"""Stage `fixed-pairs`: the preference set of offline DPO, as responses of which 0 is chosen and 1 is rejected."""
 
 from __future__ import annotations
 
@@ -19,20 +19,26 @@ VERSION = 2
 
 
 class Spec(BaseModel):
+    """Spec of the stage."""
+
     prompts: Ref
-    """a prompt set with pairs."""
+    """A prompt set with pairs."""
     policy: Ref
     """π_0, whose tokenizer turns the texts into token ids."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work."""
+    """Return the one work of the stage."""
     parents = {"prompts": spec.prompts, "policy": spec.policy}
     return [Work("fixed-pairs", VERSION, {}, parents)]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Tokenise each response once, with the end-of-turn token that a sampled response would have."""
+    """Tokenise the responses, each with the end-of-turn token that a sampled response has, and commit them.
+
+    Raises:
+        ModelError: the policy's tokenizer cannot be used.
+    """
     from optune_core.data.model_folder import load_tokenizer
 
     (work,) = works(store, spec)
@@ -53,7 +59,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
 
 def as_responses(pairs: pa.Table, tokenizer: Any) -> pa.Table:
-    """Two responses (schema RESPONSES) a prompt from its pair (schema FIXED_PAIRS)."""
+    """Return two responses a prompt (schema RESPONSES) from its pair (schema FIXED_PAIRS)."""
     rows = []
     for prompt in pairs.to_pylist():
         for sample, side in enumerate(("chosen", "rejected")):

@@ -1,4 +1,4 @@
-"""The parent's side of a stage: find what is committed, have children make what is not, and check that they did."""
+"""The parent's side of a stage: find committed artifacts, start child processes for the others, check the outcome."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OOM_KILLS = Path("/sys/fs/cgroup/memory.events")
 
 
 def find_all(store: ArtifactStore, stage: str, spec: BaseModel) -> list[Manifest] | None:
-    """The committed artifacts of a stage, or None if one is missing."""
+    """Return the manifests of a stage's artifacts, in the order of its works; None if one is not committed."""
     found = [store.find(work) for work in find_stage(stage).works(store, spec)]
     return None if any(manifest is None for manifest in found) else [m for m in found if m is not None]
 
@@ -41,20 +41,23 @@ def run_stage(
     committed: Callable[[], None] = lambda: None,
     accelerate_config: str | None = None,
 ) -> list[Manifest]:
-    """Make the artifacts of a stage that are not committed yet; returns the manifests of all of them.
+    """Make those artifacts of a stage that are not committed yet, and return the manifests of all of them.
 
-    A stage that can be divided is, over as many children as its configuration and this machine's devices say.
-    Where a device's memory does not suffice, the stage is started again with a smaller spec, if it knows one.
-    Children of a parent that is told to end are told so too, and given their grace to save what they have.
+    The works of a stage with `replicas` are divided over as many child processes as its configuration and the devices
+    of this machine allow. When a device runs out of memory, the stage starts again with a smaller spec, if it has one.
+    When a signal asks this process to end, it asks its children to end and gives them time to save their work.
 
     Args:
-        progress: told how far the stage is.
-        log: told what the children print on standard error, line by line, without secrets.
+        store: store of the artifacts.
+        stage: name of the stage.
+        spec: spec of the stage.
+        progress: called with the progress of the stage.
+        log: called with each line that the children print on standard error, without secrets.
         committed: called for every artifact that the stage commits.
-        accelerate_config: file for `accelerate launch`, for stages that train.
+        accelerate_config: file for `accelerate launch`, for stages that train; None: one process a device.
 
     Raises:
-        OptuneError: the stage failed for a reason that trying again does not mend.
+        OptuneError: the stage failed in a way that it would fail again.
         TransientError: a child was killed, or storage could not be reached.
     """
     found = find_stage(stage)
@@ -74,7 +77,9 @@ def run_stage(
                 spec = reduced
     made = find_all(store, stage, spec)
     if made is None:
-        raise OptuneError(f"stage {stage!r} ended without committing all of its artifacts")
+        raise OptuneError(
+            f"stage {stage!r} ended without committing all of its artifacts: this is a defect of the stage"
+        )
     return made
 
 
@@ -103,15 +108,16 @@ def _run_children(
         raise _as_exception(stage.name, failure.error)
     if failure.status == -9 and _oom_kills() > kills:
         raise OutOfMemory(
-            f"the machine ran out of memory in stage {stage.name!r}, and its kernel ended the process. Give it more, "
-            "or lower generation.engine.cpu_kv_cache_gib, training.micro_batch_tokens or reward.batch_size"
+            f"the machine ran out of memory in stage {stage.name!r}, and its kernel killed the process. Use a machine "
+            "with more memory, or lower generation.engine.cpu_kv_cache_gib, training.micro_batch_tokens or "
+            "reward.batch_size"
         )
     reason = f"signal {-failure.status}" if failure.status < 0 else f"exit status {failure.status}"
     raise TransientError(f"the process of stage {stage.name!r} ended with {reason}\n" + "\n".join(failure.tail))
 
 
 def _parts(store: ArtifactStore, stage: Stage[Any], spec: BaseModel) -> list[tuple[BaseModel, dict[str, str]]]:
-    """What each child makes, and its environment: of a stage that can be divided, missing works are dealt in turn."""
+    """Return the spec and the environment of each child; the missing works are dealt to the children in turn."""
     replicas = stage.replicas(spec)
     if replicas is None:
         return [(spec, {})]
@@ -124,7 +130,7 @@ def _parts(store: ArtifactStore, stage: Stage[Any], spec: BaseModel) -> list[tup
 
 
 def _oom_kills() -> int:
-    """Processes of this control group that the kernel ended for want of memory; 0 where it does not tell."""
+    """Return how many processes of this control group the kernel killed because memory ran out; 0 if it is unknown."""
     try:
         counts = dict(line.split() for line in _OOM_KILLS.read_text().splitlines())
     except OSError:
@@ -154,7 +160,7 @@ def _as_exception(stage: str, error: dict[str, str]) -> Exception:
     error["message"] = redact(error["message"])
     if kind is None:
         return OptuneError(f"stage {stage!r}: {error['message']}")
-    if kind is errors.ConfigError:  # is made from problems, which are one text by now
+    if kind is errors.ConfigError:  # it is made from a list of problems, which are one text here
         kind = OptuneError
     failure: Exception = kind(error["message"])
     return failure

@@ -1,4 +1,4 @@
-"""Stage `model`: a policy's start or a reward model enters the store, checked, so that every worker finds it."""
+"""Stage `model`: a model folder is checked and enters the store, where every worker finds it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,29 @@ VERSION = 1
 
 
 class Spec(BaseModel):
+    """Spec of the stage."""
+
     model: Model
     role: ModelRole
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work; its key is the content of the folder, not its name."""
+    """Return the one work of the stage. Its key depends on the content of the model folder, not on its name.
+
+    Raises:
+        ModelError: the model cannot be found.
+    """
     folder = resolve_model(spec.model)
     return [Work("model", VERSION, {"one_logit": spec.role == "reward", "files": model_identity(folder)})]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Raises ModelError if the model cannot serve in its role (no chat template, not one logit)."""
+    """Check the model and commit a copy of its folder.
+
+    Raises:
+        ModelError: the model cannot be used in its role: it has no chat template, or is a reward model without exactly
+            one logit.
+    """
     (work,) = works(store, spec)
     folder = resolve_model(spec.model)
     if spec.role == "reward":

@@ -1,4 +1,4 @@
-"""Stage `policy`: π_{t+1}, trained on D_t. Its process runs `training.policy`."""
+"""Stage `policy`: π_{t+1}, trained on D_t by `training.policy`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from optune_core.training.spec import Spec
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """Return the one work."""
+    """Return the one work of the stage."""
     return [spec.work]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Train, in as many processes as the launcher started; the first one commits.
+    """Train the policy, in as many processes as the launcher started; the first process commits it.
 
-    Asked to end by SIGTERM, it leaves the reference pass at once and training with a checkpoint.
+    After SIGTERM, the reference pass ends at once, and training ends with a checkpoint.
 
     Raises:
         DataError: no prompt has a pair to train on.
         NonFiniteLoss: the loss or the gradient diverged.
-        OutOfMemory: a device's memory does not suffice; `Spec.smaller` may know a way.
-        Preempted: the process was asked to end.
+        OutOfMemory: a device ran out of memory; `Spec.smaller` may need less.
+        Preempted: the process got SIGTERM.
     """
     import torch
 

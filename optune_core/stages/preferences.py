@@ -1,4 +1,4 @@
-"""Stage `preferences`: the pairs a reward model is trained on, from a file or labelled from π_0's own samples."""
+"""Stage `preferences`: pairs that a reward model is trained on, from a file or from labelled responses of π_0."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ from optune_core.storage.canonical import digest
 
 VERSION = 2
 
-Row = dict[str, Any]
-
 
 class Spec(BaseModel):
+    """Spec of the stage."""
+
     pairs: PreferencePairs
     held_out_fraction: float
     seed: int
     responses: list[Ref]
-    """π_0's responses; empty for pairs from a file."""
+    """Shards of π_0's responses; empty for pairs from a file."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work."""
+    """Return the one work of the stage.
+
+    Raises:
+        DataError: the source file cannot be read.
+        ConfigError: the function that labels cannot be found.
+    """
     if isinstance(spec.pairs, FilePairs):
         params: dict[str, Any] = {"source": source_identity(spec.pairs.source)}
     else:
@@ -44,12 +49,20 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Raises DataError for missing columns or no usable pair."""
+    """Make the pairs, hold a share of their prompts out, and commit them.
+
+    Raises:
+        DataError: the source cannot be read or lacks columns, or no usable pair is left.
+        ConfigError: the function that labels cannot be imported.
+    """
     (work,) = works(store, spec)
     progress("label pairs", 0, 0)
     rows, dropped = _from_file(spec.pairs) if isinstance(spec.pairs, FilePairs) else _labelled(store, spec, spec.pairs)
     if not rows:
-        raise DataError("no preference pair is left: every prompt is malformed, empty or tied")
+        raise DataError(
+            "no preference pair is left, since every prompt is malformed, empty or tied: correct the data of "
+            "reward.pairs"
+        )
     held_out = held_out_prompts([row["prompt_id"] for row in rows], spec.held_out_fraction, spec.seed)
     for row in rows:
         row["held_out"] = row["prompt_id"] in held_out
@@ -60,8 +73,8 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
         store.commit(work, scratch, metrics=counts)
 
 
-def _from_file(pairs: FilePairs) -> tuple[list[Row], int]:
-    """The pairs, and how many rows hold none: malformed, empty, or twice the same response."""
+def _from_file(pairs: FilePairs) -> tuple[list[dict[str, Any]], int]:
+    """Return the pairs, and how many rows hold none: they are malformed or empty, or both responses are equal."""
     table = read_source(pairs.source)
     columns = ["prompt", "chosen", "rejected"]
     require_columns(table, columns, pairs.source)
@@ -75,16 +88,16 @@ def _from_file(pairs: FilePairs) -> tuple[list[Row], int]:
     return rows, table.num_rows - len(rows)
 
 
-def _labelled(store: ArtifactStore, spec: Spec, pairs: LabelledPairs) -> tuple[list[Row], int]:
-    """The pairs, and how many prompts have none: fewer than two responses that are not empty, or all are equal."""
+def _labelled(store: ArtifactStore, spec: Spec, pairs: LabelledPairs) -> tuple[list[dict[str, Any]], int]:
+    """Return the pairs, and how many prompts have none: fewer than two responses are not empty, or all are tied."""
     label = load_function(pairs.function)
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     asked = set()
     for row in read_shards(store, spec.responses, RESPONSES_FILE, RESPONSES).to_pylist():
         asked.add(row["prompt_id"])
         if row["response"].strip():
             groups.setdefault(row["prompt_id"], []).append(row)
-    rows: list[Row] = []
+    rows: list[dict[str, Any]] = []
     for prompt_id, group in groups.items():
         texts = [row["response"] for row in group]
         scores = [float(score) for score in label([row["prompt"] for row in group], texts)]

@@ -1,4 +1,4 @@
-"""Stage `prompts`: the fixed prompt set of a run, tokenised by the policy's template, drawn once."""
+"""Stage `prompts`: the fixed prompt set of a run, drawn once and tokenised with the policy's chat template."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ VERSION = 3
 
 
 class Spec(BaseModel):
+    """Spec of the stage."""
+
     prompts: Prompts
     seed: int
     policy: Ref
@@ -27,14 +29,22 @@ class Spec(BaseModel):
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work. Raises DataError if a source file cannot be read."""
+    """Return the one work of the stage.
+
+    Raises:
+        DataError: the source file cannot be read.
+    """
     params = spec.prompts.model_dump(mode="json", exclude={"source"})
     params |= {"source": source_identity(spec.prompts.source), "seed": spec.seed}
     return [Work("prompts", VERSION, params, {"policy": spec.policy})]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Raises DataError for a missing column, an empty source, too few prompts."""
+    """Read, normalise, draw and tokenise the prompts, and commit them.
+
+    Raises:
+        DataError: a column is missing, the source is empty, or there are too few usable prompts.
+    """
     from optune_core.data.model_folder import load_tokenizer, prompt_token_ids
 
     (work,) = works(store, spec)

@@ -1,4 +1,4 @@
-"""Stages by their name."""
+"""Registry of the stages: name → module."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MODULES = {
     "alpaca-annotations": "optune_core.evaluation.alpaca_eval.annotations",
     "alpaca-win-rate": "optune_core.evaluation.alpaca_eval.win_rate",
 }
-"""Name → module, which is imported when the stage is asked for."""
+"""Name of a stage → its module, which is imported when the stage is looked up."""
 
 
 def find_stage(name: str) -> Stage[Any]:
     """Return the stage of this name.
 
     Raises:
-        KeyError: there is none.
+        KeyError: there is no stage of this name.
     """
     stage: Stage[Any] = import_module(MODULES[name]).STAGE
     assert stage.name == name, f"module of stage {name!r} holds {stage.name!r}"

@@ -1,4 +1,4 @@
-"""Stage `replay`: D_t, the fresh pairs merged into the replay set; or D of a fixed preference set."""
+"""Stage `replay`: D_t, made by merging fresh pairs into D_{t-1}, or from a fixed preference set."""
 
 from __future__ import annotations
 
@@ -33,21 +33,25 @@ VERSION = 3
 
 
 class Spec(BaseModel):
+    """Spec of the stage."""
+
     iteration: int
+    """t."""
     previous: Ref
-    """D_{t-1}, or to the prompt set."""
+    """D_{t-1}; at t = 0 the prompt set."""
     selection: Ref
     responses: list[Ref]
+    """Shards of responses to the selected prompts."""
     scores: list[Ref]
-    """Shards, in the order of `responses`."""
+    """Shards of scores, in the order of `responses`."""
     sampled_from: int
-    """Iteration of the policy that sampled the responses."""
+    """Number of the policy that sampled the responses: t, or t - 1 with `generation.ahead`."""
     fixed_pairs: bool = False
-    """Sample 0 is the chosen and sample 1 the rejected response, whatever the reward says (offline DPO)."""
+    """True: sample 0 is the chosen and sample 1 the rejected response, whatever their rewards are (offline DPO)."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work."""
+    """Return the one work of the stage."""
     parents = {"previous": spec.previous, "selection": spec.selection}
     parents |= shard_parents("responses", spec.responses) | shard_parents("scores", spec.scores)
     params = {"iteration": spec.iteration, "sampled_from": spec.sampled_from, "fixed_pairs": spec.fixed_pairs}
@@ -55,7 +59,12 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Raises ConservationError if prompts in are not pairs out plus named drops."""
+    """Pair the fresh responses, merge the pairs into the replay set, and commit it with its statistics.
+
+    Raises:
+        ConservationError: a prompt is lost or appears twice: the selected prompts are not the fresh pairs plus those
+            without a pair for a named reason.
+    """
     (work,) = works(store, spec)
     started = time.monotonic()
     previous = spec.previous
@@ -95,7 +104,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
 
 def _counts(values: pa.ChunkedArray) -> dict[str, int]:
-    """How often each value stands there; null is none."""
+    """Return how often each value occurs, without nulls."""
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(values.drop_null()).to_pylist()}
 
 

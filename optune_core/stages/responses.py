@@ -1,4 +1,4 @@
-"""Stage `responses`: K responses a prompt from the policy, in shards, from one engine or several side by side."""
+"""Stage `responses`: K responses a prompt, sampled from a policy in shards by one engine or several in parallel."""
 
 from __future__ import annotations
 
@@ -27,43 +27,48 @@ from optune_core.storage import ArtifactStore, Ref, Work
 VERSION = 3
 
 
-class Job(BaseModel):
-    """A table of prompts to answer."""
+class GenerationJob(BaseModel):
+    """A table of prompts, and how many responses are sampled to each."""
 
     prompts: Ref
-    """the artifact that holds it."""
+    """The artifact that holds the table."""
     file: str
+    """File name of the table in the artifact."""
     rows: int
+    """Number of prompts in the table."""
     samples: int
+    """Responses a prompt."""
 
 
 class Spec(BaseModel):
+    """Spec of the stage."""
+
     sampling: Sampling
     max_prompt_tokens: int
     seed: int
     iteration: int
     policy: Ref
-    jobs: list[Job]
+    jobs: list[GenerationJob]
     shards: list[int] | None = None
-    """Which of the jobs' shards to make, counted from 0 over all jobs; None: all."""
+    """Numbers of the shards to make, counted from 0 over all jobs; None: all shards."""
 
-    def shards_of(self, job: Job) -> int:
+    def shards_of(self, job: GenerationJob) -> int:
         """Return the number of shards of a job."""
         return math.ceil(job.rows / self.sampling.shard_size)
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work a shard, job after job."""
+    """Return one work a shard, job after job."""
     return [work for work, _, _ in _shards(spec)]
 
 
 def replicas(spec: Spec) -> Replicas:
-    """Engines side by side."""
+    """Return how many engines run in parallel, and on which devices."""
     return spec.sampling.engine.side_by_side("generation.engine")
 
 
 def share(spec: Spec, numbers: list[int]) -> Spec:
-    """What one of several engines is asked for: the works with these numbers."""
+    """Return the spec of one of several engines: only the works with these numbers."""
     return spec.model_copy(update={"shards": numbers})
 
 
@@ -83,9 +88,13 @@ class _Shard:
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Generate the shards that are missing; each is committed, beside the generation, when its last response is there.
+    """Generate the shards that are not committed yet.
 
-    The prompts of a shard are read when the engine comes to it.
+    A shard is committed in the background, when its last response has arrived. Its prompts are read when the engine
+    takes its first request.
+
+    Raises:
+        ConservationError: the engine answered fewer or more requests than it was given.
     """
     missing = [shard for shard in _shards(spec) if store.find(shard[0]) is None]
     total = sum(rows[1] * job.samples for _, job, rows in missing)
@@ -115,7 +124,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             if shard.complete:
                 del entered[response.shard]
                 before, now = now, time.monotonic()
-                # Shards may overlap: a shard's seconds are those since the one before it, so that their sum is right.
+                # Shards may overlap in time, so a shard's seconds count from the end of the one before: they sum up.
                 timing = {"seconds": now - before, "engine_start_seconds": engine_start, "ended_at": time.time()}
                 background.run(_commit, store, shard, timing)
                 engine_start = 0.0
@@ -130,7 +139,8 @@ def _commit(store: ArtifactStore, shard: _Shard, timing: dict[str, float]) -> No
         store.commit(shard.work, scratch, metrics=_metrics(table), timing=timing)
 
 
-def _shards(spec: Spec) -> list[tuple[Work, Job, tuple[int, int]]]:
+def _shards(spec: Spec) -> list[tuple[Work, GenerationJob, tuple[int, int]]]:
+    """Return (work, job, (first row, number of rows)) of each shard."""
     size = spec.sampling.shard_size
     shards = []
     for job in spec.jobs:
@@ -152,7 +162,7 @@ def _shards(spec: Spec) -> list[tuple[Work, Job, tuple[int, int]]]:
 def _requests(shard: int, prompts: pa.Table, samples: int, spec: Spec) -> Iterator[Request]:
     ids = zip(prompts["prompt_id"].to_pylist(), prompts["prompt_token_ids"].to_pylist(), strict=True)
     for row, (prompt_id, token_ids) in enumerate(ids):
-        for sample in range(samples):  # side by side, so that they share the prompt's prefix in the engine's cache
+        for sample in range(samples):  # consecutive, so that they share the prompt's prefix in the engine's cache
             seed = sampling_seed(spec.seed, spec.iteration, prompt_id, sample)
             yield Request(shard=shard, index=row * samples + sample, prompt_token_ids=token_ids, seed=seed)
 

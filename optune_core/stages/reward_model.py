@@ -1,4 +1,4 @@
-"""Stage `reward-model`: a Bradley-Terry reward model (Eq. 1), by TRL's reward trainer."""
+"""Stage `reward-model`: a Bradley-Terry reward model (Eq. 1), trained by TRL's RewardTrainer."""
 
 from __future__ import annotations
 
@@ -24,15 +24,18 @@ _SIDES = ("chosen", "rejected")
 
 
 class Spec(BaseModel):
+    """Spec of the stage."""
+
     reward: TrainedReward
     seed: int
     backbone: Ref
-    """the model that the reward model starts from."""
+    """The model that the reward model starts from."""
     preferences: Ref
+    """The pairs of the stage `preferences`."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work."""
+    """Return the one work of the stage."""
     names = {"epochs", "learning_rate", "train_batch_size", "frozen_layers", "max_tokens"}
     params = spec.reward.model_dump(mode="json", include=names) | {"seed": spec.seed}
     parents = {"backbone": spec.backbone, "preferences": spec.preferences}
@@ -40,16 +43,16 @@ def works(store: ArtifactStore, spec: Spec) -> list[Work]:
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Train on the training prompts; report the accuracy on the held-out ones beside the length-only baseline.
+    """Train on the pairs of the training prompts, and measure the accuracy on those of the held-out prompts.
 
-    Pairs with more than `reward.max_tokens` tokens on a side, or than the backbone has positions for, are left out of
-    both, and counted.
+    The accuracy of a rule that looks only at lengths is measured as its baseline. Pairs of which one side has more
+    tokens than `reward.max_tokens`, or than the backbone has positions for, are left out and counted.
 
     Raises:
-        ModelError: the backbone has fewer layers than are to be frozen.
-        DataError: no pair is short enough to train on, or none to report the accuracy on.
+        ModelError: the backbone has fewer layers than `reward.frozen_layers`.
+        DataError: no pair is short enough to train on, or none to measure the accuracy on.
     """
-    show_all()  # TRL's data sets are those of `datasets`
+    show_all()  # TRL imports `datasets`
     import torch
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, set_seed
@@ -64,7 +67,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     config = spec.reward
     folder = store.fetch(spec.backbone) / "model"
     tokenizer: Any = load_tokenizer(folder, config.model)
-    set_seed(spec.seed)  # the head is drawn at random
+    set_seed(spec.seed)  # the weights of the head are drawn at random
     model: Any = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
     most = min(config.max_tokens, most_tokens(model))
     _freeze(model, config.frozen_layers)
@@ -77,13 +80,13 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
     rows = read_table(store.fetch(spec.preferences) / PREFERENCES_FILE, PREFERENCES).to_pylist()
     fitting = Dataset.from_list(rows).map(tokenized).filter(fits)
-    training, held_out = (fitting.filter(lambda row, of=of: row["held_out"] == of) for of in (False, True))
-    for name, part in (("train on", training), ("report the accuracy on", held_out)):
+    training, held_out = (fitting.filter(lambda row, value=value: row["held_out"] == value) for value in (False, True))
+    for purpose, part in (("train on", training), ("measure the accuracy on", held_out)):
         if not len(part):
             raise DataError(
-                f"none of the pairs to {name} fits into {most} tokens, the least of reward.max_tokens and what "
-                f"{config.model!r} reads; {len(rows) - len(fitting)} of all {len(rows)} pairs are longer: raise it, "
-                "or give shorter pairs"
+                f"none of the pairs to {purpose} fits into {most} tokens, the smaller of reward.max_tokens and the "
+                f"positions of {config.model!r}; {len(rows) - len(fitting)} of all {len(rows)} pairs are longer: raise "
+                "reward.max_tokens, take a backbone with more positions, or give shorter pairs"
             )
     cuda = torch.cuda.is_available()
     with store.scratch() as scratch:
@@ -96,7 +99,7 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
                 num_train_epochs=config.epochs,
                 learning_rate=config.learning_rate,
                 per_device_train_batch_size=config.train_batch_size,
-                max_length=None,  # what is longer is left out above, and counted
+                max_length=None,  # longer pairs are left out above, and counted
                 lr_scheduler_type="linear",
                 warmup_steps=0.1,
                 bf16=True,
@@ -135,7 +138,7 @@ def _scores(scorer: Any, rows: Iterable[dict[str, Any]], side: str) -> list[floa
 
 
 def _length_only(training: Any, held_out: Any) -> float:
-    """Held-out accuracy of "the longer one" or "the shorter one", whichever the training pairs favour."""
+    """Return the held-out accuracy of "the longer one" or "the shorter one", whichever the training pairs favour."""
     chosen, rejected = ([float(len(text)) for text in training[side]] for side in _SIDES)
     sign = 1.0 if accuracy(chosen, rejected) >= 0.5 else -1.0
     return accuracy(*([sign * len(text) for text in held_out[side]] for side in _SIDES))
@@ -147,7 +150,7 @@ def _freeze(model: Any, layers: int) -> None:
     stack = getattr(model.base_model, "layers", None)
     if stack is None or layers > len(stack):
         depth = "no" if stack is None else str(len(stack))
-        raise ModelError(f"reward.frozen_layers={layers}: the backbone has {depth} layers that can be frozen")
+        raise ModelError(f"reward.frozen_layers={layers}: the backbone has {depth} layers that can be frozen. Lower it")
     for module in (model.get_input_embeddings(), *stack[:layers]):
         module.requires_grad_(False)
 

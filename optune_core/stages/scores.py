@@ -1,4 +1,4 @@
-"""Stage `scores`: a reward, or the reason for none, for every response of a shard."""
+"""Stage `scores`: for every response of a shard a reward, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -23,44 +23,47 @@ from optune_core.storage import ArtifactStore, Ref, Work
 
 VERSION = 3
 SCORED = only(RESPONSES, "prompt_id", "prompt", "messages", "sample", "response", "finish_reason")
-"""What a reward is given for."""
+"""Columns of RESPONSES that scoring reads."""
 
 
-class Job(BaseModel):
-    """Shards of responses that one reward is asked about."""
+class ScoringJob(BaseModel):
+    """Shards of responses, and the reward that scores them."""
 
     reward: ReadyReward
     drop_truncated: bool
+    """True: truncated responses get the outcome `truncated` and no reward."""
     responses: list[Ref]
-    """Shards."""
+    """Shards of responses."""
 
 
 class Spec(BaseModel):
-    jobs: list[Job]
-    """Their rewards are of one family: all models, or all functions."""
+    """Spec of the stage."""
+
+    jobs: list[ScoringJob]
+    """Jobs whose rewards are of one family: all models, or all functions."""
     shards: list[int] | None = None
-    """Which of the jobs' shards to score, counted from 0 over all jobs; None: all."""
+    """Numbers of the shards to score, counted from 0 over all jobs; None: all shards."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work a shard of responses, job after job."""
+    """Return one work a shard of responses, job after job."""
     return [work for work, _, _ in _shards(spec)]
 
 
 def replicas(spec: Spec) -> Replicas | None:
-    """Reward models side by side; functions are called in one process, which sees all devices."""
+    """Return how many reward models run in parallel; None: one process scores, which sees all devices."""
     return spec.jobs[0].reward.side_by_side()
 
 
 def share(spec: Spec, numbers: list[int]) -> Spec:
-    """What one of several reward models is asked for: the works with these numbers."""
+    """Return the spec of one of several reward models: only the works with these numbers."""
     return spec.model_copy(update={"shards": numbers})
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Score the shards that are missing; what is scored is committed beside the scoring of the next.
+    """Score the shards that are not committed yet; each is committed in the background, while the next is scored.
 
-    A reward is opened once, for all of its jobs that follow each other.
+    A reward is opened once for consecutive jobs that use it.
     """
     missing = [shard for shard in _shards(spec) if store.find(shard[0]) is None]
     total = sum(count_rows(store.fetch(shard) / RESPONSES_FILE) for _, _, shard in missing)
@@ -84,7 +87,8 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
                 background.run(_commit, store, work, table, timing)
 
 
-def _shards(spec: Spec) -> list[tuple[Work, Job, Ref]]:
+def _shards(spec: Spec) -> list[tuple[Work, ScoringJob, Ref]]:
+    """Return (work, job, shard of responses) of each shard."""
     shards = []
     for job in spec.jobs:
         params = job.reward.scoring | {"drop_truncated": job.drop_truncated}
@@ -101,7 +105,7 @@ def _commit(store: ArtifactStore, work: Work, table: pa.Table, timing: dict[str,
 
 
 def score_table(responses: pa.Table, scorer: Any, drop_truncated: bool, done: Any) -> pa.Table:
-    """Scores (schema SCORES) of responses (schema SCORED), one row each, every one with a named outcome."""
+    """Score responses (schema SCORED) and return one row each (schema SCORES), with a reward or a named outcome."""
     rows = responses.select(["prompt", "messages", "response", "finish_reason"]).to_pylist()
     outcomes = [_outcome(row, drop_truncated) for row in rows]
     usable = [index for index, outcome in enumerate(outcomes) if outcome == "ok"]

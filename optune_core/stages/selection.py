@@ -1,4 +1,4 @@
-"""Stage `selection`: the prompts that iteration t regenerates, ready for the engine, in the replay set's order."""
+"""Stage `selection`: the prompts that iteration t regenerates, with their token ids, in the order of the replay set."""
 
 from __future__ import annotations
 
@@ -25,26 +25,29 @@ VERSION = 2
 
 
 class Spec(BaseModel):
+    """Spec of the stage."""
+
     selector: Annotated[Selector, SELECTORS]
     seed: int
     iteration: int
     previous: Ref
-    """D_{t-1}, or to the prompt set where there is none yet."""
+    """D_{t-1}; at t = 0 the prompt set."""
     all_at_first: bool = True
-    """Iteration 0 takes every prompt, whatever the selector. False where the prompts are not regenerated, as for the
-    online samples of a loss."""
+    """True: iteration 0 selects every prompt, whatever the selector is. False: it uses the selector, as for the online
+    samples of a loss."""
 
 
 def works(store: ArtifactStore, spec: Spec) -> list[Work]:
-    """One work. All runs share that of iteration 0 (see `Spec.all_at_first`)."""
+    """Return the one work of the stage. Runs with different selectors share that of iteration 0."""
     params = {"iteration": spec.iteration, "seed": spec.seed, **_selector(spec).identity()}
     return [Work("selection", VERSION, params, {"previous": spec.previous})]
 
 
 def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Rank and cut; the artifact holds the selected prompts with their token ids.
+    """Rank the prompts, and commit the selected ones with their token ids.
 
-    They stand in the replay set's order, not in the rank's: so do their responses then, and the merge needs no search.
+    They keep the order of the replay set, not that of the ranks. So responses have this order too, and the merge reads
+    both in one pass.
     """
     (work,) = works(store, spec)
     started = time.monotonic()
@@ -72,14 +75,16 @@ def run(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
 
 def read_replay(store: ArtifactStore, ref: Ref, schema: pa.Schema) -> Iterator[pa.Table]:
-    """A replay set, or the prompt set as a replay set without pairs.
+    """Yield the row groups of a replay set, or of the prompt set as a replay set without pairs.
 
     Args:
-        schema: the columns of REPLAY to read.
+        store: store of the artifacts.
+        ref: replay set or prompt set.
+        schema: columns of REPLAY to read.
     """
     folder = store.fetch(ref)
     if ref.stage == "prompts":
-        # The ids always: a table without columns has no rows to count.
+        # Ids are read in any case, since a table without columns has no number of rows.
         stored = only(PROMPTS, *[name for name in PROMPTS.names if name in ("prompt_id", *schema.names)])
         for prompts in read_groups([folder / TRAIN_PROMPTS_FILE], stored):
             yield empty_replay(prompts, schema)

@@ -1,4 +1,4 @@
-"""What a stage is: a pure function from a spec and artifacts to artifacts, and how its work is divided."""
+"""The class `Stage`: a pure function from a spec and artifacts to artifacts, and how its works are divided."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def _no_smaller_spec(spec: Any) -> Any:
 
 @dataclass(frozen=True)
 class Stage(Generic[S]):
-    """A stage. Each module of a stage ends with one, `STAGE`; `registry` finds it by its name."""
+    """Description of a stage. The module of a stage ends with one, `STAGE`; `registry` finds it by its name."""
 
     name: str
-    """As it is in keys and in the store."""
+    """Name of the stage in keys and in the store."""
     spec: type[S]
-    """What the stage is asked for: sections of the configuration and references, as JSON."""
+    """Class of its specs: sections of the configuration and references, from which the works follow."""
     works: Callable[[ArtifactStore, S], list[Work]]
-    """The works that it commits, computed without heavy imports."""
+    """Function that returns the works of a spec, without heavy imports."""
     run: Callable[[ArtifactStore, S, Progress], None]
-    """Commits each work that is not committed yet."""
+    """Function that makes and commits each work that is not committed yet."""
     replicas: Callable[[S], Replicas | None] = _one_process
-    """Processes that can make its works side by side; None: one process makes all."""
+    """Function that returns how many processes make the works in parallel; None: one process makes all."""
     share: Callable[[S, list[int]], S] = _cannot_be_divided
-    """The spec of the works with these numbers alone, for one of several processes."""
+    """Function that returns the spec of only the works with these numbers, for one of several processes."""
     smaller: Callable[[S], S | None] = _no_smaller_spec
-    """The same works in less device memory; None: there is no such spec."""
+    """Function that returns a spec of the same works that needs less device memory; None: there is none."""
     in_process: bool = False
-    """True: it runs in the caller's process, since it is columnar work of a moment."""
+    """True: the stage runs in the process of the caller, since it only transforms columns and takes seconds."""
     launcher: Literal["plain", "accelerate"] = "plain"
-    """`accelerate`: its child is as many processes as there are devices, which train together."""
+    """`accelerate`: one process a device, which train together; `plain`: one process."""
     needs: Literal["torch", "tokenizer"] = "torch"
-    """`tokenizer`: it needs no more of transformers than a tokenizer, so torch is not imported."""
+    """`tokenizer`: the stage uses only tokenizers of transformers, so torch is not imported."""

@@ -38,7 +38,9 @@ def once(store: ArtifactStore, policy: Ref, prompts: Ref, *, repeatable: bool, s
         seed=seed,
         iteration=0,
         policy=policy.to_json(),
-        jobs=[responses.Job(prompts=prompts.to_json(), file="prompts.parquet", rows=PROMPTS, samples=SAMPLES)],
+        jobs=[
+            responses.GenerationJob(prompts=prompts.to_json(), file="prompts.parquet", rows=PROMPTS, samples=SAMPLES)
+        ],
     )
     made = run_stage(store, "responses", spec, silent, lambda line: None)
     seconds = sum(manifest.timing["seconds"] for manifest in made)

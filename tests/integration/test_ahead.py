@@ -58,7 +58,7 @@ def test_keys_of_responses_do_not_depend_on_ahead(tiny: Path) -> None:
     keys = set()
     for ahead in (False, True):
         config = load_config(write_config(tiny, name="either", generation={"ahead": ahead}))
-        job = responses.Job(prompts=Ref("prompts", "a", "b").to_json(), file="file", rows=3, samples=2)
+        job = responses.GenerationJob(prompts=Ref("prompts", "a", "b").to_json(), file="file", rows=3, samples=2)
         policy = Ref("model", "a", "b").to_json()
         spec = responses.Spec(
             generation=config.generation, max_prompt_tokens=9, seed=0, iteration=0, policy=policy, jobs=[job]

@@ -69,7 +69,7 @@ class Inputs:
     def generation(self, replicas: int | None) -> responses.Spec:
         engine = TransformersEngine(dtype="float32", batch_size=4, replicas=replicas)
         jobs = [
-            responses.Job(prompts=self.prompts.to_json(), file="prompts.parquet", rows=rows, samples=samples)
+            responses.GenerationJob(prompts=self.prompts.to_json(), file="prompts.parquet", rows=rows, samples=samples)
             for rows, samples in ((self.rows, 2), (6, 1))
         ]
         return responses.Spec(
@@ -110,7 +110,7 @@ def test_several_replicas_make_the_same_bytes_as_one(tiny: Path, tmp_path: Path)
     classifier = build_model(tmp_path / "classifier", labels=1)
     scored = []
     for inputs, replicas in ((one, None), (several, 2)):
-        job = scores.Job(
+        job = scores.ScoringJob(
             reward=ReadyReward.of(
                 ClassifierReward(model=str(classifier), dtype="float32"), inputs.model(classifier, "reward")
             ),

@@ -103,7 +103,7 @@ def generation_spec(**engine: Any) -> responses.Spec:
         seed=0,
         iteration=0,
         policy=REF,
-        jobs=[responses.Job(prompts=REF, file="a", rows=25, samples=2), responses.Job(**JOB)],
+        jobs=[responses.GenerationJob(prompts=REF, file="a", rows=25, samples=2), responses.GenerationJob(**JOB)],
     )
 
 
@@ -113,8 +113,8 @@ JOB: dict[str, Any] = {"prompts": REF, "file": "b", "rows": 12, "samples": 1}
 def scoring_spec(replicas: int | None) -> scores.Spec:
     shards = [REF | {"digest": str(number) * 64} for number in range(5)]
     reward = ReadyReward.of(ClassifierReward(model="any", replicas=replicas), Ref(**REF))
-    pairs = scores.Job(reward=reward, drop_truncated=True, responses=shards[:3])
-    held_out = scores.Job(reward=reward, drop_truncated=False, responses=shards[3:])
+    pairs = scores.ScoringJob(reward=reward, drop_truncated=True, responses=shards[:3])
+    held_out = scores.ScoringJob(reward=reward, drop_truncated=False, responses=shards[3:])
     return scores.Spec(jobs=[pairs, held_out])
 
 

@@ -124,11 +124,11 @@ def test_a_class_of_a_users_package_is_a_part_whose_key_changes_with_its_source(
     ("selection", "message"),
     [
         ({"type": "users_selectors:Longest", "beta": 1}, "selection.beta: unknown key"),
-        ({"type": "users_selectors:Unfinished"}, "does not define rank"),
-        ({"type": "users_selectors:unrelated"}, "a class derived from Selector is needed"),
+        ({"type": "users_selectors:Unfinished"}, "define rank in its class"),
+        ({"type": "users_selectors:unrelated"}, "derive its class from Selector"),
         ({"type": "users_selectors:Absent"}, "cannot be imported"),
         ({"type": "absent_module:Longest"}, "cannot be imported"),
-        ({"type": "longest"}, "take optune, random, all"),
+        ({"type": "longest"}, "use optune, random, all"),
         ({"type": 3}, "selection.type: required: optune, random"),
     ],
 )
