@@ -58,7 +58,7 @@ class Browser:
         self._process.wait(PATIENCE)
 
     def open(self, url: str) -> None:
-        """Go to a page."""
+        """Open a page."""
         self._call("Page.navigate", url=url)
         self.wait("location.href != 'about:blank'")
 
@@ -69,21 +69,21 @@ class Browser:
             self._call("Input.dispatchKeyEvent", type="keyUp", **_key(key))
 
     def hold(self, key: str) -> None:
-        """What a key does that is still held down."""
+        """Repeat a key as if it were held down."""
         self._call("Input.dispatchKeyEvent", type="keyDown", autoRepeat=True, **_key(key))
 
     def type(self, text: str) -> None:
-        """Write into what has the focus."""
+        """Write into the element that has the focus."""
         self._call("Input.insertText", text=text)
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives in the page."""
+        """Return the value of a JavaScript expression in the page."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def wait(self, expression: str) -> None:
-        """Until the page is loaded and an expression is true; a page that is just being replaced has no answer."""
+        """Wait until the page is loaded and an expression is true; a page being replaced counts as false."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -95,25 +95,25 @@ class Browser:
             time.sleep(0.02)
 
     def text(self) -> str:
-        """What can be read on the page."""
+        """Return the visible text of the page."""
         text: str = self.value("document.body.innerText")
         return text
 
     def source(self) -> str:
-        """The page as the server sent it and scripts left it."""
+        """Return the HTML of the page as scripts left it."""
         html: str = self.value("document.documentElement.outerHTML")
         return html
 
     def show(self, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
-        """Take on a size, in CSS pixels, and a colour scheme."""
+        """Set the size in CSS pixels, and the colour scheme."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self._call("Emulation.setTouchEmulationEnabled", enabled=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def screenshot(self, file: Path, *, whole: bool = False) -> None:
-        """What is seen, or the whole page, as PNG."""
-        picture = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+    def screenshot(self, file: Path, *, complete: bool = False) -> None:
+        """Save the visible part, or the complete page, as PNG."""
+        picture = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=complete)["data"]
         file.write_bytes(base64.b64decode(picture))
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:

@@ -23,17 +23,17 @@ Asked = tuple[str, str, str]
 
 
 def score(answer: str) -> int:
-    """From 1 to 10."""
+    """Return a score from 1 to 10."""
     return min(10, 1 + len(set(answer.lower()) - {" "}) // 3)
 
 
 def rate(question: str, first: str, second: str) -> str:
-    """A judge that keeps to the prompt and has no bias."""
+    """Rate both answers as the prompt asks, without bias."""
     return f"{score(first)} {score(second)}\nCounted letters for {question!r}."
 
 
 class FakeJudge:
-    """What the server was asked, and what it is to do."""
+    """Records the requests to the server, and decides about its replies."""
 
     prompt = _ASKED
     """Of a question and two answers; what else is asked is a defect."""
@@ -55,7 +55,7 @@ class FakeJudge:
         self._end = threading.Event()
 
     def answer(self, body: dict[str, Any], key: str | None) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of the reply to a request."""
+        """Return status and JSON of the reply to a request."""
         with self._lock:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
@@ -87,7 +87,7 @@ class FakeJudge:
                 self._at_once -= 1
 
     def choice(self, text: str) -> dict[str, Any]:
-        """A reply as the API gives it."""
+        """Return a reply in the form of the API."""
         return {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
 
     def end(self) -> None:
@@ -97,7 +97,7 @@ class FakeJudge:
 
 @contextmanager
 def serving(reply: Callable[[str, str, str], str] = rate, kind: type[FakeJudge] = FakeJudge) -> Iterator[FakeJudge]:
-    """A judge on a port of its own; `url` is its base URL."""
+    """Serve a judge on a port of its own; `url` is its base URL."""
     judge = kind(reply)
 
     class Handler(BaseHTTPRequestHandler):
@@ -122,7 +122,7 @@ def serving(reply: Callable[[str, str, str], str] = rate, kind: type[FakeJudge] 
         daemon_threads = True
 
         def handle_error(self, *_: Any) -> None:
-            """A client that was killed is no error here."""
+            """Ignore clients that were killed."""
 
     server = Server(("127.0.0.1", 0), Handler)
     judge.url = f"http://127.0.0.1:{server.server_port}/v1"

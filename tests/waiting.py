@@ -1,4 +1,4 @@
-"""Waiting for an event instead of for a time."""
+"""Waits for events instead of times."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The trainers that are compared on the same pairs: ours, and TRL's DPOTrainer in a chosen configuration.
+"""The trainers that are compared on the same pairs: this project's, and TRL's DPOTrainer as configured.
 
-Run as `python -m tests.benchmarks.contenders JOB`, JOB a JSON object; prints one JSON object. A process of its own, so
-that its peak memory is its own.
+Run as `python -m tests.benchmarks.contenders JOB`, JOB a JSON object; prints one JSON object. Each run is a process of
+its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BETA, LEARNING_RATE, SEED = 0.1, 1e-5, 0
 
 
 def pairs(mix: str, count: int, vocabulary: int) -> list[dict[str, list[int]]]:
-    """Token ids of pairs, the same for every contender."""
+    """Return token ids of pairs, the same for every contender."""
     generator = random.Random(f"{mix}/{count}")
     prompt, response = MIXES[mix]
 
@@ -46,7 +46,7 @@ def load(model: str) -> Any:
 
 
 def order(rows: list[dict[str, list[int]]], batch_size: int) -> list[dict[str, list[int]]]:
-    """As our plan draws the steps, so that both trainers take the same ones."""
+    """Return the order of the pairs in this project's plan of steps, which both trainers follow."""
     from optune_core.training.batches import plan_steps
 
     steps = plan_steps([1] * len(rows), batch_size=batch_size, micro_batch_tokens=1, processes=1, seed=SEED, epoch=0)
@@ -54,7 +54,7 @@ def order(rows: list[dict[str, list[int]]], batch_size: int) -> list[dict[str, l
 
 
 def stop_watch() -> Any:
-    """A trainer's callback that notes when each step ended. The first step is the warm-up."""
+    """Return a callback of a trainer that notes when each step ended."""
     from transformers import TrainerCallback
 
     class StopWatch(TrainerCallback):  # type: ignore[misc]
@@ -68,12 +68,12 @@ def stop_watch() -> Any:
 
 
 def seconds_a_pair(reference_seconds: float, ends: list[float], pairs: int, batch_size: int) -> float:
-    """Of the reference pass, where it is one of its own, and of the steps after the first."""
+    """Return the seconds a pair of the reference pass, if it is separate, and of the steps after the first."""
     return reference_seconds / pairs + (ends[-1] - ends[0]) / (pairs - batch_size)
 
 
 def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folder: Path) -> tuple[float, list[float]]:
-    """Seconds a pair, and the losses."""
+    """Return seconds a pair, and the losses."""
     import pyarrow as pa
     import torch
 
@@ -134,7 +134,7 @@ def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], fold
 
 
 def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folder: Path) -> tuple[float, list[float]]:
-    """Seconds a pair, and the losses."""
+    """Return seconds a pair, and the losses."""
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import AutoTokenizer
@@ -143,7 +143,7 @@ def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folde
     reference_seconds = 0.0
 
     class OnTokens(DPOTrainer):  # type: ignore[misc]
-        """On token ids in a given order."""
+        """TRL's trainer on token ids in a given order."""
 
         def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
             return dataset

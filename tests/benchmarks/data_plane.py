@@ -1,4 +1,4 @@
-"""How selection, merge with pair building, and statistics grow with the number of prompts: seconds and peak memory.
+"""Seconds and peak memory of selection, merge and statistics as functions of the number of prompts.
 
 Each step is the real stage on a store on the local disk (SHA-256 of every file read and written included), or the real
 function, in a fresh process, so that its peak memory is its own. The input is synthetic, made before and not counted.
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def benchmark(size: int, folder: str) -> list[dict[str, Any]]:
-    """The steps on a fresh input of this size, one after another."""
+    """Run the steps one after another on a fresh input of this size."""
     store = ArtifactStore(open_objects(folder))
     started = time.monotonic()
     write_replay(store, size)
@@ -94,7 +94,7 @@ def benchmark(size: int, folder: str) -> list[dict[str, Any]]:
 
 
 def measure(step: str, folder: str) -> dict[str, float]:
-    """One step in this process."""
+    """Run one step in this process."""
     store = ArtifactStore(open_objects(folder))
     before = peak_mib()
     started = time.monotonic()
@@ -115,7 +115,7 @@ def measure(step: str, folder: str) -> dict[str, float]:
 
 
 def statistics(store: ArtifactStore) -> None:
-    """Statistics of D_1 from its file, as the merge computes them on its way."""
+    """Compute the statistics of D_1 from its file, as the merge computes them."""
     before = read_groups([replay_file(store)], only(REPLAY, "chosen_reward"))
     previous = pa.concat_tables(before)["chosen_reward"]
     (work,) = replay.works(store, replay_spec(store))
@@ -138,7 +138,7 @@ def peak_mib() -> float:
 
 
 def write_replay(store: ArtifactStore, size: int) -> None:
-    """D_0: every prompt with a pair but for one in a hundred."""
+    """Write D_0, in which one prompt in a hundred has no pair."""
 
     def groups() -> Iterator[pa.Table]:
         for first in range(0, size, ROW_GROUP):
@@ -175,7 +175,7 @@ def replay_group(random: np.random.Generator, rows: int) -> pa.Table:
 
 
 def history(random: np.random.Generator, rewards: np.ndarray[Any, Any], paired: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """As after some iterations, so that every selector has something to rank by."""
+    """Return a history as after some iterations, so that every selector has something to rank by."""
     regenerations = np.where(paired, random.integers(4, size=len(paired)), 0).astype(np.int32)
     return {
         "responses_scored": pa.array(np.where(paired, SAMPLES * (regenerations + 1), 0).astype(np.int32)),
@@ -187,7 +187,7 @@ def history(random: np.random.Generator, rewards: np.ndarray[Any, Any], paired: 
 
 
 def write_responses(store: ArtifactStore) -> None:
-    """Responses to the selected prompts, with their scores: shards of SHARD prompts."""
+    """Write responses to the selected prompts and their scores, in shards of SHARD prompts."""
     (work,) = selection.works(store, selection_spec(store))
     found = store.find(work)
     assert found is not None
@@ -231,13 +231,13 @@ def response_groups(prompts: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, pa.
 
 
 def hex_ids(random: np.random.Generator, rows: int) -> pa.Array:
-    """Ids of 32 hexadecimal digits."""
+    """Return ids of 32 hexadecimal digits."""
     digits = np.frombuffer(b"0123456789abcdef", np.uint8)[random.integers(16, size=rows * 32)]
     return strings(digits, np.arange(rows + 1, dtype=np.int32) * 32)
 
 
 def texts(random: np.random.Generator, rows: int, tokens: int) -> pa.Array:
-    """Letters and spaces, about four a token."""
+    """Return texts of letters and spaces, about four a token."""
     offsets = np.append(0, np.cumsum(lengths(random, rows, tokens) * 4)).astype(np.int32)
     letters = np.frombuffer(b"  etaoinshrdlucm", np.uint8)[random.integers(16, size=offsets[-1])]
     return strings(letters, offsets)
@@ -259,7 +259,7 @@ def lengths(random: np.random.Generator, rows: int, tokens: int) -> np.ndarray[A
 
 
 def messages(prompts: pa.Array) -> pa.Array:
-    """One user's message a prompt."""
+    """Return one message of a user a prompt."""
     turns = pa.StructArray.from_arrays([pa.repeat("user", len(prompts)), prompts], ["role", "content"])
     return pa.ListArray.from_arrays(pa.array(np.arange(len(prompts) + 1, dtype=np.int32)), turns)
 
@@ -316,7 +316,7 @@ def describe() -> dict[str, Any]:
 
 
 def slopes(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Exponent of the growth of each number between the smallest and the largest size (1 is linear)."""
+    """Return the exponent of growth of each number from the smallest to the largest size (1 is linear)."""
     found = {}
     for step in STEPS:
         rows = sorted((row for row in results if row["step"] == step), key=lambda row: row["prompts"])

@@ -1,4 +1,4 @@
-"""How far the engine's log-probabilities lie from torch's, and how much of a prompt's prefix its samples share.
+"""The error of the engine's log-probabilities against torch, and the share of prefixes from the cache.
 
     python -m tests.benchmarks.engine_logps --json FILE
 
@@ -30,7 +30,7 @@ SAMPLES, MAX_TOKENS, BETA1 = 2, 96, 0.1
 
 
 def sample(model: Path, prompts: int, dtype: str) -> tuple[list[Request], list[Response], float]:
-    """(requests, responses, share of the later samples' prompt tokens that came from the prefix cache)."""
+    """Return (requests, responses, share of the later samples' prompt tokens that came from the prefix cache)."""
     engine = VllmEngine(dtype=dtype, max_num_seqs=32, enforce_eager=True, gpu_memory_utilization=0.3)
     opened = VllmSampler(
         Generation(samples=SAMPLES, max_tokens=MAX_TOKENS, logps=True, engine=engine), engine, model, 256 + MAX_TOKENS
@@ -54,7 +54,7 @@ def sample(model: Path, prompts: int, dtype: str) -> tuple[list[Request], list[R
 
 @torch.inference_mode()
 def torch_logps(model: Path, requests: list[Request], responses: list[Response], autocast: bool) -> Tensor:
-    """log π(y|x) of every response, float32 weights, float64 of shape (responses,)."""
+    """Return log π(y|x) of every response with float32 weights, as float64 of shape (responses,)."""
     from transformers import AutoModelForCausalLM
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,7 +70,7 @@ def torch_logps(model: Path, requests: list[Request], responses: list[Response],
 
 
 def compare(engine: Tensor, other: Tensor) -> dict[str, float]:
-    """Differences of sequence log-probabilities in nats, and of the first step's loss in units of R."""
+    """Return differences of sequence log-probabilities in nats, and of the first loss in units of R."""
     errors = engine - other
     margins = BETA1 * (errors[1::SAMPLES] - errors[0::SAMPLES])
     losses = -logsigmoid(margins) - math.log(2)

@@ -22,13 +22,13 @@ from optune_core.stages import responses
 from optune_core.stages.launch import run_stage
 from optune_core.storage import ArtifactStore, Ref, open_objects
 from tests.benchmarks.policies import MODEL, prompt_table, store_inputs
-from tests.benchmarks.spread import spread, told
+from tests.benchmarks.spread import as_text, spread
 
 PROMPTS, SAMPLES, MAX_TOKENS, SHARD_SIZE, MAX_NUM_SEQS = 96, 2, 96, 16, 32
 
 
 def once(store: ArtifactStore, policy: Ref, prompts: Ref, *, repeatable: bool, seed: int) -> dict[str, float]:
-    """Generate everything; the seed makes it work that nobody did yet."""
+    """Generate everything with a seed that no earlier turn used."""
     engine = VllmEngine(
         max_num_seqs=MAX_NUM_SEQS, enforce_eager=True, gpu_memory_utilization=0.5, repeatable=repeatable
     )
@@ -77,6 +77,6 @@ if __name__ == "__main__":
     found = measure(arguments.model, arguments.rounds)
     for mode, rate in found["tokens_per_second"].items():
         print(f"{mode:12} {rate:8.1f} tokens/s")
-    print(f"streaming / repeatable: {told(found['ratio_streaming_vs_repeatable'], 3)}")
+    print(f"streaming / repeatable: {as_text(found['ratio_streaming_vs_repeatable'], 3)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2))

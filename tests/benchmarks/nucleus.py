@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.nucleus --json FILE
 
-Whole generation is timed, so the ratio is what a run gains. Both sample from the same nucleus but for the order of
+All of generation is timed, so the ratio is what a run gains. Both sample from the same nucleus except for the order of
 equals at its edge.
 """
 
@@ -20,13 +20,13 @@ from optune_core.generation import vllm_nucleus
 from optune_core.generation.section import Generation
 from optune_core.generation.vllm import VllmEngine, VllmSampler
 from tests.benchmarks.policies import MODEL, prompt_table, requests_for
-from tests.benchmarks.spread import spread, told
+from tests.benchmarks.spread import as_text, spread
 
 PROMPTS, SAMPLES, MAX_TOKENS, TOP_P = 60, 4, 64, 0.9
 
 
 def once(engine: VllmSampler, prompts: list[list[int]], seed: int) -> float:
-    """Tokens a second."""
+    """Return tokens a second."""
     requests = requests_for(prompts, SAMPLES, lambda row, k: seed + row * SAMPLES + k)
     started = time.perf_counter()
     tokens = sum(len(response.token_ids) for response in engine.generate(requests))
@@ -64,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     results = measure(options.model, options.rounds)
     print("tokens a second: ours {ours:.0f}, vLLM's own {vllm:.0f}".format(**results["tokens_per_second"]))
-    print(f"ratio: {told(results['ratio'])}")
+    print(f"ratio: {as_text(results['ratio'])}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=2))
 

@@ -1,4 +1,4 @@
-"""What the options that go beyond the paper change: two iterations with each, beside two without.
+"""The effect of the options beyond the paper: two iterations with each, beside two without.
 
     python -m tests.benchmarks.options --json FILE
 
@@ -30,7 +30,7 @@ OPTIONS = {
 
 
 def measure(store: str, option: str, seed: int, overrides: list[str]) -> dict[str, Any]:
-    """Both iterations with an option."""
+    """Measure both iterations with an option."""
     run = f"{option.replace('_', '-')}-{seed}"
     given = [*WORK, *OPTIONS[option], f"seed={seed}", "iterations=2", *overrides]
     seconds = optune(store, run, given)

@@ -1,4 +1,4 @@
-"""What flow, store and child processes cost: an iteration of ours beside a bare script that calls the same engines.
+"""The cost of flow, store and child processes: an iteration beside a bare script with the same engines.
 
     python -m tests.benchmarks.overhead --json FILE
 
@@ -34,7 +34,7 @@ PAPER_SECONDS = 1.35 * 3600
 
 
 def bare(store: str, run: str, overrides: list[str]) -> float:
-    """Seconds of the same iteration in a bare script."""
+    """Return the seconds of the same iteration in a bare script."""
     artifacts = ArtifactStore(open_objects(store))
     record = Ledger(artifacts.objects, run).iteration(1)
     assert record is not None

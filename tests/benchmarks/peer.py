@@ -1,4 +1,4 @@
-"""One iteration of online DPO as it is scripted without us: a fresh vLLM for all prompts, then TRL's DPOTrainer.
+"""One iteration of online DPO without this project: a fresh vLLM for all prompts, then TRL's DPOTrainer.
 
     python -m tests.benchmarks.peer generate JOB.json    samples and scores; writes pairs.jsonl
     python -m tests.benchmarks.peer train JOB.json       trains on them; writes the policy
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 
 def sample(job: dict[str, Any], policy: str, prompts: str, samples: int) -> list[tuple[list[Any], list[str]]]:
-    """(messages, responses) of each prompt."""
+    """Return (messages, responses) of each prompt."""
     os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
     os.environ |= {"VLLM_USE_AOT_COMPILE": "0"}
     from vllm import LLM, SamplingParams
@@ -35,7 +35,7 @@ def sample(job: dict[str, Any], policy: str, prompts: str, samples: int) -> list
 
 
 def score(job: dict[str, Any], answers: list[tuple[list[Any], list[str]]]) -> list[list[float]]:
-    """Rewards of each prompt's responses."""
+    """Return the rewards of the responses of each prompt."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -19,7 +19,7 @@ MODEL = Path(".optune/models/SmolLM2-135M-Instruct")
 
 
 def prompt_table(model: Path, count: int) -> pa.Table:
-    """The demo's first prompts (schema PROMPTS), as the model's chat template puts them."""
+    """Return the demo's first prompts (schema PROMPTS) in the chat template of the model."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -33,17 +33,17 @@ def prompt_table(model: Path, count: int) -> pa.Table:
 
 
 def requests_for(prompts: Sequence[list[int]], samples: int, seed: Callable[[int, int], int]) -> list[Request]:
-    """`samples` requests a prompt, prompt after prompt, as one shard.
+    """Return `samples` requests a prompt, prompt after prompt, as one shard.
 
     Args:
         prompts: token ids.
-        seed: of a prompt's row and its sample's number.
+        seed: function of the row of a prompt and the number of its sample.
     """
     return [Request(0, row * samples + k, ids, seed(row, k)) for row, ids in enumerate(prompts) for k in range(samples)]
 
 
 def store_inputs(store: ArtifactStore, model: Path, prompts: pa.Table) -> tuple[Ref, Ref]:
-    """(policy, prompts) as artifacts; the prompts lie in `prompts.parquet`."""
+    """Commit policy and prompts; the prompts are in `prompts.parquet`."""
     with store.scratch() as scratch:
         shutil.copytree(model, scratch / "model")
         policy = store.commit(Work("model", 1, {}), scratch).ref

@@ -1,4 +1,4 @@
-"""The cost model against what was measured: Table 1 of the paper, and each iteration of a run from its others.
+"""The cost model against measurements: Table 1 of the paper, and each iteration of a run from its others.
 
 python -m tests.benchmarks.projection --json FILE [--store URL --run NAME --device cpu]
 """
@@ -31,9 +31,12 @@ the paper does not say about its generation."""
 
 
 def paper_shares(device: str = "a100-80gb") -> dict[str, dict[str, float]]:
-    """Shares of generation, rewarding and training at ρ = 1 on eight devices: ours with one engine and one reward
-    model, ours as it is (one of each a device), and a stack like the paper's: `generate` in static batches on each
-    device, and padded training with the prompt twice and a reference pass in each step."""
+    """Return the shares of generation, rewarding and training at ρ = 1 on eight devices, of three stacks.
+
+    Two are ours: with one engine and one reward model, and with one of each a device. The third is like the paper's:
+    `generate` in static batches on each device, and padded training with the prompt twice and a reference pass in
+    each step.
+    """
     config = load_config(str(CONFIG), [])
     eight = workload_of(config, devices=8, prompt_tokens=PROMPT_TOKENS, response_tokens=RESPONSE_TOKENS)
     static = TransformersEngine(batch_size=STATIC_BATCH)
@@ -52,8 +55,11 @@ def paper_shares(device: str = "a100-80gb") -> dict[str, dict[str, float]]:
 
 
 def paper_speedups(share: float) -> dict[str, dict[float, float]]:
-    """ρ → speed-up by the formula at g = `share`, in the readings of "total": one iteration with ρ; three iterations
-    of which the first is full; that shared first iteration and three more."""
+    """Return ρ → speed-up by the formula at g = `share`, in three readings of "total".
+
+    The readings are one iteration with ρ, three iterations of which the first is full, and a full first iteration that
+    is shared with three more.
+    """
 
     def over(full: int, later: int, rho: float) -> float:
         return (full + later) / (full + later / speedup_bound(share, rho))
@@ -63,7 +69,7 @@ def paper_speedups(share: float) -> dict[str, dict[float, float]]:
 
 
 def left_out(store_url: str, run: str, device: str, devices: int) -> list[dict[str, Any]]:
-    """Each iteration of a run, measured, and predicted with the rates of the others."""
+    """Return each iteration of a run as measured, and as predicted with the rates of the others."""
     iterations = measured_iterations(ArtifactStore(open_objects(store_url)), run, devices=devices)
     rows = []
     for index, each in enumerate(iterations):

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.spread import spread, told
+from tests.benchmarks.spread import as_text, spread
 
 MODEL = ".optune/models/SmolLM2-135M-Instruct"
 STEPS = 3
@@ -33,7 +33,7 @@ CANDIDATES = [
 
 
 def measure(contender: str, mix: str, options: argparse.Namespace, trl: dict[str, Any], pairs: int) -> dict[str, Any]:
-    """One run in a process of its own."""
+    """Measure one run in a process of its own."""
     job = {
         "contender": contender,
         "keep_freed_memory": contender == "ours" or bool(trl),
@@ -57,7 +57,7 @@ def measure(contender: str, mix: str, options: argparse.Namespace, trl: dict[str
 
 
 def compare(mix: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All contenders on one mix."""
+    """Measure all contenders on one mix."""
     pairs = BATCH[mix] * STEPS
     tried = [measure("trl", mix, options, each, pairs) for each in CANDIDATES]
     best, _ = min(zip(CANDIDATES, tried, strict=True), key=lambda each: each[1]["seconds_per_pair"])
@@ -85,15 +85,15 @@ def compare(mix: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(mixes: dict[str, Any]) -> str:
-    """The measurements, for people."""
+    """Return the measurements as a table."""
     lines = [f"{'mix':10} {'contender':12} {'s a pair':>20} {'tokens/s':>9} {'peak MiB':>9} {'ratio':>20}"]
     for mix, summary in mixes.items():
         for contender in ("ours", "trl_shipped", "trl_best"):
             seconds, ratio = summary[contender]["seconds_per_pair"], summary.get(f"ratio_vs_{contender}")
             lines.append(
-                f"{mix:10} {contender:12} {told(seconds, 3):>20} "
+                f"{mix:10} {contender:12} {as_text(seconds, 3):>20} "
                 f"{summary[contender]['tokens_per_second']['median']:>9.0f} "
-                f"{summary[contender]['peak_mib']['median']:>9.0f} {told(ratio, 1) + ' x' if ratio else '':>20}"
+                f"{summary[contender]['peak_mib']['median']:>9.0f} {as_text(ratio, 1) + ' x' if ratio else '':>20}"
             )
         lines.append(
             f"{'':10} losses differ by {summary['largest_loss_difference']:.4f} at most; "

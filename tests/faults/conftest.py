@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.whole import Uninterrupted, run_whole
+from tests.faults.uninterrupted import Uninterrupted, run_uninterrupted
 
 _COUNTS: defaultdict[str, float] = defaultdict(float)
 
@@ -31,7 +31,7 @@ def api(prefect_server: None) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def uninterrupted(tiny: Path, api: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
-    return run_whole(tiny, tmp_path_factory.mktemp("uninterrupted"), api)
+    return run_uninterrupted(tiny, tmp_path_factory.mktemp("uninterrupted"), api)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

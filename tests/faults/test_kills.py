@@ -21,7 +21,7 @@ from optune_core.storage import ArtifactStore, open_objects
 from optune_core.storage.lease import read_lease
 from tests.faults.driver import OPTUNE, WORK, Runner, is_told_to_end
 from tests.faults.oracle import assert_sound, run_facts
-from tests.faults.whole import SMALL, Uninterrupted, manifests, unit_seconds
+from tests.faults.uninterrupted import SMALL, Uninterrupted, manifests, unit_seconds
 from tests.tiny import write_config
 from tests.waiting import PATIENCE, until
 
@@ -117,15 +117,15 @@ def test_a_run_with_vllm_on_s3_that_is_killed_equals_an_uninterrupted_one(
     config = write_config(
         tiny, name=name, iterations=1, **SMALL | {"generation": SMALL["generation"] | {"engine": vllm}}
     )
-    whole = Runner(config, f"{s3_bucket}/{name}-whole", tmp_path / "whole", api)
-    whole.finish(most_starts=1)
+    reference = Runner(config, f"{s3_bucket}/{name}-reference", tmp_path / "reference", api)
+    reference.finish(most_starts=1)
     runner = Runner(config, f"{s3_bucket}/{name}-killed", tmp_path / "killed", api)
-    planned = points or list(dict.fromkeys(whole.passed()))
+    planned = points or list(dict.fromkeys(reference.passed()))
     runner.plan(*(f"kill-group {point}" for point in planned))
     runner.finish(most_starts=len(planned) + 2)
     assert_sound(runner.store, name)
-    assert run_facts(runner.store, name) == run_facts(whole.store, name)
-    _report(tally, runner, unit_seconds(runner.store, Counter(whole.passed())), len(planned))
+    assert run_facts(runner.store, name) == run_facts(reference.store, name)
+    _report(tally, runner, unit_seconds(runner.store, Counter(reference.passed())), len(planned))
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_a_run_continues_after_a_full_disk_and_with_fewer_tokens_after_running_o
     policies = manifests(runner.store, "policy")
     # The training that ran out of memory went on with half the tokens at once, the other as configured.
     assert sorted(m.metrics["tokens_at_once"] for m in policies) == [256, 512]
-    whole = [value[2] for name, value in uninterrupted.facts["artifacts"].items() if name.startswith("policy/")]
-    assert sorted(m.metrics["pairs"] for m in policies) == sorted(metrics["pairs"] for metrics in whole)
+    expected = [value[2] for name, value in uninterrupted.facts["artifacts"].items() if name.startswith("policy/")]
+    assert sorted(m.metrics["pairs"] for m in policies) == sorted(metrics["pairs"] for metrics in expected)
 
 
 def test_garbage_collection_and_damage_do_not_change_an_interrupted_run(

@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.driver import Runner, is_stopped
 from tests.faults.oracle import assert_sound, run_facts
-from tests.faults.whole import SMALL, Uninterrupted
+from tests.faults.uninterrupted import SMALL, Uninterrupted
 from tests.tiny import write_config
 from tests.waiting import PATIENCE, until
 

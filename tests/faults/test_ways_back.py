@@ -231,7 +231,7 @@ async def empty_the_database(stack: Stack) -> None:
 def test_a_worker_that_gets_sigterm_leaves_no_process_and_its_run_is_resumed(
     stack: Stack, config: Path, uninterrupted: Run, tally: defaultdict[str, float]
 ) -> None:
-    run = Run.start(stack, config, "s3://optune/told", "told")
+    run = Run.start(stack, config, "s3://optune/asked", "asked")
     until(lambda: run.child("responses")).terminate()  # the stage alone: its task tries again
     until(lambda: run.child("policy"))
     assert run.lease().starts == 1
@@ -240,10 +240,10 @@ def test_a_worker_that_gets_sigterm_leaves_no_process_and_its_run_is_resumed(
     guard = worker.daemon.running()
     assert guard is not None
     family = [guard, *guard.children(recursive=True)]
-    told = time.monotonic()
+    asked = time.monotonic()
     guard.terminate()
     until(lambda: worker.daemon.running() is None, 30)
-    assert time.monotonic() - told < 30
+    assert time.monotonic() - asked < 30
     assert wait_gone(family, 0) == []
     assert (run.lease().state, run.lease().holder) == ("interrupted", None)
     until(lambda: run.states()[-1] == "AwaitingRetry")

@@ -305,7 +305,7 @@ def test_a_killed_judging_repeats_no_request_that_was_committed(
     committed = [number for number, work in enumerate(works) if store.find(work) is not None]
     assert committed == [0, 1]
     before = list(server.asked)
-    standing = [store.find(works[number]) for number in committed]
+    earlier = [store.find(works[number]) for number in committed]
 
     server.keeps_waiting = lambda *asked: False
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=os.environ)
@@ -314,7 +314,7 @@ def test_a_killed_judging_repeats_no_request_that_was_committed(
     again = server.asked[len(before) :]
     paid = {row["prompt"] for row in rows[: 2 * SHARD]}
     assert {question for question, _, _ in again} == {f"Question {i}?" for i in range(PROMPTS)} - paid
-    assert [store.find(works[number]) for number in committed] == standing
+    assert [store.find(works[number]) for number in committed] == earlier
     assert len(again) == 2 * (PROMPTS - 2 * SHARD)
     assert len(before) == 9
     assert len(rows) == PROMPTS

@@ -39,7 +39,7 @@ def terminate(*_):
     raise SystemExit(143)
 signal.signal(signal.SIGTERM, terminate)
 store, spec = ArtifactStore(open_objects(sys.argv[1])), responses.Spec.model_validate_json(sys.argv[2])
-run_stage(store, "responses", spec, lambda *said: print(*said, flush=True), lambda line: None)
+run_stage(store, "responses", spec, lambda *step: print(*step, flush=True), lambda line: None)
 """
 
 
@@ -81,8 +81,8 @@ class Inputs:
             jobs=jobs,
         )
 
-    def generate(self, replicas: int | None, **told: Any) -> list[Ref]:
-        arguments: dict[str, Any] = {"progress": silent, "log": lambda line: None} | told
+    def generate(self, replicas: int | None, **options: Any) -> list[Ref]:
+        arguments: dict[str, Any] = {"progress": silent, "log": lambda line: None} | options
         return [made.ref for made in run_stage(self.store, "responses", self.generation(replicas), **arguments)]
 
 
@@ -97,7 +97,7 @@ def test_several_replicas_make_the_same_bytes_as_one(tiny: Path, tmp_path: Path)
     commits: list[bool] = []
     alone = one.generate(None)
     together = several.generate(
-        2, progress=lambda *said: shown.append(said), committed=lambda: commits.append(no_child.is_set())
+        2, progress=lambda *step: shown.append(step), committed=lambda: commits.append(no_child.is_set())
     )
     assert together == alone
     assert len(alone) == 7

@@ -152,8 +152,8 @@ def test_a_page_is_readable_on_any_screen_in_light_and_dark(
     assert browser.complaints == []
     assert set(SECTIONS) <= set(headings(browser))
     text = browser.text()
-    for text_shown in ("ρ = 0.5", "62.5", "stand-in: vowels", "tests.rewards:brevity", "Speed-up"):
-        assert text_shown in text
+    for expected in ("ρ = 0.5", "62.5", "stand-in: vowels", "tests.rewards:brevity", "Speed-up"):
+        assert expected in text
     assert browser.value("document.querySelectorAll('svg.chart').length") >= 12
     assert browser.value("[...document.querySelectorAll('svg.chart')].every(e => !/NaN|inf/.test(e.outerHTML))")
 

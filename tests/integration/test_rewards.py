@@ -68,8 +68,8 @@ def test_pairs_that_are_too_long_are_left_out_and_counted(
     store: ArtifactStore, tiny: Path, tmp_path: Path, changes: dict[str, int]
 ) -> None:
     lengths = [10] * 16
-    whole = train(store, tiny, tmp_path, lengths, **changes).metrics
-    assert (whole["pairs"], whole["held_out_pairs"], whole["too_long_pairs"]) == (12, 4, 0)
+    complete = train(store, tiny, tmp_path, lengths, **changes).metrics
+    assert (complete["pairs"], complete["held_out_pairs"], complete["too_long_pairs"]) == (12, 4, 0)
     part = train(store, tiny, tmp_path, [POSITIONS if n % 2 else 10 for n in range(16)], **changes).metrics
     assert part["pairs"] + part["held_out_pairs"] == 8
     assert part["too_long_pairs"] == 8

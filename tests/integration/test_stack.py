@@ -129,9 +129,9 @@ def is_alive(pid: int) -> bool:
 @pytest.mark.stack
 @pytest.mark.timeout(1500)
 def test_the_stack_starts_runs_a_flow_replaces_a_lost_part_and_stops(stack: Stack) -> None:
-    said = up(stack)
-    assert stack.server.ui_url in said
-    assert stack.s3.secret_key not in said
+    printed = up(stack)
+    assert stack.server.ui_url in printed
+    assert stack.s3.secret_key not in printed
     assert stat.S_IMODE(stack.env_file.stat().st_mode) == 0o600
     pools = {pool["name"]: pool for pool in stack.server.call("POST", "/work_pools/filter", {})}
     assert {name: pool["concurrency_limit"] for name, pool in pools.items()} == {

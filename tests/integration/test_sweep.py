@@ -151,10 +151,10 @@ def test_a_sweep_on_an_object_store_is_judged_compared_and_reported(
         "judge": {"type": "reward", "reward": {"type": "function", "function": "tests.rewards:brevity"}},
     }
     (tmp_path / "judge.yaml").write_text(yaml.safe_dump(judge))
-    whole = yaml.safe_load(swept[0].read_text())
+    content = yaml.safe_load(swept[0].read_text())
     grid = {key: values[-1:] for key, values in GRID.items()}
     path = tmp_path / "swept.yaml"
-    path.write_text(yaml.safe_dump(whole | {"grid": grid, "evaluation": str(tmp_path / "judge.yaml")}))
+    path.write_text(yaml.safe_dump(content | {"grid": grid, "evaluation": str(tmp_path / "judge.yaml")}))
     (cell,) = load_sweep(path).cells
     places = flow(str(path), store=alone)
     assert places and all(place.startswith(alone) for place in places)
@@ -242,14 +242,14 @@ def test_two_cells_run_at_once_and_a_failed_one_stops_no_other(
         time.sleep(0.2)
     assert process.returncode == 2, log(store)
     assert most == 2
-    said = log(store)
-    assert "2 of 4 cells failed" in said
-    assert "UnhealthyData" in said
+    printed = log(store)
+    assert "2 of 4 cells failed" in printed
+    assert "UnhealthyData" in printed
     good = [cell.run for cell in load_sweep(sweep).cells if cell.config.health.max_truncated == 1.0]
     assert [len(records(store, name)) for name in good] == [2, 2]
     assert count(store, "replay") == 1 + 2
     assert count(store, "policy") == 1 + 2
-    assert "2/2" in said and "0/2 failed" in said
+    assert "2/2" in printed and "0/2 failed" in printed
 
 
 def _children(pid: int) -> list[psutil.Process]:

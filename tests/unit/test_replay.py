@@ -86,13 +86,13 @@ def fresh_of(candidates: list[Row], iteration: int = 0, rule: Any = best_against
 def advance(previous: pa.Table, candidates: list[Row], iteration: int = 0, rule: Any = best_against_worst) -> pa.Table:
     """Merge candidates into D_{t-1}, their prompts selected in the order of the candidates. Returns D_t."""
     selected = pa.table({"prompt_id": list(dict.fromkeys(row["prompt_id"] for row in candidates))}, FRESH_IDS)
-    return whole(merge(in_groups([previous]), accounted([selected], fresh_of(candidates, iteration, rule))))
+    return joined(merge(in_groups([previous]), accounted([selected], fresh_of(candidates, iteration, rule))))
 
 
 FRESH_IDS = pa.schema([("prompt_id", pa.string())])
 
 
-def whole(stream: Iterator[pa.Table]) -> pa.Table:
+def joined(stream: Iterator[pa.Table]) -> pa.Table:
     return pa.concat_tables([REPLAY.empty_table(), *stream])
 
 
@@ -228,7 +228,7 @@ def test_lost_and_invented_prompts_are_defects(selected: str, answered: str, fir
 def test_unknown_and_misplaced_prompts_are_defects(stored: str, fresh: str, message: str) -> None:
     tables = [table for i in fresh for table in fresh_of(sampled({i: [0.0, 1.0]}))]
     with pytest.raises(ConservationError, match=message):
-        whole(merge([empty_replay(prompts(*stored))] if stored else [], tables))
+        joined(merge([empty_replay(prompts(*stored))] if stored else [], tables))
 
 
 def test_a_duplicate_prompt_is_a_defect() -> None:

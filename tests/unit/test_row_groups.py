@@ -47,10 +47,10 @@ def cut(table: pa.Table, cuts: list[int]) -> list[pa.Table]:
 @given(cuts=st.lists(st.integers(0, ROWS), max_size=8))
 def test_bytes_do_not_depend_on_how_the_stream_is_cut(cuts: list[int]) -> None:
     with TemporaryDirectory() as folder:
-        whole, pieces = Path(folder) / "whole", Path(folder) / "pieces"
-        write_groups([TABLE], PROMPTS, whole)
+        uncut, pieces = Path(folder) / "uncut", Path(folder) / "pieces"
+        write_groups([TABLE], PROMPTS, uncut)
         write_groups(iter(cut(TABLE, cuts)), PROMPTS, pieces)
-        assert whole.read_bytes() == pieces.read_bytes()
+        assert uncut.read_bytes() == pieces.read_bytes()
         assert pq.read_table(pieces).equals(TABLE)
 
 

@@ -35,7 +35,7 @@ class Watch:
     """The manifests that an artifact's key has had, and checks that each was allowed."""
 
     objects: Objects
-    stood: list[bytes] = field(default_factory=list)
+    seen: list[bytes] = field(default_factory=list)
     """Bodies of the manifest in order, without repetitions."""
     torn: set[bytes] = field(default_factory=set)
     """Manifests after they were cut short."""
@@ -45,25 +45,25 @@ class Watch:
 
     def look(self, runners: list[Runner]) -> None:
         body = self.objects.read(MANIFEST)
-        before = self.stood[-1] if self.stood else None
+        before = self.seen[-1] if self.seen else None
         if body is None:
             assert before is None or self.discarding, "a commit vanished"
         elif body != before:
             if body not in self.torn:  # else the disk did it
                 harmed = before in self.torn | self.damaged
-                assert before is None or harmed or self.discarding, "a commit was replaced that was whole"
+                assert before is None or harmed or self.discarding, "a complete commit was replaced"
                 # Its own maker may put a manifest back that was torn.
-                assert body not in self.stood or before in self.torn, "a commit that had been replaced stands again"
-            self.stood.append(body)
+                assert body not in self.seen or before in self.torn, "a commit that had been replaced is back"
+            self.seen.append(body)
         if body is not None and body not in self.torn | self.damaged:
             for path, (size, sha) in Manifest.from_bytes(body).files.items():
                 data = read_data(self.objects, body, path)
-                assert data is not None, "a commit stands without its data"
-                assert (len(data), hashlib.sha256(data).hexdigest()) == (size, sha), "a commit stands with other data"
-        told = {manifest.to_bytes() for runner in runners for manifest in runner.told}
-        assert told <= set(self.stood), "a runner was told of a commit that never stood"
+                assert data is not None, "a commit has no data"
+                assert (len(data), hashlib.sha256(data).hexdigest()) == (size, sha), "a commit has other data"
+        got = {manifest.to_bytes() for runner in runners for manifest in runner.got}
+        assert got <= set(self.seen), "a runner got a commit that never existed"
         if not (self.torn or self.damaged or self.discarding):
-            assert len(told) <= 1, "two runners were told of different commits"
+            assert len(got) <= 1, "two runners got different commits"
         for runner in runners:
             if runner.error is not None:
                 raise runner.error
@@ -110,7 +110,7 @@ def committer(tries: int, unlike: bool, discard: bool) -> Callable[[Runner], Non
                 manifest = store.find(WORK)
                 if manifest is None:
                     manifest = make(store, runner.number if unlike else 0)
-                runner.told.append(manifest)
+                runner.got.append(manifest)
                 folder = store.fetch(manifest.ref)
             except again:
                 continue
@@ -160,16 +160,16 @@ def play_commits(
         patch.setattr(artifacts_module, "_PARALLEL_TRANSFERS", 1)  # one operation of a runner at a time
         play(runners, schedule, lambda: watch.look(runners))
     alive = [runner for runner in runners[:count] if not runner.crashed]
-    assert all(runner.told for runner in alive), "a runner that lived never got its artifact"
+    assert all(runner.got for runner in alive), "a runner that lived never got its artifact"
     if alive and not discard:
         fresh = ArtifactStore(objects, cache=folder / "fresh")
         try:
             found = fresh.find(WORK)
-            assert found is not None or watch.stood[-1] in watch.torn | watch.damaged
+            assert found is not None or watch.seen[-1] in watch.torn | watch.damaged
             if found is not None:
                 fresh.fetch(found.ref)
         except CorruptArtifact:
-            assert watch.stood[-1] in watch.damaged
+            assert watch.seen[-1] in watch.damaged
     return watch
 
 
@@ -233,15 +233,15 @@ class ForgetfulUpload(Memory):
 @pytest.mark.parametrize(
     ("objects", "kinds", "complaint"),
     [
-        (OverwritingCreate, [], "replaced that was whole"),
-        (ForgetfulUpload, [], "without its data"),
-        (OverwritingSwap, ["data"], "replaced that was whole"),
+        (OverwritingCreate, [], "complete commit was replaced"),
+        (ForgetfulUpload, [], "has no data"),
+        (OverwritingSwap, ["data"], "complete commit was replaced"),
     ],
 )
 def test_the_checker_catches_a_store_that_breaks_its_contract(
     ram: Path, objects: type[Memory], kinds: list[str], complaint: str
 ) -> None:
-    # In turn: both look, both upload, both commit. Damage, where there is any, comes when the first one stands.
+    # In turn: both look, both upload, both commit. Damage, where there is any, comes when the first one is committed.
     schedules: list[list[Turn]] = [[(n % 2, "fine") for n in range(k)] for k in range(4, 24)]
     complaints = []
     for schedule in schedules:

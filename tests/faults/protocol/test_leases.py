@@ -36,18 +36,18 @@ class Record:
     leases: list[Lease] = field(default_factory=list)
 
     def look(self, runners: list[Runner]) -> None:
-        standing = read_lease(self.objects, "run")
-        holder = standing.holder if standing else None
+        lease_record = read_lease(self.objects, "run")
+        holder = lease_record.holder if lease_record else None
         if holder is not None and holder != (self.holders[-1] if self.holders else None):
-            assert holder not in self.holders, "a lease that had been taken over stands again"
+            assert holder not in self.holders, "a lease that had been taken over is held again"
             self.holders.append(holder)
         for runner in runners:
             if runner.error is not None:
                 raise runner.error
 
     def is_held_by(self, lease: Lease) -> bool:
-        standing = read_lease(self.objects, "run")
-        return standing is not None and standing.holder == lease._record.holder
+        lease_record = read_lease(self.objects, "run")
+        return lease_record is not None and lease_record.holder == lease._record.holder
 
 
 def worker(record: Record, beats: int) -> Callable[[Runner], None]:
@@ -58,22 +58,22 @@ def worker(record: Record, beats: int) -> Callable[[Runner], None]:
             except (RunBusy, TransientError):
                 continue
             record.leases.append(lease)
-            assert record.is_held_by(lease), "told that it holds, and does not"
+            assert record.is_held_by(lease), "reported as held, and is not"
             for _ in range(beats):
                 try:
                     if not lease._move():
-                        assert not record.is_held_by(lease), "told that it lost, and holds"
+                        assert not record.is_held_by(lease), "reported as lost, and is held"
                         return
-                    assert record.is_held_by(lease), "told that it holds, and does not"
+                    assert record.is_held_by(lease), "reported as held, and is not"
                 except TransientError:
                     pass  # the thread that beats goes on as well
             try:
                 lease.release("finished")
             except TransientError:
                 return
-            standing = read_lease(record.objects, "run")
-            assert standing is not None
-            assert standing.holder is not None or standing.state == "finished"
+            lease_record = read_lease(record.objects, "run")
+            assert lease_record is not None
+            assert lease_record.holder is not None or lease_record.state == "finished"
             return
 
     return program
@@ -133,5 +133,5 @@ def test_one_runner_at_a_time_holds_the_lease_through_thousands_of_interleavings
 
 def test_the_checker_catches_a_lease_in_a_store_that_overwrites(ram: Path) -> None:
     schedule: list[Turn] = [(n % 2, "fine") for n in range(12)]
-    with pytest.raises(AssertionError, match=r"stands again|and does not|and holds"):
+    with pytest.raises(AssertionError, match=r"held again|and is not|and is held"):
         play_leases(OverwritingSwap(), ram, schedule, 2, 4)

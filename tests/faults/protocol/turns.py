@@ -33,7 +33,7 @@ class Runner:
         self.number = number
         self.objects = Stepped(objects, self)
         self.folder = folder
-        self.told: list[Manifest] = []
+        self.got: list[Manifest] = []
         self.clock = 0.0
         self.done = False
         self.crashed = False

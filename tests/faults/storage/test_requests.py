@@ -114,4 +114,4 @@ def test_a_dead_server_is_given_up_after_the_configured_number_of_tries(stage: S
         before = len(stage.proxy.requests)
         with pytest.raises(TransientError):
             call()
-        assert len(stage.proxy.requests) - before <= 2 * S3Objects._TRIES  # a write, and a look at what stands
+        assert len(stage.proxy.requests) - before <= 2 * S3Objects._TRIES  # a write, and a look at what is there

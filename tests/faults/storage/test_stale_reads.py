@@ -60,7 +60,7 @@ def test_a_stale_read_does_not_cost_a_holder_its_lease(
     lease = take(stage.objects, "run", {})
     assert lease._move() and lease._move()
     hit = stage.proxy.script(fault, "GET", "/lease.json")
-    assert lease._move(), "the holder was told that it lost"
+    assert lease._move(), "the holder believes that it lost"
     assert hit.hits == 1
     lease.release("finished")
 

@@ -26,7 +26,7 @@ def test_a_torn_download_is_repeated(stage: Stage, tear: Any, amount: str) -> No
     hit = stage.proxy.script(tear(AMOUNTS[amount]), "GET", "/data.bin")
     assert (stage.store().fetch(manifest.ref) / "data.bin").read_bytes() == DATA
     assert hit.hits == 1
-    assert stage.truth().find(WORK) == manifest, "an artifact that is whole was marked as damaged"
+    assert stage.truth().find(WORK) == manifest, "an undamaged artifact was marked as damaged"
 
 
 @each_amount
@@ -86,7 +86,7 @@ def test_replacing_a_damaged_commit_survives_a_failed_swap(stage: Stage, fault: 
     stage.direct.delete(stored_file(damaged))
     with pytest.raises(CorruptArtifact):
         stage.truth().fetch(damaged.ref)
-    hit = stage.proxy.script(fault, "PUT", "/manifest.json", nth=2)  # the first finds the damaged one standing
+    hit = stage.proxy.script(fault, "PUT", "/manifest.json", nth=2)  # the first finds the damaged one
     assert_committed_once(stage, commit(stage.store(), who=2.0), who=2.0)
     assert hit.hits == 1
 

@@ -87,14 +87,14 @@ def test_malformed_annotations_and_their_order_do_not_change_the_win_rates(
 ) -> None:
     preference: list[Any] = list(logistic(0.8 + rng.normal(0, 1.0, N)))
     rows = annotations(preference, LENGTHS, LENGTHS + rng.integers(-300, 300, N))
-    whole = controlled(rows, calibration)
-    assert controlled(rows[::-1], calibration) == whole
+    complete = controlled(rows, calibration)
+    assert controlled(rows[::-1], calibration) == complete
     for row in rows[:40]:
         row["preference"] = None
     found = controlled(rows, calibration)
     assert found["total"] == N - 40
     assert found["win_rate"] == pytest.approx(100 * np.mean(preference[40:]))
-    assert 0 < abs(found["lc_win_rate"] - whole["lc_win_rate"]) < 10
+    assert 0 < abs(found["lc_win_rate"] - complete["lc_win_rate"]) < 10
 
 
 def test_equal_length_differences_are_refused(calibration: Path) -> None:

@@ -23,7 +23,7 @@ def head(store: ArtifactStore, policy: Work = POLICY) -> list[int] | None:
     return None if body is None else json.loads(body)["steps"]
 
 
-def standing(store: ArtifactStore, checkpoints: Checkpoints, steps: range = range(40)) -> list[int]:
+def committed(store: ArtifactStore, checkpoints: Checkpoints, steps: range = range(40)) -> list[int]:
     return [step for step in steps if store.find(checkpoints.work(step)) is not None]
 
 

@@ -40,13 +40,14 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
         "learning_rate": 1e-3,
         "schedule": "cosine",
     }
-    whole = train(tiny, tmp_path / "whole", rows, **options)
+    uninterrupted = train(tiny, tmp_path / "uninterrupted", rows, **options)
     train(tiny, tmp_path / "cut", rows, save_at=step, **options)
     checkpoint = tmp_path / "cut" / f"checkpoint-{step}"
     resumed = train(tiny, tmp_path / "resumed", rows, resume=str(checkpoint), **options)
-    assert len(losses(whole)) == 6
-    assert resumed.state.log_history[:-1] == whole.state.log_history[:-1]  # the last is a summary with the clock
-    torch.testing.assert_close(resumed.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
+    assert len(losses(uninterrupted)) == 6
+    steps = slice(-1)  # the last entry is a summary with the time it took
+    assert resumed.state.log_history[steps] == uninterrupted.state.log_history[steps]
+    torch.testing.assert_close(resumed.model.state_dict(), uninterrupted.model.state_dict(), rtol=0, atol=0)
     assert {path.name for path in checkpoint.iterdir()} == FILES
     if lora:
         assert all("lora_" in name for name in resumed.trained)
@@ -82,7 +83,7 @@ def test_a_pickle_in_a_checkpoint_is_refused_and_never_executed(tiny: Path, tmp_
         check(checkpoint, cut.trained)
     # And even a trainer that is sent there does not read it.
     resumed = train(tiny, tmp_path / "resumed", rows, resume=str(checkpoint))
-    assert losses(resumed) == losses(train(tiny, tmp_path / "whole", rows))
+    assert losses(resumed) == losses(train(tiny, tmp_path / "uninterrupted", rows))
     assert not trace.exists()
     pickle.loads((checkpoint / name).read_bytes())
     assert trace.exists()  # it would have left its trace
@@ -91,7 +92,7 @@ def test_a_pickle_in_a_checkpoint_is_refused_and_never_executed(tiny: Path, tmp_
 @pytest.mark.slow
 def test_an_unusable_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
     cut = train(tiny, tmp_path / "cut", dataset(4), save_at=1, epochs=2)
-    whole = tmp_path / "cut" / "checkpoint-1"
+    complete = tmp_path / "cut" / "checkpoint-1"
     for number, (spoil, complaint) in enumerate(
         [
             (lambda folder: (folder / STATE).unlink(), "'state.json' is missing"),
@@ -100,12 +101,12 @@ def test_an_unusable_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
             (lambda folder: (folder / WEIGHTS).write_bytes(pickle.dumps({})), "not in the safetensors format"),
         ]
     ):
-        folder = shutil.copytree(whole, tmp_path / str(number))
+        folder = shutil.copytree(complete, tmp_path / str(number))
         spoil(folder)
         with pytest.raises(CorruptArtifact, match=complaint):
             check(folder, cut.trained)
     with pytest.raises(CorruptArtifact, match=r"another model: 'model\.norm\.weight'"):
-        check(whole, cut.trained | {"model.norm.weight": torch.Size([3])})
+        check(complete, cut.trained | {"model.norm.weight": torch.Size([3])})
 
 
 SHARDED = """

@@ -11,7 +11,7 @@ import pytest
 from optune_core.errors import CorruptArtifact, StoreError, TransientError
 from optune_core.storage import ArtifactStore, Manifest
 from optune_core.training.recovery import Checkpoints
-from tests.integration.checkpoints.heads import POLICY, accept, commit, head, standing, written
+from tests.integration.checkpoints.heads import POLICY, accept, commit, committed, head, written
 from tests.waiting import PATIENCE, until
 
 
@@ -20,7 +20,7 @@ def test_the_last_two_checkpoints_are_kept_in_the_store_alone(store: ArtifactSto
         assert checkpoints.newest(accept) is None
         commit(checkpoints, tmp_path / "scratch", 2, 5, 9)
         assert head(store) == [9, 5]
-        assert standing(store, checkpoints) == [5, 9]
+        assert committed(store, checkpoints) == [5, 9]
         assert list((tmp_path / "scratch").iterdir()) == []
         assert len(list((tmp_path / "store" / "artifacts" / "checkpoint").rglob("state"))) == 2
     found = Checkpoints(store, POLICY).newest(accept)
@@ -34,10 +34,10 @@ def test_a_slower_runner_never_moves_the_head_back(store: ArtifactStore, tmp_pat
         commit(fast, tmp_path / "fast", 10, 20)
         commit(slow, tmp_path / "slow", 5, 10, 15, 20)
         assert head(store) == [20, 10]
-        assert standing(store, fast) == [10, 20]
+        assert committed(store, fast) == [10, 20]
         commit(slow, tmp_path / "slow", 25)
         assert head(store) == [25, 20]
-        assert standing(store, fast) == [20, 25]
+        assert committed(store, fast) == [20, 25]
 
 
 def test_racing_runners_lose_no_step_of_the_head(store: ArtifactStore, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_training_without_a_usable_checkpoint_starts_and_saves_anew(store: Artif
     with Checkpoints(store, POLICY) as checkpoints:
         commit(checkpoints, tmp_path / "scratch", 30, 36)
         assert checkpoints.newest(refuse) is None
-        assert standing(store, checkpoints) == []
+        assert committed(store, checkpoints) == []
         commit(checkpoints, tmp_path / "scratch", 1)
         assert head(store) == [1]
 

@@ -20,7 +20,7 @@ from optune_core.storage import ArtifactStore, Manifest, open_objects
 from optune_core.training import policy, reference
 from optune_core.training.layout import TokenPairs
 from tests.integration.checkpoints.evil import Evil
-from tests.integration.checkpoints.heads import head, standing
+from tests.integration.checkpoints.heads import committed, head
 from tests.integration.checkpoints.stages import PAIRS, at_point, checkpoints_of, child, end, prepare, replay_table, run
 
 
@@ -44,7 +44,7 @@ def test_a_finished_training_leaves_no_checkpoint(
     assert passed.count("policy.step") == 6
     assert passed.count("policy.forward") == 24  # a pair each
     checkpoints = checkpoints_of(store, spec)
-    assert standing(store, checkpoints) == []
+    assert committed(store, checkpoints) == []
     assert head(store, stage.works(store, spec)[0]) is None
     assert [path for path in (tmp_path / "store" / "artifacts" / "checkpoint").rglob("*") if path.is_file()] == []
     assert list((tmp_path / "store" / "scratch").iterdir()) == []
@@ -99,7 +99,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before_it(
         with pytest.raises(Killed):
             run(store, spec)
     checkpoints = checkpoints_of(store, spec)
-    assert standing(store, checkpoints) == [3, 4]
+    assert committed(store, checkpoints) == [3, 4]
     newest = store.find(checkpoints.work(4))
     assert newest is not None
     (Path(store.location(newest.ref)) / "optimizer.pt").write_bytes(pickle.dumps(Evil(trace)))
@@ -143,7 +143,7 @@ def shards_of(store: ArtifactStore, spec: stage.Spec) -> list[Manifest]:
 def test_the_reference_pass_resumes_after_its_committed_shards(
     tiny: Path, store: ArtifactStore, uninterrupted: Manifest, monkeypatch: pytest.MonkeyPatch, taken_over: None
 ) -> None:
-    monkeypatch.setattr(reference, "SHARD_PAIRS", 5)  # whole steps of 4: shards of 4
+    monkeypatch.setattr(reference, "SHARD_PAIRS", 5)  # complete steps of 4 pairs: shards of 4
     spec = prepare(store, tiny)
     with monkeypatch.context() as patch:
         at_point(patch, "reference.shard", 2, end)
@@ -153,9 +153,9 @@ def test_the_reference_pass_resumes_after_its_committed_shards(
     assert [shard.metrics["pairs"] for shard in shards_of(store, spec)] == [4, 4]
     passed = at_point(monkeypatch, "", 0, None)
     progress: list[tuple[str, int, int]] = []
-    stage.run(store, spec, lambda *said: progress.append(said))
+    stage.run(store, spec, lambda *step: progress.append(step))
     assert passed.count("reference.shard") == 1
-    assert [said[1:] for said in progress if said[0] == "reference"] == [(9, 12), (10, 12), (11, 12), (12, 12)]
+    assert [step[1:] for step in progress if step[0] == "reference"] == [(9, 12), (10, 12), (11, 12), (12, 12)]
     tables = [read_table(store.fetch(shard.ref) / "reference.parquet", REFERENCE) for shard in shards_of(store, spec)]
     assert sorted(pa.concat_tables(tables)["prompt_id"].to_pylist()) == replay_table()["prompt_id"].to_pylist()
     assert run(store, spec).ref == uninterrupted.ref

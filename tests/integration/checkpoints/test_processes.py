@@ -42,11 +42,11 @@ def test_two_processes_stop_together_and_resume_to_the_same_policy(
     tiny: Path, store: ArtifactStore, tmp_path: Path
 ) -> None:
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    whole = ArtifactStore(open_objects(str(tmp_path / "whole")))
-    spec = prepare(whole, tiny, checkpoint_every="1h")
-    process = child(spec, whole, tmp_path / "first", *launcher)
+    other = ArtifactStore(open_objects(str(tmp_path / "other")))
+    spec = prepare(other, tiny, checkpoint_every="1h")
+    process = child(spec, other, tmp_path / "first", *launcher)
     assert list(messages(process.stdout))[-1] == {"done": True}
-    expected = whole.find(stage.works(whole, spec)[0])
+    expected = other.find(stage.works(other, spec)[0])
     assert expected is not None
 
     points = tmp_path / "points"

@@ -17,7 +17,7 @@ from optune_core.stages import policy as stage
 from optune_core.storage import ArtifactStore, Ref, Work, open_objects
 from optune_core.training import policy
 from optune_core.training.spec import Training
-from tests.integration.checkpoints.heads import standing
+from tests.integration.checkpoints.heads import committed
 from tests.integration.checkpoints.stages import PAIRS, at_point, checkpoints_of, end, prepare, replay_table, run
 from tests.integration.training.trainings import SAMPLES, dataset
 from tests.tiny import WDPO
@@ -32,7 +32,7 @@ def test_best_of_n_resumes_after_sigterm_and_has_no_reference_pass(
         at_point(patch, "policy.forward", 10, end)  # within the third step
         with pytest.raises(Preempted):
             run(store, spec)
-    assert standing(store, checkpoints_of(store, spec)) == [3]
+    assert committed(store, checkpoints_of(store, spec)) == [3]
     preemption._requested.clear()
     made = run(store, spec)
     other = ArtifactStore(open_objects(str(tmp_path / "other")))

@@ -89,8 +89,8 @@ def test_best_of_n_computes_one_response_and_no_reference() -> None:
 
 
 def test_padded_training_costs_padding_and_a_second_prompt() -> None:
-    whole = 2 * (2 * 11_000 * 18 + 80 * 162)  # 12 + 6 tokens, all with logits
-    expected = 8 * whole * 4 / 2e6 + 2 * 11_000 * 20 / 1e5 + 11_000 * 14 / 1e5
+    padded = 2 * (2 * 11_000 * 18 + 80 * 162)  # 12 + 6 tokens, all with logits
+    expected = 8 * padded * 4 / 2e6 + 2 * 11_000 * 20 / 1e5 + 11_000 * 14 / 1e5
     assert stage_seconds(replace(WORK, layout="padded"), DEVICE, 8)["train"] == pytest.approx(expected)
 
 

@@ -34,7 +34,7 @@ class Uninterrupted:
     """Stage seconds of one unit of work, by its point."""
 
 
-def run_whole(tiny: Path, folder: Path, api: dict[str, str]) -> Uninterrupted:
+def run_uninterrupted(tiny: Path, folder: Path, api: dict[str, str]) -> Uninterrupted:
     """Make the uninterrupted run."""
     config = write_config(tiny, name="kills", **SMALL)
     runner = Runner(config, str(folder / "store"), folder / "failpoints", api)
