@@ -156,6 +156,7 @@ def _win_score(folder: Path, store: Path) -> None:
 
     stand_in = {"type": "function", "function": "tests.rewards:brevity"}
     config = {
+        "kind": "win_score",
         "name": "win-score",
         "prompts": {"type": "held_out"},
         "baseline": {"type": "iteration", "iteration": 0},
@@ -174,6 +175,7 @@ def _judged(folder: Path, store: Path) -> str:
         patch.setenv("SOME_JUDGE", "a-long-enough-key")
         judge = {"type": "openai", "model": "fake", "base_url": server.url, "api_key_env": "SOME_JUDGE"}
         config = {
+            "kind": "win_score",
             "name": "judged",
             "prompts": {"type": "drawn", "source": source, "sample": 8, "max_tokens": 64},
             "baseline": {"type": "model", "model": str(folder / "other")},
@@ -185,7 +187,7 @@ def _judged(folder: Path, store: Path) -> str:
 
 
 def _alpaca_eval(folder: Path, store: Path) -> str:
-    from flows.alpaca import alpaca
+    from flows.evaluate import evaluate
 
     rows = [
         {"instruction": text, "output": "Words about it, " * (1 + number % 4), "generator": "writer"}
@@ -196,6 +198,7 @@ def _alpaca_eval(folder: Path, store: Path) -> str:
         patch.setenv("SOME_ANNOTATOR", "a-long-enough-key")
         source = {"type": "file", "path": str(folder / "references.json")}
         config = {
+            "kind": "alpaca_eval",
             "name": "alpaca-eval",
             "prompts": {"source": source, "sample": 9, "max_tokens": 64},
             "calibration": str(_write_calibration(folder / "calibration.csv", len(rows))),
@@ -203,16 +206,17 @@ def _alpaca_eval(folder: Path, store: Path) -> str:
             "annotator": {"base_url": server.url, "api_key_env": "SOME_ANNOTATOR"},
             "shard_size": 4,
         }
-        alpaca(_write_yaml(folder, config), JUDGED, every=True, store=str(store))
+        evaluate(_write_yaml(folder, config), JUDGED, every=True, store=str(store))
         return server.url
 
 
 def _harness(folder: Path, store: Path) -> None:
     import datasets
 
-    from flows.benchmark import benchmark
+    from flows.evaluate import evaluate
 
     config = {
+        "kind": "harness",
         "name": "harness",
         "include": str(HARNESS),
         "engine": ENGINE | {"batch_size": 4},
@@ -226,7 +230,7 @@ def _harness(folder: Path, store: Path) -> None:
     with _environment_restored() as patch:
         patch.setenv("HF_DATASETS_CACHE", cache)
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
-        benchmark(_write_yaml(folder, config), JUDGED, every=True, store=str(store))
+        evaluate(_write_yaml(folder, config), JUDGED, every=True, store=str(store))
 
 
 @contextmanager
