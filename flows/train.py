@@ -4,13 +4,14 @@
 
 from prefect import flow
 
+from optune_core.storage import Ref
 from optune_core.training.spec import Spec
 from tasks.support.logs import quiet_known_errors
 from tasks.train import train_here
 
 
 @flow(name="train", flow_run_name="train iteration {spec.iteration}")
-def train(store: str, spec: Spec) -> dict[str, str]:
+def train(store: str, spec: Spec) -> Ref:
     """Train one policy with as many processes as this machine has GPUs; flow `optune` launches this.
 
     Args:
@@ -22,4 +23,5 @@ def train(store: str, spec: Spec) -> dict[str, str]:
     """
     quiet_known_errors()
     (policy,) = train_here(store, spec)
-    return dict(policy.to_json())
+    trained: Ref = policy
+    return trained

@@ -20,7 +20,7 @@ def check_fresh_data(context: RunContext, iteration: int, selection: Ref, respon
     store = open_store(context.store)
     fresh = [store.manifest(ref).metrics for ref in responses if ref.stage == "responses"]
     first = Ledger(store.objects, context.run).iteration(0)
-    shards = [Ref.from_json(ref) for ref in first["artifacts"]["responses"]] if first else []
+    shards = first["artifacts"]["responses"] if first else []
     before = [store.manifest(ref).metrics for ref in shards if ref.stage == "responses"] or fresh
     merged = store.manifest(replay).metrics
     check_health(

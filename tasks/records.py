@@ -25,8 +25,8 @@ from tasks.support.ui import only_shown
 def start_run(context: RunContext) -> None:
     """Create the run's record, or refuse to continue it with another configuration or other inputs."""
     inputs = {
-        "policy": context.policy.to_json(),
-        "prompts": context.prompts.to_json(),
+        "policy": context.policy,
+        "prompts": context.prompts,
         "reward": context.reward.model_dump(mode="json") if context.reward else None,
         "gold": context.gold.model_dump(mode="json") if context.gold else None,
     }
@@ -35,10 +35,7 @@ def start_run(context: RunContext) -> None:
 
 def reached_iterations(context: RunContext) -> list[tuple[Ref, Ref]]:
     """(D_t, π_{t+1}) of the iterations that are committed."""
-    return [
-        (Ref.from_json(record["artifacts"]["replay"]), Ref.from_json(record["artifacts"]["policy"]))
-        for record in _ledger(context).iterations()
-    ]
+    return [(record["artifacts"]["replay"], record["artifacts"]["policy"]) for record in _ledger(context).iterations()]
 
 
 @stage_task("commit iteration")
@@ -60,11 +57,11 @@ def commit_iteration(
     scored = [store.manifest(ref) for ref in scores]
     record: dict[str, Any] = {
         "iteration": iteration,
-        "artifacts": {name: ref.to_json() for name, ref in names.items()}
+        "artifacts": names
         | {
-            "responses": [ref.to_json() for ref in responses],
-            "scores": [ref.to_json() for ref in scores],
-            "started_from": policy.to_json(),
+            "responses": responses,
+            "scores": scores,
+            "started_from": policy,
         },
         "metrics": {name: manifest.metrics for name, manifest in manifests.items()}
         | {"generated_tokens": sum(manifest.metrics["tokens"] for manifest in generated)},
@@ -87,10 +84,10 @@ def commit_held_out(
     store = open_store(context.store)
     record: dict[str, Any] = {
         "iteration": iteration,
-        "policy": policy.to_json(),
-        "responses": [ref.to_json() for ref in responses],
-        "proxy": [ref.to_json() for ref in proxy],
-        "gold": [ref.to_json() for ref in gold],
+        "policy": policy,
+        "responses": responses,
+        "proxy": proxy,
+        "gold": gold,
         "metrics": {"proxy": _mean_reward(store, proxy), "gold": _mean_reward(store, gold)},
     }
     _ledger(context).commit_held_out(iteration, record)

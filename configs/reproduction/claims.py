@@ -56,7 +56,7 @@ def held_out(store: ArtifactStore, run: str, t: int) -> dict[str, Values]:
 
 
 def _refs(shards: list[dict[str, str]]) -> list[Ref]:
-    return [Ref.from_json(shard) for shard in shards]
+    return shards
 
 
 def difference(pairs: Iterable[tuple[int, Values, Values]]) -> str:
@@ -132,7 +132,7 @@ def gaps(store: ArtifactStore, runs: dict[Key, str]) -> None:
     )
     for (selection, loss, _), run in runs.items():
         for t, record in enumerate(Ledger(store.objects, run).iterations()):
-            replay = store.fetch(Ref.from_json(record["artifacts"]["replay"])) / "replay.parquet"
+            replay = store.fetch(record["artifacts"]["replay"]) / "replay.parquet"
             for row in read_table(replay, only(REPLAY, "status", "chosen_reward", "rejected_reward")).to_pylist():
                 if row["status"] in ("regenerated", "reused"):
                     found[selection, loss, t][row["status"]].append((row["chosen_reward"], row["rejected_reward"]))
@@ -152,7 +152,7 @@ def lengths(store: ArtifactStore, runs: dict[Key, str]) -> None:
     for (selection, loss, _), run in runs.items():
         ledger, row = Ledger(store.objects, run), []
         while (record := ledger.held_out(len(row))) is not None:
-            shards = [store.manifest(Ref.from_json(shard)).metrics for shard in record["responses"]]
+            shards = [store.manifest(shard).metrics for shard in record["responses"]]
             count, tokens, cut = (sum(shard[name] for shard in shards) for name in ("responses", "tokens", "truncated"))
             row.append((tokens / count, cut / count))
         settings[selection, loss].append(row)

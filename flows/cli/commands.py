@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -116,7 +117,7 @@ def reward_model(
     from optune_core.console.show import print_artifact
 
     trained: Any = flow(config, overrides, store)
-    print_artifact(store, trained["stage"], trained["key"])
+    print_artifact(store, trained.stage, trained.key)
 
 
 @app.command()
@@ -152,7 +153,8 @@ def status(
     from optune_core.console.show import print_run, print_runs, run_status, runs_status
 
     if as_json:
-        typer.echo(json.dumps(runs_status(store) if run is None else run_status(store, run), indent=2))
+        shown: Any = runs_status(store) if run is None else run_status(store, run)
+        typer.echo(json.dumps(shown, indent=2, default=asdict))
     elif run is None:
         print_runs(store)
     else:

@@ -139,7 +139,7 @@ def print_history(store_url: str, run: str | None, prompt_id: str) -> None:
         run = runs[0]
     found = False
     for record in Ledger(store.objects, run).iterations():
-        folder = store.fetch(Ref.from_json(record["artifacts"]["replay"]))
+        folder = store.fetch(record["artifacts"]["replay"])
         groups = read_groups([folder / "replay.parquet"], REPLAY)
         found_here = (group.filter(pc.starts_with(group["prompt_id"], prompt_id)) for group in groups)
         for row in (row for group in found_here for row in group.to_pylist()):
@@ -154,5 +154,5 @@ def print_history(store_url: str, run: str | None, prompt_id: str) -> None:
         raise OptuneError(f"run {run!r} holds no prompt {prompt_id!r}")
 
 
-def _location(store_url: str, reference: dict[str, str]) -> str:
-    return ArtifactStore(open_objects(store_url)).location(Ref.from_json(reference))
+def _location(store_url: str, ref: Ref) -> str:
+    return ArtifactStore(open_objects(store_url)).location(ref)

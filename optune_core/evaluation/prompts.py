@@ -60,7 +60,7 @@ class PromptTable(BaseModel):
 
 def held_out_prompts(store: ArtifactStore, subject: Subject) -> PromptTable:
     """Return the held-out prompts of the run, in the run's template."""
-    held_out = Ref.from_json(Ledger(store.objects, subject.run).inputs()["prompts"])
+    held_out = Ledger(store.objects, subject.run).inputs()["prompts"]
     return PromptTable(
         prompts=held_out,
         file=HELD_OUT_PROMPTS_FILE,

@@ -59,7 +59,7 @@ def record_of(config: Evaluation, subject: Subject, outcome: Outcome) -> dict[st
         "kind": config.kind,
         "name": config.name,
         "iteration": outcome.iteration,
-        "policy": subject.policies[outcome.iteration].to_json(),
+        "policy": subject.policies[outcome.iteration],
         "metrics": found["metrics"],
         "artifacts": found["artifacts"],
         "config": config.identity(),

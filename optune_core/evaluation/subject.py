@@ -36,8 +36,8 @@ def run_config(ledger: Ledger) -> OptuneConfig:
 
 def policies(ledger: Ledger) -> list[Ref]:
     """Return π_0 and the policies that the run's committed iterations trained."""
-    trained = [Ref.from_json(record["artifacts"]["policy"]) for record in ledger.iterations()]
-    return [Ref.from_json(ledger.inputs()["policy"]), *trained]
+    trained = [record["artifacts"]["policy"] for record in ledger.iterations()]
+    return [ledger.inputs()["policy"], *trained]
 
 
 def asked_iterations(
@@ -99,4 +99,5 @@ def held_out_responses(ledger: Ledger, iteration: int) -> list[Ref]:
             f"policy {iteration} of run {ledger.run!r} has not answered the held-out prompts: continue the run, which "
             "does, or name other prompts (prompts.type=drawn)"
         )
-    return [Ref.from_json(shard) for shard in record["responses"]]
+    shards: list[Ref] = record["responses"]
+    return shards

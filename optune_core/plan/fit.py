@@ -113,8 +113,7 @@ def measured_iterations(store: ArtifactStore, run: str, *, devices: int) -> list
     return [_measured(config, policy, scorer, record, devices) for record in records]
 
 
-def _shape(store: ArtifactStore, reference: dict[str, str], file: str) -> ModelShape:
-    ref = Ref.from_json(reference)
+def _shape(store: ArtifactStore, ref: Ref, file: str) -> ModelShape:
     return ModelShape.from_config(json.loads(store.read(ref, file)), f"artifact {ref.stage}/{ref.key}")
 
 

@@ -131,7 +131,7 @@ def count_responses(metrics: list[Record]) -> ResponseCounts | None:
 
 def _iteration(store: ArtifactStore, config: Record, row: Record, record: Record) -> IterationFacts:
     t, training, references = record["iteration"], config["training"], record["artifacts"]
-    policy, replay_ref = Ref.from_json(references["policy"]), Ref.from_json(references["replay"])
+    policy, replay_ref = references["policy"], references["replay"]
     manifest, merged, metrics = store.manifest(policy), store.manifest(replay_ref), record["metrics"]["replay"]
     file = store.fetch(replay_ref) / "replay.parquet"
     replay = pa.concat_tables([pair_numbers(group) for group in read_groups([file], _NUMBERS)])
@@ -175,13 +175,12 @@ def _held_out(store: ArtifactStore, ledger: Ledger) -> list[HeldOut]:
     return held_out
 
 
-def _responses(store: ArtifactStore, references: list[dict[str, str]]) -> ResponseCounts | None:
-    refs = [Ref.from_json(reference) for reference in references if reference["stage"] == "responses"]
-    return count_responses([store.manifest(ref).metrics for ref in refs])
+def _responses(store: ArtifactStore, shards: list[Ref]) -> ResponseCounts | None:
+    return count_responses([store.manifest(shard).metrics for shard in shards if shard.stage == "responses"])
 
 
 def _reward_model(store: ArtifactStore, inputs: Record) -> dict[str, Any] | None:
     reward = inputs.get("reward")
-    if reward is None or reward.get("model") is None or reward["model"]["stage"] != "reward-model":
+    if reward is None or reward.get("model") is None or reward["model"].stage != "reward-model":
         return None
-    return store.manifest(Ref.from_json(reward["model"])).metrics
+    return store.manifest(reward["model"]).metrics

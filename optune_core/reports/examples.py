@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from optune_core.data.row_groups import read_groups
 from optune_core.data.schemas import REPLAY, only
 from optune_core.reports.facts import Example, Version
-from optune_core.storage import ArtifactStore, Ledger, Ref
+from optune_core.storage import ArtifactStore, Ledger
 
 Numbers = npt.NDArray[np.float64]
 
@@ -42,9 +42,7 @@ def most_changed(store: ArtifactStore, ledger: Ledger, count: int = _COUNT) -> t
     Returns:
         (gains, losses), the largest first, at most `count` each; empty where no pair was ever replaced.
     """
-    files = [
-        store.fetch(Ref.from_json(record["artifacts"]["replay"])) / "replay.parquet" for record in ledger.iterations()
-    ]
+    files = [store.fetch(record["artifacts"]["replay"]) / "replay.parquet" for record in ledger.iterations()]
     if len(files) < 2:
         return [], []
     ids = pa.concat_tables(read_groups(files[:1], only(REPLAY, "prompt_id")))["prompt_id"]

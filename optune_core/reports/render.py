@@ -13,7 +13,7 @@ from optune_core.reports.facts import Record
 from optune_core.reports.figures import age_chart, reward_chart, time_chart
 from optune_core.reports.picture import data_image, picture
 from optune_core.reports.summary import savings
-from optune_core.storage import ArtifactStore, Ref
+from optune_core.storage import ArtifactStore
 from optune_core.words import markdown_table, number, percent
 
 
@@ -21,7 +21,7 @@ def iteration_markdown(store: ArtifactStore, run: str, record: Record) -> str:
     """Return an iteration's page: counts, rewards, training, time, and three pictures."""
     t, metrics, timing = record["iteration"], record["metrics"], record["timing"]
     replay_metrics, policy = metrics["replay"], metrics["policy"]
-    file = store.fetch(Ref.from_json(record["artifacts"]["replay"])) / "replay.parquet"
+    file = store.fetch(record["artifacts"]["replay"]) / "replay.parquet"
     replay = read_table(file, only(REPLAY, "chosen_reward", "rejected_reward", "generated_at"))
     saved = savings(record)
     counts = ", ".join(f"{count} {status}" for status, count in replay_metrics["status"].items())
@@ -86,7 +86,7 @@ def run_markdown(summary: Record, page: str) -> str:
         f"# {summary['run']}",
         markdown_table(header, rows),
         "\n".join(f"**{reward}, π₀ → π_{len(rows)}**: {change_text(overall[reward])}" for reward in overall),
-        f"Policy `{summary['policy']['key']}`, replay set `{summary['replay']['key']}`.",
+        f"Policy `{summary['policy'].key}`, replay set `{summary['replay'].key}`.",
         f"Full report: `{page}` (`optune report {summary['run']}` writes a current one).",
     ]
     return "\n\n".join(parts)

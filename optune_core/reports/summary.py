@@ -45,8 +45,8 @@ def held_out_difference(store: ArtifactStore, one: Ledger, other: Ledger) -> Rec
 
 
 def _identity(reward: Record) -> tuple[object, ...]:
-    """Return what identifies a reward: its model, or its function with the digest of its source."""
-    return reward["type"], reward["model"] and reward["model"]["digest"], reward["function"], reward["identity"]
+    """Return what identifies a reward, as `ReadyReward` records it: how it scores, and the content of its model."""
+    return reward["scoring"], reward["model"] and reward["model"].digest
 
 
 def savings(record: Record) -> Record:
@@ -91,6 +91,5 @@ def _row(store: ArtifactStore, ledger: Ledger, record: Record) -> Record:
     }
 
 
-def _rewards(store: ArtifactStore, shards: list[dict[str, str]]) -> dict[str, float]:
-    references = [Ref.from_json(shard) for shard in shards]
-    return reward_per_prompt(read_shards(store, references, SCORES_FILE, SCORES))
+def _rewards(store: ArtifactStore, shards: list[Ref]) -> dict[str, float]:
+    return reward_per_prompt(read_shards(store, shards, SCORES_FILE, SCORES))

@@ -188,12 +188,11 @@ def _artifacts(record: object) -> set[Artifact]:
 
 def references(value: object) -> Iterator[Ref]:
     """Find all references in a record, at any depth."""
-    if isinstance(value, dict):
-        if value.keys() == {"stage", "key", "digest"}:
-            yield Ref.from_json(value)
-        else:
-            for part in value.values():
-                yield from references(part)
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from references(part)
     elif isinstance(value, list):
         for part in value:
             yield from references(part)

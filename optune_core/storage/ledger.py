@@ -14,6 +14,7 @@ from optune_core.errors import ConfigDrift, StoreError
 from optune_core.parts.names import validate_name
 from optune_core.parts.section import Section, free_fields
 from optune_core.storage.canonical import canonical_json
+from optune_core.storage.manifest import read_record
 from optune_core.storage.objects import Objects
 
 
@@ -57,7 +58,7 @@ class Ledger:
         lines = differences(recorded["config"], config.model_dump(mode="json"))
         drift = [line for line in lines if not line.startswith(free)]
         if inputs is not None:
-            drift += differences(recorded["inputs"], inputs, "inputs")
+            drift += differences(recorded["inputs"], json.loads(canonical_json(dict(inputs))), "inputs")
         if drift:
             lines = [f"  - {line}" for line in drift]
             raise ConfigDrift(
@@ -74,7 +75,7 @@ class Ledger:
     def inputs(self) -> dict[str, Any]:
         """Return the identities of the artifacts that all iterations read; empty while they are being prepared."""
         body = self.objects.read(f"{self._base}/run.json")
-        return {} if body is None else dict(json.loads(body)["inputs"])
+        return {} if body is None else dict(read_record(body)["inputs"])
 
     def show_page(self, page: str) -> str:
         """Store the run's page, in place of an earlier one. It only shows: all its facts are in other objects.
@@ -142,12 +143,12 @@ class Ledger:
 
     def _commit(self, kind: str, iteration: int, record: Mapping[str, Any]) -> dict[str, Any]:
         body = self.objects.create(self._path(kind, iteration), canonical_json(dict(record)))
-        committed: dict[str, Any] = json.loads(body)
+        committed: dict[str, Any] = read_record(body)
         return committed
 
     def _read(self, kind: str, iteration: int) -> dict[str, Any] | None:
         body = self.objects.read(self._path(kind, iteration))
-        return None if body is None else json.loads(body)
+        return None if body is None else read_record(body)
 
     def _path(self, kind: str, iteration: int) -> str:
         return f"{self._base}/{kind}/{iteration:04d}.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -20,12 +20,17 @@ class Ref:
     digest: str
     """SHA-256 over the names, sizes and digests of the artifact's files. Equal digests mean identical bytes."""
 
-    def to_json(self) -> dict[str, str]:
-        return asdict(self)
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, str]) -> Ref:
-        return cls(stage=value["stage"], key=value["key"], digest=value["digest"])
+_REF_FIELDS = {field.name for field in fields(Ref)}
+
+
+def read_record(body: bytes) -> Any:
+    """Return the value of a JSON text in which every reference is a `Ref`; `canonical_json` writes it back."""
+    return json.loads(body, object_hook=_revived)
+
+
+def _revived(value: dict[str, Any]) -> Any:
+    return Ref(**value) if value.keys() == _REF_FIELDS else value
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,6 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Manifest:
-        value = json.loads(body)
-        value["ref"] = Ref.from_json(value["ref"])
-        value["parents"] = {role: Ref.from_json(ref) for role, ref in value["parents"].items()}
+        value = read_record(body)
         value["files"] = {path: (entry["size"], entry["sha256"]) for path, entry in value["files"].items()}
         return cls(**value)

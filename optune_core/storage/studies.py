@@ -15,6 +15,7 @@ from typing import Any
 from optune_core.errors import StudyError
 from optune_core.parts.names import validate_name
 from optune_core.storage.canonical import canonical_json
+from optune_core.storage.manifest import read_record
 from optune_core.storage.objects import Objects
 
 Record = dict[str, Any]
@@ -98,7 +99,7 @@ class StudyLedger:
     def record(self) -> Record | None:
         """Return the record that the study was created with, or None if the study does not exist."""
         body = self.objects.read(f"{self._base}/study.json")
-        return None if body is None else json.loads(body)
+        return None if body is None else read_record(body)
 
     def ratings(self, participant: str) -> RecordLog:
         """Return the log of a participant's choices, in the order in which they were made.

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from optune_core.data.schemas import STUDY_PAIRS, read_table, write_table
 from optune_core.errors import StudyError
-from optune_core.storage import ArtifactStore, Ref, Work
+from optune_core.storage import ArtifactStore, Work
 from optune_core.storage.studies import StudyLedger, list_studies
 from optune_core.study.pairing import ASKED, StudyPair, asked_pairs, comparisons, pair_up
 from optune_core.study.sources import AnswerSource, of_file, of_run
@@ -80,7 +80,7 @@ def create_study(
         "sources": params["sources"],
         "prompts": prompts,
         "comparisons": counts,
-        "pairs": manifest.ref.to_json(),
+        "pairs": manifest.ref,
     }
     ledger.create(record)
     return record
@@ -97,7 +97,7 @@ def open_study(store: ArtifactStore, study: str) -> tuple[StudyLedger, dict[str,
     if record is None:
         known = ", ".join(list_studies(store.objects)) or "none"
         raise StudyError(f"store {store.objects.url!r} has no study {study!r}; its studies: {known}")
-    table = read_table(store.fetch(Ref.from_json(record["pairs"])) / FILE, STUDY_PAIRS)
+    table = read_table(store.fetch(record["pairs"]) / FILE, STUDY_PAIRS)
     return ledger, record, asked_pairs(table.to_pylist())
 
 

@@ -58,7 +58,7 @@ def of_run(store: ArtifactStore, run: str) -> AnswerSource:
             "one with prompts.held_out above 0"
         )
     columns = only(RESPONSES, "prompt_id", "prompt", "sample", "response")
-    shards = [Ref.from_json(shard) for shard in record["responses"]]
+    shards = record["responses"]
     rows = read_shards(store, shards, RESPONSES_FILE, columns).to_pylist()
     answers = {row["prompt_id"]: Answer(row["prompt"], row["response"]) for row in rows if row["sample"] == 0}
     return AnswerSource(run, {"type": "run", "iteration": last}, answers, shards)

@@ -269,7 +269,7 @@ def messages(prompts: pa.Array) -> pa.Array:
 
 def selection_spec(store: ArtifactStore, selector: Any = "optune") -> selection.Spec:
     chosen = SELECTORS.parse({"type": selector, "rho": RHO})
-    return selection.Spec(selector=chosen, seed=0, iteration=1, previous=stored(store, "replay", {}).to_json())
+    return selection.Spec(selector=chosen, seed=0, iteration=1, previous=stored(store, "replay", {}))
 
 
 def replay_spec(store: ArtifactStore) -> replay.Spec:
@@ -278,12 +278,12 @@ def replay_spec(store: ArtifactStore) -> replay.Spec:
     assert found is not None
     shards = range(math.ceil(found.metrics["selected"] / SHARD))
     responses, scores = (
-        [stored(store, stage, {"shard": number}).to_json() for number in shards] for stage in ("responses", "scores")
+        [stored(store, stage, {"shard": number}) for number in shards] for stage in ("responses", "scores")
     )
     return replay.Spec(
         iteration=1,
-        previous=stored(store, "replay", {}).to_json(),
-        selection=found.ref.to_json(),
+        previous=stored(store, "replay", {}),
+        selection=found.ref,
         responses=responses,
         scores=scores,
         sampled_from=1,

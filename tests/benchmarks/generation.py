@@ -37,10 +37,8 @@ def once(store: ArtifactStore, policy: Ref, prompts: Ref, *, repeatable: bool, s
         max_prompt_tokens=256,
         seed=seed,
         iteration=0,
-        policy=policy.to_json(),
-        jobs=[
-            responses.GenerationJob(prompts=prompts.to_json(), file="prompts.parquet", rows=PROMPTS, samples=SAMPLES)
-        ],
+        policy=policy,
+        jobs=[responses.GenerationJob(prompts=prompts, file="prompts.parquet", rows=PROMPTS, samples=SAMPLES)],
     )
     made = run_stage(store, "responses", spec, silent, lambda line: None)
     seconds = sum(manifest.timing["seconds"] for manifest in made)

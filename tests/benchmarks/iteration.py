@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from optune_core.config import OptuneConfig, load_config
-from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+from optune_core.storage import ArtifactStore, Ledger, open_objects
 from tests.benchmarks.spread import as_text, spread
 
 CONFIG = "configs/demo.yaml"
@@ -59,7 +59,7 @@ def ours(store: str, rho: float, repetition: int, overrides: list[str]) -> dict[
     artifacts = ArtifactStore(open_objects(store))
     record = Ledger(artifacts.objects, run).iteration(1)
     assert record is not None
-    policy = Ref.from_json(record["artifacts"]["policy"])
+    policy = record["artifacts"]["policy"]
     seconds = artifacts.manifest(policy).committed_at - started
     judged = judge(store, run, str(artifacts.fetch(policy) / "model"), load_config(CONFIG, overrides))
     return {
@@ -78,7 +78,7 @@ def peer(store: str, base: str, repetition: int, overrides: list[str]) -> dict[s
     assert record is not None
     with tempfile.TemporaryDirectory() as folder:
         job = setting(store, base, config) | {
-            "policy": str(artifacts.fetch(Ref.from_json(record["artifacts"]["policy"])) / "model"),
+            "policy": str(artifacts.fetch(record["artifacts"]["policy"]) / "model"),
             "samples": config.generation.samples,
             "seed": repetition,
             "batch_size": config.training.batch_size,
@@ -98,8 +98,8 @@ def setting(store: str, run: str, config: OptuneConfig) -> dict[str, Any]:
     artifacts = ArtifactStore(open_objects(store))
     made = Ledger(artifacts.objects, run).inputs()
     return {
-        "reward_model": str(artifacts.fetch(Ref.from_json(made["reward"]["model"])) / "model"),
-        "prompts": str(artifacts.fetch(Ref.from_json(made["prompts"])) / "train.parquet"),
+        "reward_model": str(artifacts.fetch(made["reward"]["model"]) / "model"),
+        "prompts": str(artifacts.fetch(made["prompts"]) / "train.parquet"),
         "max_tokens": config.generation.max_tokens,
         "max_model_len": config.prompts.max_tokens + config.generation.max_tokens,
         "top_p": config.generation.top_p,

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from optune_core.config import load_config
-from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+from optune_core.storage import ArtifactStore, Ledger, open_objects
 from tests.benchmarks.iteration import CONFIG, WORK, judge, optune
 
 OPTIONS = {
@@ -37,7 +37,7 @@ def measure(store: str, option: str, seed: int, overrides: list[str]) -> dict[st
     artifacts = ArtifactStore(open_objects(store))
     record = Ledger(artifacts.objects, run).iteration(1)
     assert record is not None
-    policy = artifacts.fetch(Ref.from_json(record["artifacts"]["policy"])) / "model"
+    policy = artifacts.fetch(record["artifacts"]["policy"]) / "model"
     return {
         "seconds": seconds,
         "train_seconds": record["timing"]["train"],

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from optune_core.config import load_config
-from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+from optune_core.storage import ArtifactStore, Ledger, open_objects
 from tests.benchmarks.iteration import CONFIG, optune, timed
 from tests.benchmarks.spread import spread
 
@@ -38,7 +38,7 @@ def bare(store: str, run: str, overrides: list[str]) -> float:
     artifacts = ArtifactStore(open_objects(store))
     record = Ledger(artifacts.objects, run).iteration(1)
     assert record is not None
-    made = {name: Ref.from_json(record["artifacts"][name]) for name in ("selection", "replay", "started_from")}
+    made = {name: record["artifacts"][name] for name in ("selection", "replay", "started_from")}
     with tempfile.TemporaryDirectory() as folder:
         job = {
             "config": load_config(CONFIG, overrides).model_dump(mode="json"),

@@ -6,7 +6,8 @@ from collections import Counter
 from typing import Any
 
 from optune_core.data.schemas import REPLAY, read_table
-from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, open_objects
+from optune_core.storage import ArtifactStore, Ledger, Manifest, open_objects
+from optune_core.storage.gc import references
 from optune_core.storage.lease import read_lease
 
 
@@ -15,10 +16,10 @@ def run_facts(store_url: str, run: str) -> dict[str, Any]:
     store = ArtifactStore(open_objects(store_url))
     ledger = Ledger(store.objects, run)
     records = ledger.iterations()
-    evaluations = [ledger.evaluation(t) for t in range(len(records) + 1)]
-    assert None not in evaluations
+    held_out = [ledger.held_out(t) for t in range(len(records) + 1)]
+    assert None not in held_out
     artifacts: dict[str, Any] = {}
-    waiting = list(_references([records, evaluations]))
+    waiting = list(references([records, held_out]))
     while waiting:
         ref = waiting.pop()
         name = f"{ref.stage}/{ref.key}"
@@ -28,7 +29,7 @@ def run_facts(store_url: str, run: str) -> dict[str, Any]:
             waiting += manifest.parents.values()
     return {
         "iterations": [{name: value for name, value in record.items() if name != "timing"} for record in records],
-        "evaluations": evaluations,
+        "held_out": held_out,
         "artifacts": artifacts,
     }
 
@@ -38,11 +39,11 @@ def assert_sound(store_url: str, run: str) -> None:
     store = ArtifactStore(open_objects(store_url))
     prompts = []
     for record in Ledger(store.objects, run).iterations():
-        folder = store.fetch(Ref.from_json(record["artifacts"]["replay"]))
+        folder = store.fetch(record["artifacts"]["replay"])
         ids = read_table(folder / "replay.parquet", REPLAY)["prompt_id"].to_pylist()
         assert max(Counter(ids).values()) == 1
         prompts.append(sorted(ids))
-        store.fetch(Ref.from_json(record["artifacts"]["policy"]))
+        store.fetch(record["artifacts"]["policy"])
     assert all(each == prompts[0] for each in prompts)
     lease = read_lease(store.objects, run)
     assert lease is not None
@@ -51,13 +52,3 @@ def assert_sound(store_url: str, run: str) -> None:
 
 def _parents(manifest: Manifest) -> dict[str, str]:
     return {role: ref.digest for role, ref in sorted(manifest.parents.items())}
-
-
-def _references(value: Any) -> list[Ref]:
-    if isinstance(value, dict):
-        if value.keys() == {"stage", "key", "digest"}:
-            return [Ref.from_json(value)]
-        return [ref for part in value.values() for ref in _references(part)]
-    if isinstance(value, list):
-        return [ref for part in value for ref in _references(part)]
-    return []

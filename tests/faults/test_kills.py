@@ -44,7 +44,7 @@ def test_the_points_of_a_run_cover_every_stage_and_storage_operation(
     expected |= {
         f"create.{when}/{kind}"
         for when in ("before", "written", "after")
-        for kind in (*stages, "run", "iterations", "evaluations")
+        for kind in (*stages, "run", "iterations", "held_out")
     }
     expected |= {f"swap.{when}/{kind}" for when in ("before", "after") for kind in ("lease", "checkpoints", "report")}
     expected |= {"policy.forward", "checkpoint.written", "checkpoint.committed", "reference.shard", *WORK}

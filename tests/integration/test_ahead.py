@@ -41,8 +41,8 @@ def test_responses_are_sampled_from_the_previous_policy_and_recorded_so(ahead_ru
     made = records(ahead_run, "ahead")
     for t, record in enumerate(made):
         sampler = record["artifacts"]["started_from"] if t == 0 else made[t - 1]["artifacts"]["started_from"]
-        parents = store.manifest(Ref.from_json(record["artifacts"]["responses"][0])).parents
-        assert parents["policy"] == Ref.from_json(sampler)
+        parents = store.manifest(record["artifacts"]["responses"][0]).parents
+        assert parents["policy"] == sampler
         fresh = [row for row in replay(ahead_run, record) if row["generated_at"] == t]
         assert fresh
         assert {row["sampled_from"] for row in fresh} == {max(0, t - 1)}
@@ -58,8 +58,8 @@ def test_keys_of_responses_do_not_depend_on_ahead(tiny: Path) -> None:
     keys = set()
     for ahead in (False, True):
         config = load_config(write_config(tiny, name="either", generation={"ahead": ahead}))
-        job = responses.GenerationJob(prompts=Ref("prompts", "a", "b").to_json(), file="file", rows=3, samples=2)
-        policy = Ref("model", "a", "b").to_json()
+        job = responses.GenerationJob(prompts=Ref("prompts", "a", "b"), file="file", rows=3, samples=2)
+        policy = Ref("model", "a", "b")
         spec = responses.Spec(
             generation=config.generation, max_prompt_tokens=9, seed=0, iteration=0, policy=policy, jobs=[job]
         )
@@ -119,7 +119,7 @@ def test_on_a_work_pool_sampling_does_not_wait_for_training(
         stopped.result()
     first, second = records(store, "ahead")
     artifacts = ArtifactStore(open_objects(store))
-    sampled = [artifacts.manifest(Ref.from_json(ref)).committed_at for ref in second["artifacts"]["responses"]]
-    trained = artifacts.manifest(Ref.from_json(first["artifacts"]["policy"])).committed_at
+    sampled = [artifacts.manifest(ref).committed_at for ref in second["artifacts"]["responses"]]
+    trained = artifacts.manifest(first["artifacts"]["policy"]).committed_at
     assert min(sampled) < trained
     assert facts(store, "ahead") == facts(ahead_run, "ahead")

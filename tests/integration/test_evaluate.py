@@ -18,7 +18,7 @@ from optune_core.errors import ConfigDrift, DataError, JudgeError, OptuneError
 from optune_core.evaluation.records import markdown
 from optune_core.parts.own_code import source_digest
 from optune_core.reports.page import report
-from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+from optune_core.storage import ArtifactStore, Ledger, open_objects
 from tests.fake_judge import FakeJudge, score, serving
 from tests.tiny import PROMPTS as TEXTS
 from tests.tiny import build_model, write_config
@@ -77,7 +77,7 @@ def artifacts(store: str, stage: str) -> set[str]:
 
 def judged(store: str, record: dict[str, Any]) -> list[dict[str, Any]]:
     objects = ArtifactStore(open_objects(store))
-    shards = [Ref.from_json(shard) for shard in record["artifacts"]["comparisons"]]
+    shards = record["artifacts"]["comparisons"]
     return read_shards(objects, shards, "comparisons.parquet", COMPARISONS).to_pylist()
 
 
@@ -98,7 +98,7 @@ def test_held_out_responses_of_the_run_are_judged_without_generating_them_again(
         for side, t in (("policy", record["iteration"]), ("baseline", 0)):
             held_out = ledger.held_out(t)
             assert held_out is not None
-            shards = [Ref.from_json(shard) for shard in held_out["responses"]]
+            shards = held_out["responses"]
             table = read_shards(objects, shards, "responses.parquet", RESPONSES)
             evaluated[side] = dict(zip(table["prompt_id"].to_pylist(), table["response"].to_pylist(), strict=True))
         for row in rows:
@@ -116,7 +116,7 @@ def test_held_out_responses_of_the_run_are_judged_without_generating_them_again(
         assert record["judge"] == "stand-in: reward function tests.rewards:brevity"
         assert record["baseline"] == "policy 0 of the run"
         assert f"{metrics['win_score']:.1f}" in printed
-        summary = json.loads(objects.read(Ref.from_json(record["artifacts"]["summary"]), "win_score.json"))
+        summary = json.loads(objects.read(record["artifacts"]["summary"], "win_score.json"))
         assert summary == metrics | {"judge": record["judge"]}
     assert "judge: stand-in: reward function" in printed
 
@@ -185,7 +185,7 @@ def test_another_model_is_compared_on_drawn_prompts_by_an_llm_judge(
     objects = ArtifactStore(open_objects(store))
     (templated,) = artifacts(store, "templated-prompts")
     manifest = objects.committed("templated-prompts", templated)
-    assert manifest is not None and manifest.parents["policy"] == Ref.from_json(record["artifacts"]["baseline_model"])
+    assert manifest is not None and manifest.parents["policy"] == record["artifacts"]["baseline_model"]
     ids = read_table(objects.fetch(manifest.ref) / "prompts.parquet", PROMPTS)["prompt_token_ids"].to_pylist()
     assert all(row[0] == row[1] for row in ids), "the other template begins with the token twice"
     known = len(server.asked)
@@ -255,7 +255,7 @@ def test_kind_of_a_users_own_package_runs_from_the_command_line(store: str, tmp_
     records = ledger.evaluations("tests.kinds:MeanLength")
     assert [record["iteration"] for record in records] == [0, 1, 2]
     for record in records:
-        shards = [Ref.from_json(shard) for shard in record["artifacts"]["answers"]]
+        shards = record["artifacts"]["answers"]
         texts = read_shards(objects, shards, "responses.parquet", RESPONSES)["response"].to_pylist()
         assert len(texts) == 6
         assert record["metrics"] == {"length": sum(map(len, texts)) / 6}
@@ -271,4 +271,4 @@ def test_kind_of_a_users_own_package_runs_from_the_command_line(store: str, tmp_
     shown = report(objects, ["judged"])
     assert "<h3>Evaluation: lengths</h3>" in shown and f"<td>{records[2]['metrics']['length']:.2f}</td>" in shown
     call("gc", "--grace", "0", "--store", store)
-    assert artifacts(store, "responses") >= {shard["key"] for each in records for shard in each["artifacts"]["answers"]}
+    assert artifacts(store, "responses") >= {shard.key for each in records for shard in each["artifacts"]["answers"]}

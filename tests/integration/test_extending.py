@@ -15,7 +15,7 @@ import pytest
 from optune_core.config import OptuneConfig, load_config
 from optune_core.data.schemas import REPLAY, RESPONSES, read_table
 from optune_core.reports.page import report
-from optune_core.storage import ArtifactStore, Ledger, Manifest, Ref, open_objects
+from optune_core.storage import ArtifactStore, Ledger, Manifest, open_objects
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ class Run:
         return Ledger(self.store.objects, "my-run").iterations()
 
     def manifest(self, record: dict[str, Any], name: str) -> Manifest:
-        return self.store.manifest(Ref.from_json(record["artifacts"][name]))
+        return self.store.manifest(record["artifacts"][name])
 
     def replay(self, record: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """Rows by prompt."""
@@ -44,7 +44,7 @@ class Run:
         return {row["prompt_id"]: row for row in read_table(folder / "replay.parquet", REPLAY).to_pylist()}
 
     def responses(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        shards = [self.store.fetch(Ref.from_json(ref)) for ref in record["artifacts"]["responses"]]
+        shards = [self.store.fetch(ref) for ref in record["artifacts"]["responses"]]
         return [row for shard in shards for row in read_table(shard / "responses.parquet", RESPONSES).to_pylist()]
 
 
@@ -126,7 +126,7 @@ def test_engine_of_the_page_samples_by_the_seed_of_each_request(run: Run) -> Non
 
     row = run.responses(second)[5]
     engine = run.config.generation.engine
-    policy = run.store.fetch(Ref.from_json(second["artifacts"]["started_from"])) / "model"
+    policy = run.store.fetch(second["artifacts"]["started_from"]) / "model"
     seed = sampling_seed(run.config.seed, 1, row["prompt_id"], row["sample"])
     sampler = engine.start(run.config.generation.sampling, policy, max_tokens=76)
     (again,) = sampler.generate([Request(shard=0, index=0, prompt_token_ids=row["prompt_token_ids"], seed=seed)])
@@ -136,8 +136,8 @@ def test_engine_of_the_page_samples_by_the_seed_of_each_request(run: Run) -> Non
 
 def test_sources_of_the_page_are_part_of_the_keys(run: Run) -> None:
     first = run.records()[0]
-    shard = run.store.manifest(Ref.from_json(first["artifacts"]["responses"][0]))
-    scored = run.store.manifest(Ref.from_json(first["artifacts"]["scores"][0]))
+    shard = run.store.manifest(first["artifacts"]["responses"][0])
+    scored = run.store.manifest(first["artifacts"]["scores"][0])
     second = run.manifest(run.records()[1], "selection")
     found = {
         "engine": shard.params["engine"]["source"],

@@ -216,7 +216,7 @@ def test_a_killed_streaming_stage_keeps_its_shards_and_makes_the_rest(
         prompts = store.commit(Work("prompts", 1, {}), scratch).ref
     engine = VLLM.model_copy(update={"repeatable": False})
     jobs = [
-        responses.GenerationJob(prompts=prompts.to_json(), file="prompts.parquet", rows=rows, samples=samples)
+        responses.GenerationJob(prompts=prompts, file="prompts.parquet", rows=rows, samples=samples)
         for rows, samples in ((22, 2), (6, 1))
     ]
     spec = responses.Spec(
@@ -224,7 +224,7 @@ def test_a_killed_streaming_stage_keeps_its_shards_and_makes_the_rest(
         max_prompt_tokens=16,
         seed=0,
         iteration=0,
-        policy=policy.to_json(),
+        policy=policy,
         jobs=jobs,
     )
     (tmp_path / "plan").write_text("kill create.after/responses\n")

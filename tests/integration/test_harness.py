@@ -300,8 +300,8 @@ def test_the_command_benchmarks_the_policies_of_a_run(
     """Record the policies of a run by hand: the kind reads nothing else of a run."""
     trained = put(store, build_model(tmp_path / "trained", seed=7))
     ledger = Ledger(store.objects, "asked")
-    ledger.open(load_config(write_config(tiny, name="asked")), {"policy": policy.to_json()})
-    ledger.commit_iteration(0, {"artifacts": {"policy": trained.to_json()}})
+    ledger.open(load_config(write_config(tiny, name="asked")), {"policy": policy})
+    ledger.commit_iteration(0, {"artifacts": {"policy": trained}})
 
     def call(*arguments: str, run: str = "asked") -> str:
         command = ["evaluate", *arguments, "--run", run, "--store", store.objects.url]
@@ -312,14 +312,14 @@ def test_the_command_benchmarks_the_policies_of_a_run(
     printed = call(str(file), "--all")
     records = ledger.evaluations("harness")
     assert [(record["iteration"], record["policy"]) for record in records] == [
-        (0, policy.to_json()),
-        (1, trained.to_json()),
+        (0, policy),
+        (1, trained),
     ]
     for record in records:
         capitals, sums = record["metrics"]["tasks"]
         average = record["metrics"]["average"]
         assert (capitals["task"], capitals["questions"], sums["questions"]) == ("capitals", 3, 3)
-        told = json.loads(store.read(Ref.from_json(record["artifacts"]["tasks"][0]), tasks.RESULTS))
+        told = json.loads(store.read(record["artifacts"]["tasks"][0], tasks.RESULTS))
         assert capitals["value"] == told["metrics"]["acc_norm,none"]
         assert average == pytest.approx((capitals["value"] + sums["value"]) / 2)
         assert f"{100 * average:.2f}" in printed
@@ -342,4 +342,4 @@ def test_the_command_benchmarks_the_policies_of_a_run(
     for record in ledger.evaluations("harness"):
         assert len(record["artifacts"]["tasks"]) == (2 if record["name"] == "ours" else 1)
         for artifact in record["artifacts"]["tasks"]:
-            assert store.read(Ref.from_json(artifact), tasks.SAMPLES)
+            assert store.read(artifact, tasks.SAMPLES)

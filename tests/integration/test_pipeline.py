@@ -12,7 +12,7 @@ import pytest
 
 from optune_core.data.schemas import PROMPTS, REPLAY, RESPONSES, read_table
 from optune_core.selection.registry import SELECTORS
-from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+from optune_core.storage import ArtifactStore, Ledger, open_objects
 from tests.tiny import WDPO, write_config
 
 pytestmark = pytest.mark.slow
@@ -36,7 +36,7 @@ def facts(store: str, run_name: str) -> list[Any]:
 
 
 def replay(store: str, record: dict[str, Any]) -> list[dict[str, Any]]:
-    folder = ArtifactStore(open_objects(store)).fetch(Ref.from_json(record["artifacts"]["replay"]))
+    folder = ArtifactStore(open_objects(store)).fetch(record["artifacts"]["replay"])
     return read_table(folder / "replay.parquet", REPLAY).to_pylist()
 
 
@@ -58,9 +58,7 @@ def test_each_iteration_regenerates_exactly_the_selected_prompts(vllm_run: tuple
         assert row["regenerated"] + row["kept"] + row["unpaired"] + row["reused"] == len(table) == 12
         assert row["reused"] == 12 - selected
         assert len({r["prompt_id"] for r in table}) == 12
-        chosen = read_table(
-            objects.fetch(Ref.from_json(record["artifacts"]["selection"])) / "selection.parquet", PROMPTS
-        )
+        chosen = read_table(objects.fetch(record["artifacts"]["selection"]) / "selection.parquet", PROMPTS)
         touched = {r["prompt_id"] for r in table if r["status"] != "reused"}
         assert touched == set(chosen["prompt_id"].to_pylist())
 
@@ -83,7 +81,7 @@ def test_a_policy_is_published_as_bfloat16_safetensors_with_its_tokenizer(vllm_r
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     store, summary = vllm_run
-    folder = ArtifactStore(open_objects(store)).fetch(Ref.from_json(summary["policy"]))
+    folder = ArtifactStore(open_objects(store)).fetch(summary["policy"])
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     assert model.dtype == torch.bfloat16
     assert AutoTokenizer.from_pretrained(folder / "model").chat_template
@@ -236,11 +234,11 @@ def test_hypo_trains_on_given_pairs_and_fresh_samples(tiny: Path, prefect_server
     sampled = []
     for t, record in enumerate(records(store, "hypo")):
         assert [r["status"] for r in replay(store, record)] == ["reused" if t else "regenerated"] * 6
-        shards = [Ref.from_json(ref) for ref in record["artifacts"]["responses"] if ref["stage"] == "responses"]
+        shards = [ref for ref in record["artifacts"]["responses"] if ref.stage == "responses"]
         samples = pa.concat_tables(read_table(objects.fetch(ref) / "responses.parquet", RESPONSES) for ref in shards)
         assert samples.num_rows == 6  # K = 2 of ⌈6/2⌉ prompts, in iteration 0 too
         sampled.append(samples["prompt_id"].to_pylist())
-        parents = objects.manifest(Ref.from_json(record["artifacts"]["policy"])).parents
+        parents = objects.manifest(record["artifacts"]["policy"]).parents
         assert {parents[name] for name in parents if name.startswith("online/")} == set(shards)
         policy = record["metrics"]["policy"]
         assert (policy["pairs"], policy["online"]) == (6, 6)
@@ -260,7 +258,7 @@ def test_lora_publishes_merged_weights_of_the_adapted_layers(tiny: Path, prefect
     assert summary["iterations"][0]["first_loss"] == pytest.approx(
         summary["iterations"][0]["first_loss_expected"], abs=1e-6
     )
-    folder = ArtifactStore(open_objects(store)).fetch(Ref.from_json(summary["policy"]))
+    folder = ArtifactStore(open_objects(store)).fetch(summary["policy"])
     before = AutoModelForCausalLM.from_pretrained(tiny / "policy", dtype=torch.float32).state_dict()
     after = AutoModelForCausalLM.from_pretrained(folder / "master", dtype=torch.float32).state_dict()
     assert after.keys() == before.keys()

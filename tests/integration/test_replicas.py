@@ -69,7 +69,7 @@ class Inputs:
     def generation(self, replicas: int | None) -> responses.Spec:
         engine = TransformersEngine(dtype="float32", batch_size=4, replicas=replicas)
         jobs = [
-            responses.GenerationJob(prompts=self.prompts.to_json(), file="prompts.parquet", rows=rows, samples=samples)
+            responses.GenerationJob(prompts=self.prompts, file="prompts.parquet", rows=rows, samples=samples)
             for rows, samples in ((self.rows, 2), (6, 1))
         ]
         return responses.Spec(
@@ -77,7 +77,7 @@ class Inputs:
             max_prompt_tokens=16,
             seed=0,
             iteration=0,
-            policy=self.policy.to_json(),
+            policy=self.policy,
             jobs=jobs,
         )
 
@@ -115,7 +115,7 @@ def test_several_replicas_make_the_same_bytes_as_one(tiny: Path, tmp_path: Path)
                 ClassifierReward(model=str(classifier), dtype="float32"), inputs.model(classifier, "reward")
             ),
             drop_truncated=False,
-            responses=[ref.to_json() for ref in alone],
+            responses=alone,
         )
         spec = scores.Spec(jobs=[job], replicas=replicas)
         scored.append([made.ref for made in run_stage(inputs.store, "scores", spec, silent, lambda line: None)])

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from flows.cli.commands import app
 from optune_core.errors import CorruptArtifact, OptuneError
-from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
+from optune_core.storage import ArtifactStore, Ledger, open_objects
 from optune_core.storage.canonical import canonical_json
 from optune_core.storage.lease import hold
 from tests.browser import Browser
@@ -181,7 +181,7 @@ def test_the_page_shows_the_values_of_the_ledger(store: str, browser: Browser, t
     assert [int(row[1]) + int(row[2]) + int(row[3]) for row in iterations[1:]] == [12, 12]
     record = Ledger(objects.objects, "online").iteration(1)
     assert record is not None
-    log = objects.read(Ref.from_json(record["artifacts"]["policy"]), "train_log.jsonl").decode().splitlines()
+    log = objects.read(record["artifacts"]["policy"], "train_log.jsonl").decode().splitlines()
     points = browser.value("document.querySelector('[aria-label^=\"loss\"] polyline').getAttribute('points')")
     assert len(points.split()) == 2 * len(log)
 
@@ -242,7 +242,7 @@ def test_a_damaged_log_is_named_and_marked_to_be_made_again(store: str, tmp_path
     shutil.copytree(store, copy)
     record = Ledger(open_objects(str(copy)), "online").iteration(0)
     assert record is not None
-    (log,) = (copy / "artifacts" / "policy" / record["artifacts"]["policy"]["key"]).glob("*/train_log.jsonl")
+    (log,) = (copy / "artifacts" / "policy" / record["artifacts"]["policy"].key).glob("*/train_log.jsonl")
     log.write_bytes(log.read_bytes().replace(b"loss", b"gain"))
     with pytest.raises(CorruptArtifact, match=r"train_log\.jsonl"):
         report(str(copy), tmp_path / "page.html", "online")

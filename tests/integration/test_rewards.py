@@ -51,8 +51,8 @@ def train(store: ArtifactStore, tiny: Path, folder: Path, lengths: list[int], **
     spec = reward_model.Spec(
         reward=reward,
         seed=0,
-        backbone=made(store, "model", backbone).ref.to_json(),
-        preferences=made(store, "preferences", labelled).ref.to_json(),
+        backbone=made(store, "model", backbone).ref,
+        preferences=made(store, "preferences", labelled).ref,
     )
     reward_model.run(store, spec, silent)
     return made(store, "reward-model", spec)
@@ -117,7 +117,7 @@ def test_prompts_without_a_labelled_pair_are_counted(store: ArtifactStore) -> No
         write_table(pa.Table.from_pylist(rows, schema=RESPONSES), RESPONSES, folder / "responses.parquet")
         shard = store.commit(Work("responses", 0, {}), folder).ref
     pairs = LabelledPairs(function="tests.rewards:brevity")
-    spec = preferences.Spec(pairs=pairs, held_out_fraction=0.5, seed=0, responses=[shard.to_json()])
+    spec = preferences.Spec(pairs=pairs, held_out_fraction=0.5, seed=0, responses=[shard])
     preferences.run(store, spec, silent)
     metrics = made(store, "preferences", spec).metrics
     assert (metrics["pairs"], metrics["prompts"], metrics["dropped"]) == (2, 2, 2)

@@ -159,7 +159,7 @@ def test_records_are_kept_and_another_configuration_of_their_name_is_refused(tmp
         "kind": "alpaca_eval",
         "name": "a",
         "config": config.identity(),
-        "artifacts": {"summary": kept.ref.to_json()},
+        "artifacts": {"summary": kept.ref},
     }
     for t in (1, 0):
         ledger.commit_evaluation("a", t, record | {"iteration": t})

@@ -71,7 +71,7 @@ def advance(
         selector=SELECTORS.parse({"type": selector, "rho": 0.4}),
         seed=3,
         iteration=iteration,
-        previous=previous.to_json(),
+        previous=previous,
     )
     selection.run(store, asked, lambda *_: None)
     selected = committed(store, selection.works(store, asked))
@@ -84,10 +84,10 @@ def advance(
     )
     merged = replay.Spec(
         iteration=iteration,
-        previous=previous.to_json(),
-        selection=selected.ref.to_json(),
-        responses=[ref.to_json() for ref in responses],
-        scores=[ref.to_json() for ref in scores],
+        previous=previous,
+        selection=selected.ref,
+        responses=responses,
+        scores=scores,
         sampled_from=iteration,
     )
     replay.run(store, merged, lambda *_: None)

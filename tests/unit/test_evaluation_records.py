@@ -17,7 +17,7 @@ from optune_core.evaluation.records import check_drift, headlines, markdown, ope
 from optune_core.evaluation.subject import asked_iterations, check_held_out, policies, run_config
 from optune_core.storage import ArtifactStore, Ledger, Manifest, Work
 from optune_core.storage.gc import delete_garbage, find_garbage
-from optune_core.storage.objects import LocalObjects
+from optune_core.storage.local import LocalObjects
 
 EVALUATION = """
 kind: win_score
@@ -51,11 +51,11 @@ def make(store: ArtifactStore, name: str, **parents: Manifest) -> Manifest:
 def ledger(store: ArtifactStore) -> Ledger:
     """A run with π_0, π_1, π_2, of which the first two have answered the held-out prompts."""
     ledger = Ledger(store.objects, "r")
-    made = [make(store, f"policy {t}").ref.to_json() for t in range(3)]
+    made = [make(store, f"policy {t}").ref for t in range(3)]
     ledger.open(parse_config(RUN, source="test"), {"policy": made[0]})
     for t in range(2):
         ledger.commit_iteration(t, {"iteration": t, "artifacts": {"policy": made[t + 1]}})
-        ledger.commit_held_out(t, {"responses": [make(store, f"answers {t}").ref.to_json()]})
+        ledger.commit_held_out(t, {"responses": [make(store, f"answers {t}").ref]})
     return ledger
 
 
@@ -94,7 +94,7 @@ def test_garbage_collection_keeps_what_a_comparison_refers_to(ledger: Ledger, st
     responses = make(store, "its responses", policy=model)
     shard = make(store, "comparisons", baseline=responses)
     summary = make(store, "win score", shard=shard)
-    artifacts = {"summary": summary.ref.to_json()}
+    artifacts = {"summary": summary.ref}
     ledger.commit_evaluation("a", 2, {"name": "a", "iteration": 2, "artifacts": artifacts})
     delete_garbage(store, find_garbage(store, grace_seconds=-1))
     for kept in (model, responses, shard, summary):
@@ -192,7 +192,7 @@ def test_a_page_shows_a_models_text_as_text(store: ArtifactStore) -> None:
         "judge": "stand-in: reward function f",
         "prompts": 3,
         "metrics": {"win_score": 150.0, "low": 150.0, "high": 150.0} | counts | usage,
-        "artifacts": {"comparisons": [shard.to_json()]},
+        "artifacts": {"comparisons": [shard]},
     }
     page = markdown(store, "r", record)
     assert page.startswith("# Win score: small, policy 2 of r\n")
@@ -239,10 +239,10 @@ def test_record_names_the_policy_the_configuration_and_the_artifacts(
         "kind": "win_score",
         "name": "small",
         "iteration": 1,
-        "policy": policies(ledger)[1].to_json(),
+        "policy": policies(ledger)[1],
         "judge": "a judge",
         "metrics": {"win_score": 50.0},
-        "artifacts": {"summary": made.to_json(), "comparisons": [made.to_json()], "baseline_model": None},
+        "artifacts": {"summary": made, "comparisons": [made], "baseline_model": None},
         "config": config.identity(),
     }
 

@@ -92,7 +92,7 @@ def test_page_of_an_iteration_shows_its_pairs(tmp_path: Path) -> None:
             "selection": {"selected": 2, "prompts": 4},
         },
         "timing": SECONDS,
-        "artifacts": {"replay": ref.to_json()},
+        "artifacts": {"replay": ref},
     }
     page = iteration_markdown(store, "run", record)
     assert "**4 prompts** = 2 regenerated, 1 reused, 1 unpaired. Dropped prompts by reason: 1 tied." in page

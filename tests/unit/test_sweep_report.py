@@ -67,7 +67,7 @@ def record_run(store: ArtifactStore, cell: Cell, *, train: float, generate: floa
     """A finished run of two iterations, the first of which all cells share."""
     ledger = Ledger(store.objects, cell.run)
     prompts = commit(store, "prompts", "prompts", {"seconds": 1.0})
-    ledger.open(cell.config, {"prompts": prompts.to_json()})
+    ledger.open(cell.config, {"prompts": prompts})
     for t in range(ITERATIONS):
         own = cell.run if t else "shared"
         responses = commit(
@@ -76,14 +76,14 @@ def record_run(store: ArtifactStore, cell: Cell, *, train: float, generate: floa
         policy = commit(store, "policy", own, {"seconds": train}, responses)
         record: dict[str, Any] = {
             "iteration": t,
-            "artifacts": {"policy": policy.to_json(), "responses": [responses.to_json()]},
+            "artifacts": {"policy": policy, "responses": [responses]},
             "metrics": {"selection": {"prompts": 10, "selected": 10 if t == 0 else 4}},
             "timing": {"start engine": 2.0, "generate": generate, "train": train},
         }
         ledger.commit_iteration(t, record)
     for t in range(ITERATIONS + 1):
         scores = commit_scores(store, [prompt + gain * t for prompt in (0.0, 1.0, 3.0)])
-        ledger.commit_held_out(t, {"iteration": t, "proxy": [scores.to_json()], "gold": [scores.to_json()]})
+        ledger.commit_held_out(t, {"iteration": t, "proxy": [scores], "gold": [scores]})
     with hold(store.objects, cell.run, cell.config.model_dump(mode="json")):
         pass
 

@@ -187,7 +187,7 @@ class WinScore(Evaluation):
 
     @classmethod
     def examples(cls, store: ArtifactStore, record: Row) -> list[str]:
-        return report.examples(store, [Ref.from_json(shard) for shard in record["artifacts"]["comparisons"]])
+        return report.examples(store, record["artifacts"]["comparisons"])
 
 
 def _import(source: Model, role: ModelRole, make: Make) -> Ref:

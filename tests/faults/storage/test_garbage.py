@@ -30,7 +30,7 @@ def test_a_collection_in_a_bucket_deletes_exactly_the_objects_that_no_run_needs(
     for path in left:
         stage.direct.create(path, b"x")
     ledger = Ledger(stage.direct, "run")
-    ledger.open(AnyConfig(), {"policy": kept.ref.to_json()})
+    ledger.open(AnyConfig(), {"policy": kept.ref})
     stage.direct.create("runs/run/lease.json", LeaseRecord("finished", None, "", None, 1, 1, 0, "").to_bytes())
 
     def bucket() -> set[str]:

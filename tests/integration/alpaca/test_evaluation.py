@@ -20,7 +20,7 @@ from optune_core.data.shards import read_shards
 from optune_core.errors import DataError, JudgeError, OptuneError
 from optune_core.evaluation.alpaca_eval.sections import Annotator, Instructions
 from optune_core.reports.page import report
-from optune_core.storage import ArtifactStore, Ledger, Ref, Work, open_objects
+from optune_core.storage import ArtifactStore, Ledger, Work, open_objects
 from tests.fake_annotator import KEY, longer
 from tests.fake_judge import FakeJudge
 from tests.integration.alpaca.calibration import logistic, write_calibration
@@ -134,7 +134,7 @@ def test_all_policies_of_a_run_are_annotated_recorded_and_reported(
     trained = ledger.iteration(0)
     assert trained is not None and records[1]["policy"] == trained["artifacts"]["policy"]
     for record in records:
-        shards = [Ref.from_json(shard) for shard in record["artifacts"]["annotations"]]
+        shards = record["artifacts"]["annotations"]
         rows = read_shards(objects, shards, "annotations.parquet", ANNOTATIONS).to_pylist()
         assert len(rows) == record["prompts"] == record["metrics"]["total"] == 9
         for row in rows:
@@ -156,7 +156,7 @@ def test_all_policies_of_a_run_are_annotated_recorded_and_reported(
     assert ledger.evaluations("alpaca_eval") == records
     page = report(objects, ["judged"])
     assert "AlpacaEval 2: tiny-alpaca" in page and f"{records[1]['metrics']['lc_win_rate']:.2f}" in page
-    shards = [Ref.from_json(shard) for shard in records[0]["artifacts"]["annotations"]]
+    shards = [shard for shard in records[0]["artifacts"]["annotations"]]
     annotations = read_shards(objects, shards, "annotations.parquet", ANNOTATIONS)
     assert len(annotations) == 9
     assert CliRunner().invoke(app, ["gc", "--grace", "0", "--store", store]).exit_code == 0

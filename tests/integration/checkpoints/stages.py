@@ -61,10 +61,10 @@ def replay_table() -> pa.Table:
 def prepare(store: ArtifactStore, tiny: Path, **training: Any) -> stage.Spec:
     with store.scratch() as folder:
         shutil.copytree(tiny / "policy", folder / "model")
-        policy = store.commit(Work("model", 0, {}), folder).ref.to_json()
+        policy = store.commit(Work("model", 0, {}), folder).ref
     with store.scratch() as folder:
         write_table(replay_table(), REPLAY, folder / "replay.parquet")
-        replay = store.commit(Work("replay", 0, {}), folder).ref.to_json()
+        replay = store.commit(Work("replay", 0, {}), folder).ref
     options = {"loss": WDPO, "batch_size": 4, "micro_batch_tokens": 1, "precision": "float32"}
     options |= {"learning_rate": 1e-3, "epochs": 2, "checkpoint_every": "0s"} | training
     return stage.Spec(training=Training(**options), seed=1, iteration=0, policy=policy, initial=policy, replay=replay)

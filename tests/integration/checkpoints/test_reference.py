@@ -38,8 +38,8 @@ def test_log_probabilities_of_unchanged_pairs_under_the_initial_policy_are_reuse
     changed = table.set_column(table.column_names.index("generated_at"), "generated_at", fresh)
     with store.scratch() as folder:
         write_table(changed, REPLAY, folder / "replay.parquet")
-        replay = store.commit(Work("replay", 0, {"iteration": 1}), folder).ref.to_json()
-    second = first.model_copy(update={"iteration": 1, "policy": policy_1.ref.to_json(), "replay": replay})
+        replay = store.commit(Work("replay", 0, {"iteration": 1}), folder).ref
+    second = first.model_copy(update={"iteration": 1, "policy": policy_1.ref, "replay": replay})
     computed = []
     real = reference.reference_logps
 

@@ -71,7 +71,7 @@ def with_samples(store: ArtifactStore, spec: stage.Spec) -> stage.Spec:
         row = {"prompt_id": f"p{number:02d}", "sample": 0, "prompt_token_ids": prompt, "response_token_ids": response}
         with store.scratch() as folder:
             write_table(pa.Table.from_pylist([row], schema=RESPONSES), RESPONSES, folder / "responses.parquet")
-            shards.append(store.commit(Work("responses", 0, {"shard": number}), folder).ref.to_json())
+            shards.append(store.commit(Work("responses", 0, {"shard": number}), folder).ref)
     return spec.model_copy(update={"online": shards})
 
 
@@ -130,4 +130,4 @@ def test_the_key_of_a_policy_does_not_depend_on_checkpoints_or_tokens_at_once(ti
     specs = [prepare(store, tiny, checkpoint_every=every) for every in ("0s", "5m")]
     specs.append(specs[0].model_copy(update={"memory_parts": 2}))
     assert len({stage.works(store, spec)[0].key for spec in specs}) == 1
-    assert isinstance(Ref.from_json(specs[0].policy), Ref)
+    assert isinstance(specs[0].policy, Ref)

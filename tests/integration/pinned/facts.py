@@ -63,7 +63,7 @@ def evaluation_facts(store: Path, run: str, kind: str, server: str | None) -> Fa
         server: address of the judge, which is replaced.
     """
     reader = _Reader(store)
-    records = _records(store / "runs" / run / EVALUATIONS[kind])
+    records = [_in_recorded_form(record) for record in _records(store / "runs" / run / EVALUATIONS[kind])]
     found = [reader.content(record, without="policy") for record in records]
     text = json.dumps(found)
     return {"records": json.loads(text.replace(server, "<server>") if server else text)}
@@ -73,6 +73,16 @@ def _by_cause(iteration: Facts) -> Facts:
     """Return the parts of an iteration in the order in which they are made: the first difference is then its cause."""
     order = [name for name in ("selection", "responses", "scores", "replay", "policy") if name in iteration]
     return {name: iteration[name] for name in order} | iteration
+
+
+def _in_recorded_form(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of an evaluation in the form that it had when the values were recorded."""
+    kind, artifacts, metrics = record.pop("kind"), record.pop("artifacts"), record["metrics"]
+    if kind != "harness":
+        return record | {"artifact": artifacts.pop("summary")} | artifacts
+    tasks = [task | {"artifact": ref} for task, ref in zip(metrics["tasks"], artifacts["tasks"], strict=True)]
+    del record["metrics"]
+    return record | {"tasks": tasks, "average": metrics["average"]}
 
 
 def _records(folder: Path) -> list[dict[str, Any]]:

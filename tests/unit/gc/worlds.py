@@ -62,12 +62,12 @@ class World:
         """Record a run; without `inputs` it is in preparation, without `state` it has no lease."""
         ledger = Ledger(self.objects, name)
         if inputs is not None:
-            ledger.open(AnyConfig(name=name), {role: made.ref.to_json() for role, made in inputs.items()})
+            ledger.open(AnyConfig(name=name), {role: made.ref for role, made in inputs.items()})
         for t, artifacts in enumerate(records):
-            refs = {role: made.ref.to_json() for role, made in artifacts.items()}
+            refs = {role: made.ref for role, made in artifacts.items()}
             ledger.commit_iteration(t, {"iteration": t, "artifacts": refs})
         for t, made in (evaluations or {}).items():
-            ledger.commit_held_out(t, {"artifacts": {"scores": [made.ref.to_json()]}})
+            ledger.commit_held_out(t, {"artifacts": {"scores": [made.ref]}})
         if state is not None:
             lease = LeaseRecord(state, None, "", None, 1, 1, 1, "")
             self.objects.create(f"runs/{name}/lease.json", lease.to_bytes())

@@ -33,7 +33,7 @@ def store(tmp_path: Path) -> str:
     with artifacts.scratch() as folder:
         (folder / "model").mkdir()
         (folder / "model" / "config.json").write_text(json.dumps(TINY))
-        model = artifacts.commit(Work("model", 1, {}), folder).ref.to_json()
+        model = artifacts.commit(Work("model", 1, {}), folder).ref
     config = load_config(ZEPHYR, ["training.epochs=2"])
     inputs = {"policy": model, "reward": {"model": model}}
     for run in ("seen", "begun"):

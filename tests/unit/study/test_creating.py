@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from optune_core.data.prompts import as_messages
 from optune_core.data.schemas import RESPONSES, STUDY_PAIRS, read_table, write_table
 from optune_core.errors import DataError, StudyError
-from optune_core.storage import ArtifactStore, Ledger, Ref, Work
+from optune_core.storage import ArtifactStore, Ledger, Work
 from optune_core.storage.canonical import digest
 from optune_core.storage.gc import delete_garbage, find_garbage
 from optune_core.study.create import FILE, create_study, open_study
@@ -87,7 +87,7 @@ def run_with_responses(store: ArtifactStore, run: str, texts: dict[str, Sequence
     for t in range(iterations):
         ledger.commit_iteration(t, {"iteration": t, "artifacts": {}})
         ledger.commit_held_out(t, {"responses": []})
-    ledger.commit_held_out(iterations, {"responses": [ref.to_json()]})
+    ledger.commit_held_out(iterations, {"responses": [ref]})
 
 
 def test_runs_are_compared_by_the_first_samples_of_their_last_policies(store: ArtifactStore, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_file_with_two_responses_to_a_prompt_is_refused(tmp_path: Path) -> Non
 
 def test_garbage_collection_keeps_studies(store: ArtifactStore, tmp_path: Path) -> None:
     record = study_of_files(store, tmp_path)
-    pairs = Ref.from_json(record["pairs"])
+    pairs = record["pairs"]
     (tmp_path / "store" / "studies" / "table4" / ".study.json.0123").write_text("of a killed writer")
     garbage = find_garbage(store, grace_seconds=-60)
     assert [entry.path for entry in garbage.data] == ["studies/table4/.study.json.0123"]
