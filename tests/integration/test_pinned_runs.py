@@ -1,7 +1,7 @@
 """A grid of tiny runs computes what is recorded in `pinned/values`: selections, samples, rewards, pairs, logs, weights.
 
-Texts, ids, counts and reasons are compared exactly, floats within a relative 1e-4. The SHA-256 of weights is compared
-on the machine that recorded it alone (see `pinned/values.py`); elsewhere the sums of each tensor are.
+Texts, ids, counts and reasons are compared exactly on every machine. Floats are compared within a tolerance that is
+tighter on the machine that recorded them, and the SHA-256 of weights on that machine alone: see `pinned/values.py`.
 
 Here a part of the grid is compared, in about two minutes on two slow cores. The command
 `python -m tests.integration.pinned` compares all of it, counts the values, and says when recording anew is allowed.
@@ -45,7 +45,10 @@ def folder(prefect_server: None, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 def compare(name: str, got: Any) -> None:
-    comparison = values.Comparison(digests=values.is_recording_machine())
+    same = values.is_recording_machine()
+    if not same and name in runs.NOT_PORTABLE:
+        pytest.skip("computes in bfloat16, which this machine rounds differently from the recording one")
+    comparison = values.Comparison(same)
     comparison.compare(name, values.read(name), got)
     assert not comparison.differences, f"\n{comparison}"
     assert comparison.compared > 50
@@ -70,7 +73,7 @@ def test_command_compares_all_that_is_recorded() -> None:
 @pytest.mark.parametrize(
     ("changed", "found"),
     [
-        ({"loss": 0.5001, "text": "a", "count": 1, "sha256": "x"}, "run / loss: expected 0.5, got 0.5001"),
+        ({"loss": 0.50001, "text": "a", "count": 1, "sha256": "x"}, "run / loss: expected 0.5, got 0.50001"),
         ({"loss": 0.5, "text": "b", "count": 1, "sha256": "x"}, "run / text: expected 'a', got 'b'"),
         ({"loss": 0.5, "text": "a", "count": 1.0, "sha256": "x"}, "run / count: expected 1, got 1.0"),
         ({"loss": 0.5, "text": "a", "count": 1, "sha256": "y"}, "run / sha256: expected 'x', got 'y'"),
@@ -78,12 +81,16 @@ def test_command_compares_all_that_is_recorded() -> None:
     ],
 )
 def test_a_changed_value_is_named(changed: dict[str, Any], found: str) -> None:
-    comparison = values.Comparison(digests=True)
+    comparison = values.Comparison(same_machine=True)
     comparison.compare("run", {"loss": 0.5, "text": "a", "count": 1, "sha256": "x"}, changed)
     assert comparison.differences == [found]
 
 
 def test_roundings_and_digests_of_another_machine_are_no_difference() -> None:
-    comparison = values.Comparison(digests=False)
-    comparison.compare("run", {"loss": 0.5, "sha256": "x"}, {"loss": 0.5000001, "sha256": "y"})
-    assert (comparison.differences, comparison.compared, comparison.skipped) == ([], 1, 1)
+    recorded = {"loss": 0.5, "sums": [1.0], "sha256": "x", "rewards/accuracies": 1.0}
+    elsewhere = {"loss": 0.50001, "sums": [1.01], "sha256": "y", "rewards/accuracies": 0.5}
+    comparison = values.Comparison(same_machine=False)
+    comparison.compare("run", recorded, elsewhere)
+    assert (comparison.differences, comparison.compared, comparison.skipped) == ([], 2, 2)
+    comparison.compare("run", recorded, elsewhere | {"loss": 0.501, "sums": [1.1]})
+    assert len(comparison.differences) == 2

@@ -27,6 +27,8 @@ ENGINE = {"type": "transformers", "dtype": "float32"}
 SAMPLING = {"engine": ENGINE, "max_tokens": 10, "shard_size": 4}
 JUDGED = "optune"
 """The run whose policies are evaluated."""
+NOT_PORTABLE = frozenset({"trained-reward"})
+"""Runs that compute in bfloat16, whose results another processor does not repeat: reward models are trained in it."""
 
 
 @dataclass(frozen=True)
