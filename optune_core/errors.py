@@ -4,11 +4,11 @@ from __future__ import annotations
 
 
 class OptuneError(Exception):
-    """Base class of the errors that a user can fix. Deterministic: trying again without a change fails again."""
+    """Base class of the errors that are raised on purpose. Deterministic: trying again without a change fails again."""
 
 
 class ConfigError(OptuneError):
-    """The configuration is invalid; `problems` holds one line a problem, all of them at once."""
+    """The configuration is invalid. `problems` lists all problems, one line each."""
 
     def __init__(self, problems: list[str], *, source: str = "configuration") -> None:
         self.problems = problems
@@ -37,7 +37,7 @@ class StoreError(OptuneError):
 
 
 class DiskFull(StoreError):
-    """No space is left where the store, its cache or a temporary file lies."""
+    """No space is left on the disk of the store, of its cache or of temporary files."""
 
 
 class CorruptArtifact(StoreError):

@@ -1,21 +1,21 @@
-"""The demo's gold reward: is an answer whole, does it say something, and is it about the question?
+"""The demo's gold reward: is an answer complete, does it have substance, and is it about the question?
 
     gold      = substance · (0.5 · ending + 0.25 · freshness + 0.25 · subject)           in [0, 1]
 
-    substance = min(1, own / 12)      own: distinct content words that the prompt does not have
-    ending    = 1    where the text stops by itself: after . ! ? … or a closing code fence
-                0.8  where it stops in a list item and no item of the list has a full stop
-                0.3 · (words up to the last full stop / words)         where it breaks off
+    substance = min(1, own / 12)      own: number of distinct content words that are not in the prompt
+    ending    = 1    if the text is complete: it ends after . ! ? … or a closing code fence
+                0.8  if it ends in a list item and no item of the list has a full stop
+                0.3 · (words up to the last full stop / words)         if it is cut off
     freshness = max(0, 1 - 2 · repeated)
-                repeated: share of the two-word sequences that stood earlier in the same text
-    subject   = min(1, taken / 0.8)   taken: share of the prompt's content words in the response
+                repeated: share of two-word sequences that occurred earlier in the same text
+    subject   = min(1, taken / 0.8)   taken: share of the prompt's content words that are in the response
 
-It is transparent on purpose: every number can be worked out by hand, nobody has to be asked, and a
-table can show it beside the reward model that was trained on it. It is no measure of truth or of
-taste: an answer can be wrong and score 1. Substance is a factor and not a term, so an empty answer,
-one word, or the prompt said back scores about 0 however tidily it ends.
+It is transparent on purpose: every number can be computed by hand, and a table can show it beside the
+reward model that was trained on it. It does not measure truth or taste: an answer can be wrong and
+score 1. Substance is a factor and not a summand, so an empty answer, a single word, or a repetition of
+the prompt scores about 0, however well it ends.
 
-Pure functions on English text, standard library only.
+Pure functions on English text, with the standard library only.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLOSED = re.compile(r"[.!?…][\"'”\u2019)\]*_]*$")
 NUMBER = re.compile(r"^[ \t]*\d{1,2}[.)](?=\s|$)", re.MULTILINE)
 ITEM = re.compile(r"\s*[-*•+](?:\s|$)")
 
-# Words that carry the grammar, and words that carry the order, not the subject.
+# Words that belong to the grammar, and words that belong to an instruction but not to its subject.
 GRAMMAR = """
 a about after again all almost along also although always am among an and another any anything are
 as at away back be because been before being best better between both but by came can cannot come
@@ -54,7 +54,7 @@ FUNCTION_WORDS = frozenset(GRAMMAR.split() + ORDERS.split())
 
 
 def helpful_and_complete(prompts: list[str], responses: list[str]) -> list[float]:
-    """The gold reward of each (prompt, response), in [0, 1]; the formula stands at the top."""
+    """Compute the gold reward of each (prompt, response), in [0, 1], by the formula of the module's docstring."""
     return [_gold(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
 
 
@@ -64,14 +64,14 @@ def _gold(prompt: str, response: str) -> float:
 
 
 def substance(prompt: str, response: str) -> float:
-    """How much the response says of its own: 1 from 12 content words that the prompt lacks."""
+    """Score the content words of the response that are not in the prompt, in [0, 1]: 1 for 12 or more."""
     own = content_words(response) - content_words(prompt)
     return min(1.0, len(own) / 12)
 
 
 def ending(response: str) -> float:
-    """1 where the text ends by itself, 0.8 after an item of a bare list, at most 0.3 broken off."""
-    text = NUMBER.sub("-", response).strip()  # "3." opens an item: its dot ends nothing
+    """Score the end of the text: 1 if it is complete, 0.8 after an item of a bare list, at most 0.3 if cut off."""
+    text = NUMBER.sub("-", response).strip()  # the dot of "3." opens an item and is no full stop
     words = len(text.split())
     if not words:
         return 0.0
@@ -86,13 +86,13 @@ def ending(response: str) -> float:
 
 
 def _bare_items(text: str) -> int:
-    """How many list items stop without a full stop, if all of them do; otherwise 0."""
+    """Count the list items, if none of them ends with punctuation; otherwise return 0."""
     items = [line.rstrip() for line in text.splitlines() if ITEM.match(line)]
     return 0 if any(CLOSED.search(item) or item.endswith((":", ",")) for item in items) else len(items)
 
 
 def freshness(response: str) -> float:
-    """1 where no two-word sequence comes twice, 0 where half of them or more stood there before."""
+    """Score repetition, in [0, 1]: 1 if no two-word sequence occurs twice, 0 if half of them or more are repeated."""
     words = WORD.findall(response.lower())
     pairs = list(pairwise(words))
     if not pairs:
@@ -102,7 +102,7 @@ def freshness(response: str) -> float:
 
 
 def subject(prompt: str, response: str) -> float:
-    """How much of the prompt's subject the response takes up: 1 from 80 % of its content words."""
+    """Score the share of the prompt's content words in the response, in [0, 1]: 1 from 80 % of them."""
     asked = content_words(prompt)
     if not asked:
         return 1.0
@@ -111,15 +111,15 @@ def subject(prompt: str, response: str) -> float:
 
 
 def content_words(text: str) -> set[str]:
-    """Distinct stems of the words that carry meaning; single letters and digits are none."""
+    """Return the distinct stems of the words that carry meaning. Single letters and digits do not count."""
     words = (word.split("'")[0] for word in WORD.findall(text.lower().replace("\u2019", "'")))
     return {stem(word) for word in words if word not in FUNCTION_WORDS and len(word) > 1}
 
 
 def stem(word: str) -> str:
-    """A crude stem, enough to see that "cooking", "cooked" and "cooks" are about the same thing.
+    """Return a crude stem, which is the same for "cooking", "cooked" and "cooks".
 
-    One ending is cut (-ing, -ed, -es, -s, -ly) where three letters stay, then a final e and the
+    One ending (-ing, -ed, -es, -s, -ly) is removed if three letters remain, then a final e and the
     second of two equal letters: making → mak ← make, running → run ← run.
     """
     for suffix in ("ing", "ed", "es", "s", "ly"):

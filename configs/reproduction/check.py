@@ -1,10 +1,10 @@
-"""Accuracy of reward models on preference files, beside what length alone gets right.
+"""Accuracy of reward models on preference files, compared with the accuracy of length alone.
 
     python -m configs.reproduction.check FILE… --models FOLDER…
 
-Each FILE holds JSON lines with `prompt, chosen, rejected`. FOLDER is a reward model with one logit, such as
-`.optune/store/artifacts/reward-model/KEY/ATTEMPT/model`. Accuracies have 95 % bootstrap intervals over prompts, whose
-pairs are drawn together; `near-equal` are the pairs whose lengths differ by no more than 10 %.
+Each FILE contains JSON lines with `prompt, chosen, rejected`. FOLDER is a reward model with one logit, such as
+`.optune/store/artifacts/reward-model/KEY/ATTEMPT/model`. Accuracies have 95 % bootstrap intervals over prompts; all
+pairs of a prompt are drawn together. `near-equal` are the pairs whose lengths differ by at most 10 %.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from configs.reproduction.prepare import Pair, read_pairs
+from configs.reproduction.prepare import PreferencePair, read_pairs
 from optune_core.rewards.classifier import ClassifierScorer
 from optune_core.rewards.scorer import Conversation
 
@@ -24,12 +24,12 @@ SIDES = ("chosen", "rejected")
 
 
 def outcomes(gaps: list[float]) -> list[float]:
-    """1 where the chosen response scores higher, ½ where neither does."""
+    """Score each gap: 1 if the chosen response scores higher, ½ for equal scores, otherwise 0."""
     return [1.0 if gap > 0 else 0.5 if gap == 0 else 0.0 for gap in gaps]
 
 
-def interval(pairs: list[Pair], right: list[float]) -> str:
-    """`0.63 [0.60, 0.66] of 842`."""
+def interval(pairs: list[PreferencePair], right: list[float]) -> str:
+    """Format the accuracy with its 95 % interval and the number of pairs: `0.63 [0.60, 0.66] of 842`."""
     prompts: defaultdict[str, list[float]] = defaultdict(list)
     for pair, one in zip(pairs, right, strict=True):
         prompts[pair["prompt"]].append(one)
@@ -39,19 +39,22 @@ def interval(pairs: list[Pair], right: list[float]) -> str:
     return f"{np.mean(right):.2f} [{low:.2f}, {high:.2f}] of {len(right)}"
 
 
-def near_equal(pair: Pair) -> bool:
+def near_equal(pair: PreferencePair) -> bool:
+    """Whether the longer response has at most 10 % more characters than the shorter one."""
     shorter, longer = sorted(len(pair[side]) for side in SIDES)
     return longer <= 1.1 * shorter
 
 
-def report(name: str, pairs: list[Pair], gaps: list[float]) -> None:
+def report(name: str, pairs: list[PreferencePair], gaps: list[float]) -> None:
+    """Print the accuracy on all pairs and on those of near-equal length."""
     right = outcomes(gaps)
-    alike = [(pair, one) for pair, one in zip(pairs, right, strict=True) if near_equal(pair)]
-    print(f"  {name:<28} {interval(pairs, right):<30} near-equal {interval(*map(list, zip(*alike, strict=True)))}")
+    near = [(pair, one) for pair, one in zip(pairs, right, strict=True) if near_equal(pair)]
+    print(f"  {name:<28} {interval(pairs, right):<30} near-equal {interval(*map(list, zip(*near, strict=True)))}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Accuracy of reward models, beside length alone.")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Accuracy of reward models, compared with length alone.")
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--models", type=Path, nargs="*", default=[])
     arguments = parser.parse_args()

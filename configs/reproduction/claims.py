@@ -1,10 +1,11 @@
-"""The numbers of docs/reproduction.md from the runs of a sweep, as far as they are committed.
+"""Numbers of docs/reproduction.md from the runs of a sweep, as far as they are committed.
 
     python -m configs.reproduction.claims [SWEEP.yaml] [--store URL] [--null RUN]
 
-Differences are between cells of equal seed, and so of equal held-out prompts: mean over seeds and prompts, a 95 %
-bootstrap interval over the prompts of each seed, then the mean of each seed and the 95 % t-interval of these. That one
-says more: the other knows nothing of what another training run would have given.
+Differences are between cells of equal seed, and so of equal held-out prompts. Each line shows the mean over seeds and
+prompts, a 95 % bootstrap interval over the prompts of each seed, the mean of each seed, and the 95 % t-interval of
+these means. The t-interval is the more informative one: the bootstrap does not include the variation between training
+runs.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ POINTS = {"win": 100.0, "tie": 0.0, "lose": -100.0}
 FULL = "all, ρ = 1"
 
 Key = tuple[str, str, int]
-"""Selection, loss, seed."""
+"""Labels of selection and loss, and seed of a cell."""
 Values = dict[str, float]
-"""By prompt."""
+"""Values by prompt id."""
 
 
 def held_out(store: ArtifactStore, run: str, t: int) -> dict[str, Values]:
-    """What π_t reached on each held-out prompt: the proxy's reward, the judge's, and 100 for a win, -100 for a loss."""
+    """Return values of π_t on each held-out prompt, by metric: the proxy's reward, the judge's reward, and the win
+    score (100 for a win, 0 for a tie, -100 for a loss)."""
     ledger = Ledger(store.objects, run)
     values: dict[str, Values] = {}
     if (record := ledger.held_out(t)) is not None:
@@ -60,7 +62,11 @@ def _refs(shards: list[dict[str, str]]) -> list[Ref]:
 
 
 def difference(pairs: Iterable[tuple[int, Values, Values]]) -> str:
-    """Second minus first, of (seed, first, second)."""
+    """Format the mean of second minus first, with its intervals.
+
+    Args:
+        pairs: (seed, first, second) of each pair of cells.
+    """
     found: defaultdict[int, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for seed, one, other in pairs:
         for prompt in one.keys() & other.keys():
@@ -73,14 +79,14 @@ def difference(pairs: Iterable[tuple[int, Values, Values]]) -> str:
     ]
     low, high = np.quantile(means, [0.025, 0.975])
     of_seeds = [float(values.mean()) for values in seeds]
-    told = f"{fmean(of_seeds):+.2f} [{low:+.2f}, {high:+.2f}]  seeds {', '.join(f'{mean:+.2f}' for mean in of_seeds)}"
+    text = f"{fmean(of_seeds):+.2f} [{low:+.2f}, {high:+.2f}]  seeds {', '.join(f'{mean:+.2f}' for mean in of_seeds)}"
     if len(of_seeds) > 1:
-        told += f" ± {scipy.stats.t.ppf(0.975, len(of_seeds) - 1) * stdev(of_seeds) / len(of_seeds) ** 0.5:.2f}"
-    return told
+        text += f" ± {scipy.stats.t.ppf(0.975, len(of_seeds) - 1) * stdev(of_seeds) / len(of_seeds) ** 0.5:.2f}"
+    return text
 
 
 def contrast(title: str, reached: dict[Key, list[dict[str, Values]]], pairs: Sequence[tuple[Key, Key]]) -> None:
-    """Second minus first at every iteration, averaged over the pairs of a seed."""
+    """Print second minus first at every iteration, averaged over the pairs of a seed."""
     print(f"\n{title}")
     for metric in ("proxy", "judge", "win score"):
         for t in (1, 2, 3):
@@ -94,7 +100,7 @@ def contrast(title: str, reached: dict[Key, list[dict[str, Values]]], pairs: Seq
 
 
 def times(facts: dict[Key, Any]) -> None:
-    """Table 1: shares of the seconds of full online DPO, by loss, and what the selections save."""
+    """Print Table 1: the share of each stage in the seconds of full online DPO, by loss."""
     print("\nTime shares of ρ = 1 (generation with engine start; scoring; training; ranking and merging)")
     for loss in sorted({loss for _, loss, _ in facts}):
         seconds: defaultdict[str, float] = defaultdict(float)
@@ -112,7 +118,7 @@ def times(facts: dict[Key, Any]) -> None:
 
 
 def gains(name: str, runs: Iterable[Any]) -> None:
-    """Figure 2: where the gain in chosen reward from D_{t-1} to D_t comes from."""
+    """Print Figure 2: the gain in chosen reward from D_{t-1} to D_t, of the bottom and the top half of the prompts."""
     halves: defaultdict[int, list[tuple[float, float]]] = defaultdict(list)
     for run in runs:
         for t, iteration in enumerate(run.iterations):
@@ -125,7 +131,7 @@ def gains(name: str, runs: Iterable[Any]) -> None:
 
 
 def gaps(store: ArtifactStore, runs: dict[Key, str]) -> None:
-    """Mean reward gap r_w - r_l and mean weight (Eq. 6) of the pairs made anew, and of those that were kept."""
+    """Print the mean reward gap r_w - r_l and the mean weight (Eq. 6) of regenerated and of reused pairs."""
     print("\nReward gap (and weight at β₂ = 1) of the pairs trained on, over seeds: regenerated; reused")
     found: defaultdict[tuple[str, str, int], defaultdict[str, list[tuple[float, float]]]] = defaultdict(
         lambda: defaultdict(list)
@@ -138,15 +144,15 @@ def gaps(store: ArtifactStore, runs: dict[Key, str]) -> None:
                     found[selection, loss, t][row["status"]].append((row["chosen_reward"], row["rejected_reward"]))
     for (selection, loss, t), by_status in found.items():
         if "reused" in by_status:
-            told = []
+            texts = []
             for status in ("regenerated", "reused"):
                 chosen, rejected = torch.tensor(by_status[status], dtype=torch.float64).unbind(dim=1)
-                told.append(f"{(chosen - rejected).mean():.2f} ({reward_weights(chosen, rejected, 1.0).mean():.3f})")
-            print(f"  {selection}; {loss}, D_{t}: {'; '.join(told)}")
+                texts.append(f"{(chosen - rejected).mean():.2f} ({reward_weights(chosen, rejected, 1.0).mean():.3f})")
+            print(f"  {selection}; {loss}, D_{t}: {'; '.join(texts)}")
 
 
 def lengths(store: ArtifactStore, runs: dict[Key, str]) -> None:
-    """Mean tokens of held-out responses and share cut at the limit, π_0 to the last policy."""
+    """Print the mean tokens of held-out responses and the share cut at the limit, from π_0 to the last policy."""
     print("\nHeld-out response tokens (share cut at the limit), by policy, mean over seeds")
     settings: defaultdict[tuple[str, str], list[list[tuple[float, float]]]] = defaultdict(list)
     for (selection, loss, _), run in runs.items():
@@ -162,7 +168,8 @@ def lengths(store: ArtifactStore, runs: dict[Key, str]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="The numbers of the reproduction.")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Print the numbers of the reproduction.")
     parser.add_argument("sweep", nargs="?", default="configs/reproduction/sweep.yaml")
     parser.add_argument("--store", default=".optune/store")
     parser.add_argument("--null", help="run with ρ = 1 whose policy does not move: Figure 2 without learning")
@@ -175,8 +182,8 @@ def main() -> None:
     started = {key: config.name for key, config in configs.items() if Ledger(store.objects, config.name).iterations()}
     reached = {key: [held_out(store, run, t) for t in range(4)] for key, run in started.items()}
     facts = {key: analyse(store, run) for key, run in started.items()}
-    whole = sum(len(run.iterations) == configs[key].iterations for key, run in facts.items())
-    print(f"{whole} of {len(configs)} cells have all iterations")
+    complete = sum(len(run.iterations) == configs[key].iterations for key, run in facts.items())
+    print(f"{complete} of {len(configs)} cells have all iterations")
 
     losses = sorted({loss for _, loss, _ in started})
     print("\nChange from π_0, by setting")
@@ -200,9 +207,9 @@ def main() -> None:
                     if (wins := reached[key][t].get("win score"))
                 ],
             }
-            told = "; ".join(f"{name} {difference(found)}" for name, found in changes.items() if found)
-            if told:
-                print(f"  {selection}; {loss}; π_{t}: {told}")
+            text = "; ".join(f"{name} {difference(found)}" for name, found in changes.items() if found)
+            if text:
+                print(f"  {selection}; {loss}; π_{t}: {text}")
 
     def cells(one: str, other: str, of_losses: Sequence[str]) -> list[tuple[Key, Key]]:
         return [

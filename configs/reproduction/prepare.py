@@ -1,17 +1,17 @@
-"""Makes the preference files of the reproduction (docs/reproduction.md) from two public data sets.
+"""Make the preference files of the reproduction (docs/reproduction.md) from two public data sets.
 
     python -m configs.reproduction.prepare GPT4_PREFERENCES PANDALM [--out FOLDER]
 
-GPT4_PREFERENCES holds GPT-4's preferences on AlpacaEval as JSON lines with `prompt, chosen, rejected` (gzipped or not),
-PANDALM is PandaLM's human test set (testset-v1.json). Neither is shipped: AlpacaEval's are CC BY-NC 4.0.
+GPT4_PREFERENCES contains GPT-4's preferences on AlpacaEval as JSON lines with `prompt, chosen, rejected` (gzipped or
+not), PANDALM is PandaLM's human test set (testset-v1.json). Neither is shipped: AlpacaEval's are CC BY-NC 4.0.
 
-    proxy-balanced.jsonl, proxy-all.jsonl    pairs of 40 % of GPT-4's prompts: the reward that is optimised
-    judge-balanced.jsonl                     pairs of another 40 %: the reward that judges and is never optimised
-    test.jsonl                               pairs of the rest, as they come, for both
-    pandalm.jsonl                            pairs that most of PandaLM's three annotators decided alike
+    proxy-balanced.jsonl, proxy-all.jsonl    pairs of 40 % of GPT-4's prompts: for the reward that is optimised
+    judge-balanced.jsonl                     pairs of another 40 %: for the reward that judges and is never optimised
+    test.jsonl                               pairs of the other prompts, not balanced, to test both rewards
+    pandalm.jsonl                            pairs on which at least two of PandaLM's three annotators agree
 
-Balanced: among pairs of like length ratio the longer response wins as often as the shorter one, and no response is
-longer than 600 characters, as the policy's are not.
+Balanced: among pairs of similar length ratio the longer response wins as often as the shorter one, and no response is
+longer than 600 characters, since the policy's are not either.
 """
 
 from __future__ import annotations
@@ -25,33 +25,38 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-Pair = dict[str, str]
+PreferencePair = dict[str, str]
+"""Texts `prompt`, `chosen` and `rejected`."""
 
 LONGEST = 600
+"""Largest number of characters of a response in the balanced files."""
 MOST = 1200
+"""Number of pairs in proxy-all.jsonl."""
 
 
 def place(text: str) -> float:
-    """A number in [0, 1) that depends on the text alone."""
+    """Return a number in [0, 1) that depends on the text alone."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6]) / 2**48
 
 
-def order(pair: Pair) -> float:
+def order(pair: PreferencePair) -> float:
+    """Return the sort key of a pair, in [0, 1): a hash of its texts."""
     return place("\0".join([pair["prompt"], pair["chosen"], pair["rejected"]]))
 
 
-def split(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
-    """Pairs of the proxy, the judge and the test, by prompt, in an order that has no meaning."""
-    parts: dict[str, list[Pair]] = {"proxy": [], "judge": [], "test": []}
+def split(pairs: Iterable[PreferencePair]) -> dict[str, list[PreferencePair]]:
+    """Split pairs by prompt into those of the proxy, the judge and the test, each in a pseudo-random order."""
+    parts: dict[str, list[PreferencePair]] = {"proxy": [], "judge": [], "test": []}
     for pair in sorted(pairs, key=order):
         share = place(pair["prompt"])
         parts["proxy" if share < 0.4 else "judge" if share < 0.8 else "test"].append(pair)
     return parts
 
 
-def balanced(pairs: Iterable[Pair]) -> list[Pair]:
-    """Pairs in which length decides nothing: of each range of ratios as many won by the longer as by the shorter."""
-    bins: defaultdict[int, tuple[list[Pair], list[Pair]]] = defaultdict(lambda: ([], []))
+def balanced(pairs: Iterable[PreferencePair]) -> list[PreferencePair]:
+    """Select pairs so that length decides nothing: in each range of length ratios, the longer response wins as often as
+    the shorter one."""
+    bins: defaultdict[int, tuple[list[PreferencePair], list[PreferencePair]]] = defaultdict(lambda: ([], []))
     for pair in pairs:
         if max(len(pair["chosen"]), len(pair["rejected"])) <= LONGEST:
             ratio = math.log2(len(pair["chosen"]) / len(pair["rejected"]))
@@ -59,8 +64,8 @@ def balanced(pairs: Iterable[Pair]) -> list[Pair]:
     return [pair for shorter, longer in bins.values() for both in zip(shorter, longer, strict=False) for pair in both]
 
 
-def decided(rows: Iterable[dict[str, object]]) -> list[Pair]:
-    """PandaLM's pairs that two annotators at least gave to the same response."""
+def decided(rows: Iterable[dict[str, object]]) -> list[PreferencePair]:
+    """Select PandaLM's pairs in which at least two annotators prefer the same response."""
     pairs = []
     for row in rows:
         (winner, votes), *_ = Counter(row[f"annotator{number}"] for number in (1, 2, 3)).most_common(1)
@@ -71,7 +76,8 @@ def decided(rows: Iterable[dict[str, object]]) -> list[Pair]:
     return pairs
 
 
-def read_pairs(path: Path) -> list[Pair]:
+def read_pairs(path: Path) -> list[PreferencePair]:
+    """Read pairs from JSON lines, gzipped or not. Pairs with an empty text or equal responses are left out."""
     text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     rows = [json.loads(line) for line in text.splitlines()]
     pairs = [{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows]
@@ -79,7 +85,8 @@ def read_pairs(path: Path) -> list[Pair]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Makes the preference files of the reproduction.")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Make the preference files of the reproduction.")
     parser.add_argument("preferences", type=Path, help="GPT-4's preferences: prompt, chosen, rejected")
     parser.add_argument("pandalm", type=Path, help="PandaLM's testset-v1.json")
     parser.add_argument("--out", type=Path, default=Path(".optune/reproduction"))

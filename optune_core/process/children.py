@@ -120,7 +120,7 @@ class _Child:
                 log(name + text)
 
     def failure(self) -> Failure | None:
-        """Wait for the child to end; return None if it completed its work."""
+        """Wait for the child to end. Returns its failure, or None if it completed its work."""
         status = self.process.wait()
         return None if self.last.get("done") else Failure(status, self.last.get("error"), list(self.tail))
 

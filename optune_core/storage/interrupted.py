@@ -19,7 +19,7 @@ _READERS = 16
 
 
 def suspects(objects: Objects) -> dict[str, LeaseRecord]:
-    """Return the runs whose record says `interrupted` or `working`; of the latter some are really being worked on."""
+    """Return the runs that may be resumed by their record. On those in state `working` a process may still work."""
     records = _leases(objects, filter(is_name, list_runs(objects)))
     return {run: record for run, record in records.items() if record is not None and is_resumable(record)}
 

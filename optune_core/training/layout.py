@@ -66,8 +66,7 @@ class PackedRow:
     position_ids: Tensor
     """int64, (1, T): position of each token in its own sequence."""
     predictors: Tensor
-    """int64, (R,): position in the row of the hidden state that predicts each response token, chosen responses first.
-    """
+    """int64, (R,): position in the row of the hidden state that predicts each response token; chosen ones first."""
     targets: Tensor
     """int64, (R,): the response tokens, in the same order."""
     lengths: tuple[int, ...]

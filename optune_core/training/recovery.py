@@ -104,7 +104,7 @@ class Checkpoints:
             _log.warning("a checkpoint was not committed: %s", error)
 
     def discard_all(self) -> None:
-        """Delete all checkpoints after the policy is committed. Those that cannot be deleted now are garbage."""
+        """Delete all checkpoints, after the policy is committed. Those that cannot be deleted are left to `gc`."""
         try:
             for step in self._steps():
                 self._discard(step)

@@ -15,4 +15,4 @@ def only_shown() -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
-        get_run_logger().warning("progress is not shown, since Prefect's server cannot be reached: %s", error)
+        get_run_logger().warning("not shown in the UI, since Prefect's server cannot be reached: %s", error)
