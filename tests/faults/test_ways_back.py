@@ -242,7 +242,7 @@ def test_a_worker_that_gets_sigterm_leaves_no_process_and_its_run_is_resumed(
     family = [guard, *guard.children(recursive=True)]
     asked = time.monotonic()
     guard.terminate()
-    until(lambda: worker.daemon.running() is None, 30)
+    until(lambda: worker.daemon.running() is None)
     assert time.monotonic() - asked < 30
     assert wait_gone(family, 0) == []
     assert (run.lease().state, run.lease().holder) == ("interrupted", None)
