@@ -1,4 +1,4 @@
-"""Rows of a user's data set: a JSONL, JSON or Parquet file, or a data set of the hub, as one Arrow table."""
+"""Reading of a user's data set, a JSONL, JSON or Parquet file or a data set of the hub, as one Arrow table."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from optune_core.parts.section import Section
 from optune_core.process.hidden_imports import show_all
 
 _JSON_BLOCK_BYTES = 64 << 20
-"""Longest JSON line that is read."""
+"""Largest size of a JSON line, in bytes."""
 
 
 class FileSource(Section):
-    """A JSONL, JSON or Parquet file, known by its ending; local, or any URL that fsspec reads."""
+    """A JSONL, JSON or Parquet file; its ending tells which."""
 
     type: Literal["file"] = "file"
     path: str
+    """A local path, or a URL that fsspec reads."""
 
 
 class HubSource(Section):
@@ -29,18 +30,22 @@ class HubSource(Section):
 
     type: Literal["hub"] = "hub"
     dataset: str
+    """Id of the data set, as owner/name."""
     name: str | None = None
+    """Configuration of the data set. Default: the data set's own default."""
     split: str = "train"
+    """Split of the data set."""
     revision: str | None = None
+    """Commit, tag or branch. Default: the newest revision when the data set is first read."""
 
 
 Source = Annotated[FileSource | HubSource, Field(discriminator="type")]
 
 
 def source_identity(source: FileSource | HubSource) -> dict[str, Any]:
-    """What tells this source's content from another's: a file's digest, or a hub data set's name and revision.
+    """Return the identity of a source's content, as JSON: the digest of a file, or the fields of a hub data set.
 
-    A hub data set without `revision` is identified by name: what was drawn first in a store stays.
+    A hub data set without `revision` is identified by its name alone, so a store keeps what was first drawn from it.
 
     Raises:
         DataError: the file cannot be read.
@@ -55,19 +60,23 @@ def source_identity(source: FileSource | HubSource) -> dict[str, Any]:
 
 
 def read_source(source: FileSource | HubSource) -> pa.Table:
-    """All rows.
+    """Read all rows of a source.
 
     Raises:
-        DataError: it cannot be read or parsed, or has no rows.
+        DataError: the source cannot be read or parsed, or has no rows.
     """
     table = _read_hub(source) if isinstance(source, HubSource) else _read_file(source.path)
     if table.num_rows == 0:
-        raise DataError(f"{describe(source)} holds no rows: at least one prompt is needed")
+        raise DataError(f"{describe(source)} holds no rows: give one with at least one row")
     return table
 
 
 def require_columns(table: pa.Table, columns: list[str], source: FileSource | HubSource) -> None:
-    """Raises DataError, naming what is missing and what is there, unless all columns are present."""
+    """Check that a table has all of these columns.
+
+    Raises:
+        DataError: columns are missing; the message names them and those that there are.
+    """
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise DataError(
@@ -77,12 +86,19 @@ def require_columns(table: pa.Table, columns: list[str], source: FileSource | Hu
 
 
 def describe(source: FileSource | HubSource) -> str:
-    """The source as a user would name it."""
+    """Return the name of the source for messages."""
     return f"data set {source.dataset!r} ({source.split})" if isinstance(source, HubSource) else f"file {source.path!r}"
 
 
 def read_bytes(path: str) -> bytes:
-    """A whole file; local, or any URL that fsspec reads. Raises DataError if it cannot be read."""
+    """Read a file.
+
+    Args:
+        path: a local path, or a URL that fsspec reads.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     with _open(path) as file:
         body: bytes = file.read()
     return body
@@ -104,12 +120,9 @@ def _read_file(path: str) -> pa.Table:
                     return pa.Table.from_pylist(json.loads(body))
                 options = pyarrow.json.ReadOptions(block_size=_JSON_BLOCK_BYTES)
                 return pyarrow.json.read_json(pa.BufferReader(body), read_options=options)
-        except (
-            ValueError,
-            AttributeError,
-        ) as error:  # ArrowInvalid is a ValueError; an array of no objects has no keys
+        except (ValueError, AttributeError) as error:  # ArrowInvalid is a ValueError; array items that are no objects
             raise DataError(f"file {path!r} cannot be parsed: {error}") from error
-    raise DataError(f"file {path!r}: the ending says neither JSONL (.jsonl, .json) nor Parquet (.parquet)")
+    raise DataError(f"file {path!r}: its ending is none of .jsonl, .json and .parquet; convert or rename the file")
 
 
 def _read_hub(source: HubSource) -> pa.Table:
@@ -131,9 +144,9 @@ def _open(path: str) -> Any:
         return fsspec.open(path, "rb").open()
     except OSError as error:
         raise DataError(f"file {path!r} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # each file system has errors of its own for a network that is away
+    except Exception as error:  # each file system has its own errors for an unreachable network
         if "://" not in path:
             raise
         raise DataError(
-            f"file {path!r} cannot be reached: {error}. Give the path of a local copy, or put the network right"
+            f"file {path!r} cannot be reached: {error}. Give the path of a local copy, or repair the network"
         ) from error
