@@ -1,4 +1,4 @@
-"""The run's fixed prompt set, made from rows: normalised, identified by content, drawn once, tokenised once."""
+"""The fixed prompt set of a run: rows are normalised, identified by their content, and drawn and tokenised once."""
 
 from __future__ import annotations
 
@@ -17,65 +17,68 @@ from optune_core.parts.section import Section
 from optune_core.storage.canonical import digest
 
 Message = dict[str, str]
+"""A turn of a chat: `role` and `content`."""
 
 
 class PairColumns(Section):
-    """Columns of a fixed preference pair per prompt: text, or an assistant message list."""
+    """Columns of a fixed preference pair a prompt. They hold texts, or chat messages that end with the assistant's."""
 
     chosen: str = "chosen"
-    """Column of the chosen responses."""
+    """Column of the chosen response."""
     rejected: str = "rejected"
-    """Column of the rejected responses."""
+    """Column of the rejected response."""
 
 
 class Prompts(Section):
-    """The section `prompts`: which prompts a run has, and how many it keeps for evaluation."""
+    """The section `prompts`: the prompts that a run trains on and those that it holds out."""
 
     source: Source
-    """Where the rows are read from."""
+    """Data set that holds the prompts."""
     column: str = "prompt"
-    """A string column, or chat messages whose last turn is the user's."""
+    """Column of the prompts. It holds texts, or chat messages whose last turn is the user's."""
     pairs: PairColumns | None = None
-    """With it the source also holds one preference pair a prompt: the replay set of offline DPO."""
+    """Columns of a preference pair a prompt, which form the replay set of offline DPO. Default: the source has none."""
     sample: int | None = Field(default=None, ge=1)
-    """Prompts to train on, drawn once with the run's seed (paper: 48k). Default: all that remain."""
+    """Number of prompts to train on, drawn once with the run's seed (paper: 48k). Default: all that are not held
+    out."""
     held_out: int = Field(default=0, ge=0)
-    """Prompts drawn for evaluation only, disjoint from the others."""
+    """Number of prompts that are drawn for scoring policies and never trained on."""
     max_tokens: int = Field(default=512, ge=1)
-    """Longest prompt in tokens, chat template included (paper: 512)."""
+    """Largest number of tokens in a prompt, chat template included (paper: 512)."""
     too_long: Literal["drop", "error"] = "drop"
-    """The fate of a longer prompt: `drop` leaves it out and counts it, `error` stops."""
+    """Treatment of longer prompts: `drop` leaves them out and counts them, `error` stops."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as chat messages, with its fixed pair where `prompts.pairs` is configured."""
+    """A normalised prompt, with its fixed pair if there is one."""
 
     prompt_id: str
-    """Digest of the messages, 32 hex digits."""
+    """Digest of the messages, 32 hexadecimal digits."""
     messages: list[Message]
+    """Chat messages that end with the user's turn."""
     chosen: str | None = None
-    """Text of the fixed pair's chosen response; None without `prompts.pairs`."""
+    """Text of the chosen response with `prompts.pairs`, otherwise None."""
     rejected: str | None = None
-    """Text of the fixed pair's rejected response; None without `prompts.pairs`."""
+    """Text of the rejected response with `prompts.pairs`, otherwise None."""
 
     @property
     def text(self) -> str:
-        """Text for people and reward functions: the user's message, after the earlier turns where there are any."""
+        """The prompt for people and reward functions: the user's message, after earlier turns if there are any."""
         if len(self.messages) == 1:
             return self.messages[0]["content"]
         return "\n\n".join(f"{message['role']}: {message['content']}" for message in self.messages)
 
 
 def as_messages(value: Any) -> list[Message] | str:
-    """Read a cell of the prompt column as chat messages that end with a user's turn.
+    """Return a value of the prompt column as chat messages that end with the user's turn, or why there are none.
 
     Args:
-        value: a string; a list of {role, content}, of which trailing turns of other roles are cut off; or a list of
-            strings (LIMA's format) with the turns of user and assistant by turns.
+        value: a string, or a list of {role, content}, whose turns after the last one of the user are cut off. A list of
+            strings, as in LIMA, holds turns of the user and the assistant alternately.
 
     Returns:
-        The messages, or the reason why the cell is no prompt: `empty`, `no_user_turn`, `malformed`.
+        Messages, or a reason: `empty`, `no_user_turn` or `malformed`.
     """
     if value is None:
         return "empty"
@@ -99,7 +102,7 @@ def as_messages(value: Any) -> list[Message] | str:
 
 
 def last_assistant_text(value: Any) -> str | None:
-    """Return the text of a response that is given as text or as messages, or None if there is none."""
+    """Return the text of a response that is given as text or as messages; None: there is none."""
     if isinstance(value, str):
         return value if value.strip() else None
     if isinstance(value, list) and value and isinstance(value[-1], dict) and value[-1].get("role") == "assistant":
@@ -108,13 +111,7 @@ def last_assistant_text(value: Any) -> str | None:
 
 
 def normalise(rows: Iterable[dict[str, Any]], config: Prompts, drops: Counter[str]) -> Iterator[Prompt]:
-    """Turn rows into prompts, each content once.
-
-    Args:
-        rows: rows of the data set, as dictionaries.
-        config: `column` and `pairs`, the columns to read.
-        drops: counts the rows that are left out, by reason; added to here.
-    """
+    """Yield the prompts of the rows, each content once; rows that are left out are counted in `drops` by reason."""
     seen: set[str] = set()
     for row in rows:
         messages = as_messages(row[config.column])
@@ -143,16 +140,16 @@ def draw(
     seed: int,
     drops: Counter[str],
 ) -> tuple[list[tuple[Prompt, list[int]]], list[tuple[Prompt, list[int]]]]:
-    """Draw the held-out and the training prompts, in an order that only the seed and the prompts' content decide.
+    """Draw the training and the held-out prompts, in an order that depends only on the seed and their content.
 
-    Prompts are tokenised in that order until enough fit, so a large source is not tokenised completely.
+    Prompts are tokenised in this order until enough fit, so most of a large source is never tokenised.
 
     Args:
-        prompts: prompts of `normalise`.
+        prompts: prompts as `normalise` yields them.
         token_ids: function from messages to token ids, with the chat template and the generation prompt.
-        config: `sample`, `held_out`, `max_tokens` (tokens per prompt), `too_long`.
+        config: section of which `sample`, `held_out`, `max_tokens` and `too_long` are read.
         seed: the run's seed.
-        drops: counts the prompts that are left out, by reason; `too_long` is added to here.
+        drops: counter to which prompts that are too long are added, as `too_long`.
 
     Returns:
         (training, held out), each prompt with its token ids.

@@ -1,4 +1,4 @@
-"""Tables that are stored in shards, an artifact each."""
+"""Tables in artifacts: their file names, and reading of tables whose shards are an artifact each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shard_parents(role: str, shards: Sequence[Ref]) -> dict[str, Ref]:
 
 
 def shard_files(store: ArtifactStore, shards: Sequence[Ref], file: str) -> Iterator[Path]:
-    """Yield the local file of each shard; each artifact is fetched when its turn comes."""
+    """Yield the local file of each shard; an artifact is fetched when its file is yielded."""
     return (store.fetch(shard) / file for shard in shards)
 
 

@@ -1,4 +1,4 @@
-"""Rows of a user's data set: a JSONL, JSON or Parquet file, or a data set of the hub, as one Arrow table."""
+"""Reading of a user's data set, a JSONL, JSON or Parquet file or a data set of the hub, as one Arrow table."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from optune_core.parts.section import Section
 from optune_core.process.hidden_imports import show_all
 
 _JSON_BLOCK_BYTES = 64 << 20
-"""Length of the longest JSON line that can be read, in bytes."""
+"""Largest size of a JSON line, in bytes."""
 
 
 class FileSource(Section):
-    """A JSONL, JSON or Parquet file, known by its ending; local, or any URL that fsspec reads."""
+    """A JSONL, JSON or Parquet file; its ending tells which."""
 
     type: Literal["file"] = "file"
     path: str
-    """Path or URL."""
+    """A local path, or a URL that fsspec reads."""
 
 
 class HubSource(Section):
@@ -30,22 +30,22 @@ class HubSource(Section):
 
     type: Literal["hub"] = "hub"
     dataset: str
-    """Hub id (`owner/name`)."""
+    """Id of the data set, as owner/name."""
     name: str | None = None
-    """Configuration of the data set, where it has several."""
+    """Configuration of the data set. Default: the data set's own default."""
     split: str = "train"
-    """Which of its splits."""
+    """Split of the data set."""
     revision: str | None = None
-    """Branch, tag or commit. Default: its main branch as it was when the store first read it."""
+    """Commit, tag or branch. Default: the newest revision when the data set is first read."""
 
 
 Source = Annotated[FileSource | HubSource, Field(discriminator="type")]
 
 
 def source_identity(source: FileSource | HubSource) -> dict[str, Any]:
-    """Return the identity of a source's content: a file's digest, or a hub data set's name and revision.
+    """Return the identity of a source's content, as JSON: the digest of a file, or the fields of a hub data set.
 
-    A hub data set without `revision` is identified by its name, so a store keeps the prompts that it drew first.
+    A hub data set without `revision` is identified by its name alone, so a store keeps what was first drawn from it.
 
     Raises:
         DataError: the file cannot be read.
@@ -72,7 +72,11 @@ def read_source(source: FileSource | HubSource) -> pa.Table:
 
 
 def require_columns(table: pa.Table, columns: list[str], source: FileSource | HubSource) -> None:
-    """Raise DataError, with the missing and the existing columns, unless all columns are present."""
+    """Check that a table has all of these columns.
+
+    Raises:
+        DataError: columns are missing; the message names them and those that there are.
+    """
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise DataError(
@@ -82,12 +86,19 @@ def require_columns(table: pa.Table, columns: list[str], source: FileSource | Hu
 
 
 def describe(source: FileSource | HubSource) -> str:
-    """Describe a source in messages, as a user would name it."""
+    """Return the name of the source for messages."""
     return f"data set {source.dataset!r} ({source.split})" if isinstance(source, HubSource) else f"file {source.path!r}"
 
 
 def read_bytes(path: str) -> bytes:
-    """Read a complete file: a local path, or any URL that fsspec reads. Raises DataError if it cannot be read."""
+    """Read a file.
+
+    Args:
+        path: a local path, or a URL that fsspec reads.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
     with _open(path) as file:
         body: bytes = file.read()
     return body
@@ -136,9 +147,9 @@ def _open(path: str) -> Any:
         return fsspec.open(path, "rb").open()
     except OSError as error:
         raise DataError(f"file {path!r} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # each file system has its own errors for a network that cannot be reached
+    except Exception as error:  # each file system has its own errors for an unreachable network
         if "://" not in path:
             raise
         raise DataError(
-            f"file {path!r} cannot be reached: {error}. Give the path of a local copy, or repair the connection"
+            f"file {path!r} cannot be reached: {error}. Give the path of a local copy, or repair the network"
         ) from error

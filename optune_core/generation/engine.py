@@ -1,4 +1,4 @@
-"""What the stages ask of a generation engine. Token ids go in and come out; text is for people."""
+"""Interface of generation engines. They exchange token ids; texts are for people and rewards."""
 
 from __future__ import annotations
 
@@ -18,101 +18,107 @@ from optune_core.process.devices import Replicas
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt that is to be answered once."""
+    """A prompt to which one response is sampled."""
 
     shard: int
-    """Number of its shard. Requests of a shard are consecutive, shards are in order."""
+    """Number of its shard. Requests of a shard are consecutive, and shards are in ascending order."""
     index: int
     """Position in its shard."""
     prompt_token_ids: list[int]
     seed: int
+    """Seed of its random numbers, see `sampling_seed`."""
 
 
 @dataclass(frozen=True)
 class Response:
-    """The answer to a request."""
+    """A response to a request."""
 
     shard: int
+    """`Request.shard`."""
     index: int
+    """`Request.index`."""
     token_ids: list[int]
-    """As sampled, with the end-of-turn token where the model gave one."""
+    """Sampled tokens, the end-of-turn token included if the model gave one."""
     text: str
+    """The tokens as text, without special tokens."""
     finish_reason: str
     """`stop` (the model ended its turn) or `length` (cut at max_tokens)."""
     logp: float | None
-    """log π(y|x), summed over `token_ids`, before temperature and top_p; None unless asked for."""
+    """log π(y|x) in nats, summed over `token_ids`, before temperature and top_p; None unless `logps` asks for it."""
 
 
 class Sampler(Protocol):
     """An engine that was started with a model."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Response]:
-        """Answer all requests, in any order, taking no more of them than it has use for.
+        """Yield one response for every request, in any order; requests are taken from the iterable only when needed.
 
-        A repeatable engine answers shard by shard, and equal shards get equal answers.
+        A repeatable engine completes shard after shard, and gives equal responses to equal shards.
         """
         ...
 
 
 class SamplingParameters(Section):
-    """How a token is drawn, and how many."""
+    """Distribution from which tokens are drawn, and their largest number."""
 
     temperature: float = Field(default=1.0, gt=0.0)
-    """Paper: 1.0."""
+    """Temperature of sampling (paper: 1.0)."""
     top_p: float = Field(default=0.9, gt=0.0, le=1.0)
-    """Paper: 0.9."""
+    """Probability mass of the nucleus that tokens are drawn from (paper: 0.9)."""
     max_tokens: int = Field(default=512, ge=1)
-    """Longest response in tokens (paper: 512)."""
+    """Largest number of tokens in a response (paper: 512)."""
     logps: bool = False
-    """Also ask the engine for the log-probability of what it samples, before temperature and top_p; needed by
-    `training.reference_logps: engine`. A bfloat16 vLLM and bfloat16 autocast in torch differed by 0.35 nats a response
-    of 85 tokens in the mean, 1.2 at most (SmolLM2-135M, 32 responses, `tests/benchmarks/engine_logps.py`)."""
+    """Whether the engine also returns the log-probability of each response, before temperature and top_p; needed by
+    `training.reference_logps: engine`. vLLM in bfloat16 and torch with bfloat16 autocast differed by 0.35 nats a
+    response of 85 tokens on average, and by 1.2 nats at most (SmolLM2-135M, 32 responses,
+    `tests/benchmarks/engine_logps.py`)."""
 
 
 class Engine(Part):
-    """Base of all engines: their configuration, and how they are started."""
+    """Base of all engines: a section of the configuration that can start the engine."""
 
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Type of the weights in the engine."""
+    """Type of the model's weights and activations."""
     replicas: int | None = Field(default=None, ge=1)
-    """Engines that share the shards between them, each in a process of its own on devices of its own. Default: as many
-    as the machine's devices suffice for, at least one. Changes no result, so it may be changed in a run."""
+    """Number of engines that divide the shards between them, each in a process of its own on devices of its own.
+    Default: as many as the devices of the machine suffice for, at least one. It changes no result, so it may be changed
+    in a run."""
 
     HOW: ClassVar[tuple[str, ...]] = ("replicas",)
 
     @property
     def devices(self) -> int:
-        """Devices that each engine needs."""
+        """Number of devices that each engine needs."""
         return 1
 
     @property
     @abstractmethod
     def sequences(self) -> int:
-        """Sequences that an engine answers at once."""
+        """Largest number of sequences that an engine samples at the same time."""
 
     def side_by_side(self, section: str) -> Replicas:
-        """Return how many engines run side by side; `section` of the configuration is for messages."""
+        """Return how many engines run in parallel; `section` names the place in the configuration for messages."""
         return Replicas(section, self.replicas, self.devices)
 
     @abstractmethod
     def start(self, parameters: SamplingParameters, model: Path, *, max_tokens: int) -> Sampler:
-        """Start the engine.
+        """Start the engine with a model.
 
         Args:
-            parameters: how to sample.
+            parameters: distribution to sample from.
             model: model folder with tokenizer.
-            max_tokens: longest prompt and response together.
+            max_tokens: largest number of tokens in a prompt and its response together.
         """
 
 
 def sampling_seed(seed: int, iteration: int, prompt_id: str, sample: int) -> int:
-    """Return the seed of one response: a hash, so that it does not matter which worker samples it, or when.
+    """Return the seed of one response: a hash, so that it does not depend on which worker samples it, or when.
 
     Args:
         seed: the run's seed.
         iteration: t.
         prompt_id: content hash of the prompt.
-        sample: 0 … K-1.
+        sample: number of the response to its prompt, 0 … K-1.
 
     Returns:
         A number below 2^48.

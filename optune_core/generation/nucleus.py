@@ -1,4 +1,4 @@
-"""Nucleus sampling (Holtzman et al., 2020) without sorting whole vocabularies."""
+"""Nucleus sampling (Holtzman et al. 2020) without sorting complete vocabularies."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import torch
 
 
 def keep_nucleus(logits: torch.Tensor, top_p: float, likely: int = 512) -> torch.Tensor:
-    """Keep the most probable tokens, as few as have the mass top_p, and what equals the least of them.
+    """Keep the smallest set of most probable tokens whose mass reaches top_p, and tokens that equal the least of them.
 
-    Sorting a whole vocabulary takes a CPU longer than a small model's forward pass. A nucleus lies nearly always
-    within the `likely` most probable tokens, so only the rows where it does not are sorted.
+    On a CPU, sorting a complete vocabulary takes longer than the forward pass of a small model. The nucleus nearly
+    always lies within the `likely` most probable tokens, so only the other rows are sorted.
 
     Args:
-        logits: float32, (batch, vocabulary), divided by the temperature. Overwritten.
-        top_p: in (0, 1].
-        likely: tokens to look at first. Changes no result but by rounding.
+        logits: float32, (batch, vocabulary), divided by the temperature; overwritten.
+        top_p: probability mass of the nucleus, in (0, 1].
+        likely: number of tokens that are tried first; it changes the result only by rounding.
 
     Returns:
-        `logits`, with -inf for all other tokens.
+        `logits`, float32, (batch, vocabulary), with -inf for all tokens outside the nucleus.
     """
     if top_p == 1.0:
         return logits
@@ -25,7 +25,7 @@ def keep_nucleus(logits: torch.Tensor, top_p: float, likely: int = 512) -> torch
 
 
 def _least(logits: torch.Tensor, top_p: float, likely: int) -> torch.Tensor:
-    """The nucleus's smallest logit, (batch, 1)."""
+    """Return the smallest logit in the nucleus, float32, (batch, 1)."""
     vocabulary = logits.shape[-1]
     ordered = logits.topk(min(likely, vocabulary), dim=-1).values
     mass = (ordered - logits.logsumexp(dim=-1, keepdim=True)).exp().cumsum(dim=-1)

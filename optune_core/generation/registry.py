@@ -1,4 +1,4 @@
-"""Engines by the `type` that a configuration gives them."""
+"""Registry of the engines: `type` in a configuration → class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The section `generation`: how responses are sampled."""
+"""The section `generation`: sampling of responses."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from optune_core.generation.vllm import VllmEngine
 
 
 class Sampling(SamplingParameters):
-    """Sampling with an engine, in shards."""
+    """Settings that determine how each response is sampled, and by which engine."""
 
     engine: Annotated[Engine, ENGINES] = Field(default_factory=VllmEngine)
     """What samples the responses."""
     shard_size: int = Field(default=256, ge=1)
-    """Prompts a shard: the unit that is committed, and done again after a kill."""
+    """Prompts a shard. A shard is committed at once; one that was interrupted is sampled again."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what determines a response; shards are part of a key by their rows."""
+        """Return the fields that determine a response, as JSON. Keys hold the rows of a shard instead of
+        `shard_size`."""
         return {name: value for name, value in super().identity().items() if name != "shard_size"}
 
 
 class Generation(Sampling):
-    """K responses a prompt of every iteration."""
+    """The section `generation`: how an iteration samples K responses a prompt."""
 
     samples: int = Field(default=2, ge=2)
-    """K, responses a prompt (paper: 2). With more, the pair is the best against the worst."""
+    """K, the number of responses a prompt (paper: 2). A pair is the best of them against the worst."""
     truncated: Literal["keep", "drop"] = "keep"
-    """Whether a response cut at `max_tokens` may enter a pair."""
+    """Whether a response that was cut at `max_tokens` may enter a pair: `keep` or `drop`."""
     ahead: bool = False
-    """Beyond the paper: while π_{t+1} trains on a work pool, iteration t + 1 samples already, from π_t. Hides the
-    shorter of the two behind the longer, if they have devices of their own. From iteration 1 on responses then come
-    from a policy that is one iteration old (`sampled_from` in the replay set, `staleness/mean` in its metrics)."""
+    """Beyond the paper: iteration t + 1 samples its responses from π_t, while π_{t+1} trains on a work pool. If both
+    have devices of their own, an iteration takes the longer of the two times instead of their sum. From iteration 1 on,
+    responses then come from a policy that is one iteration old (`sampled_from` in the replay set, `staleness/mean` in
+    its metrics)."""
 
     @property
     def sampling(self) -> Sampling:
-        """How each response is sampled."""
+        """The part of the section that determines how each response is sampled."""
         return Sampling.model_construct(**{name: getattr(self, name) for name in Sampling.model_fields})

@@ -11,11 +11,11 @@ from optune_core.generation.engine import Engine, Sampler, SamplingParameters
 
 
 class TransformersEngine(Engine):
-    """`generate` of transformers: slow, for machines where vLLM is not available."""
+    """Batched sampling by a model of transformers: slow, for machines where vLLM is not available."""
 
     type: Literal["transformers"] = "transformers"
     batch_size: int = Field(default=16, ge=1)
-    """Sequences that are answered at once."""
+    """Responses that are sampled together."""
 
     @property
     def sequences(self) -> int:

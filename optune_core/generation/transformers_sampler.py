@@ -1,4 +1,4 @@
-"""Sampling by transformers, a random generator a request."""
+"""The sampler of the engine `transformers`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optune_core.generation.nucleus import keep_nucleus
 
 
 class TransformersSampler:
-    """Batched sampling in which every request has a random generator of its own. Repeatable."""
+    """Repeatable batched sampling: every request has a random generator of its own."""
 
     def __init__(self, config: SamplingParameters, model: Path, *, batch_size: int, dtype: str) -> None:
         self._config = config
@@ -39,7 +39,7 @@ class TransformersSampler:
         generators = [torch.Generator(self._device).manual_seed(request.seed) for request in requests]
         longest = max(len(request.prompt_token_ids) for request in requests)
         padding = [longest - len(request.prompt_token_ids) for request in requests]
-        tokens = torch.tensor(
+        tokens = torch.tensor(  # int64, (batch, longest), padded on the left
             [[0] * pad + request.prompt_token_ids for pad, request in zip(padding, requests, strict=True)],
             device=self._device,
         )
@@ -54,9 +54,9 @@ class TransformersSampler:
                 input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
             cache = output.past_key_values
-            logits = output.logits[:, -1].float()
+            logits = output.logits[:, -1].float()  # (batch, vocabulary)
             probabilities = keep_nucleus(logits / self._config.temperature, self._config.top_p).softmax(dim=-1)
-            tokens = torch.stack(
+            tokens = torch.stack(  # int64, (batch, 1)
                 [torch.multinomial(row, 1, generator=g) for row, g in zip(probabilities, generators, strict=True)]
             )
             mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)

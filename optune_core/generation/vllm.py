@@ -1,4 +1,4 @@
-"""vLLM, on GPUs and CPUs by the same code."""
+"""The engine `vllm`, on GPUs and CPUs by the same code."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from optune_core.generation.engine import Engine, Request, Response, SamplingPar
 
 
 class VllmEngine(Engine):
-    """Offline vLLM."""
+    """vLLM without a server, in the process of the stage."""
 
     type: Literal["vllm"] = "vllm"
     gpu_memory_utilization: float = Field(default=0.9, gt=0.0, le=1.0)
     """Share of a GPU's memory that an engine takes."""
     tensor_parallel_size: int = Field(default=1, ge=1)
-    """Devices that an engine is spread over, for a policy that is too large for one. `replicas` is faster where it is
-    not."""
+    """Number of devices that one engine is spread over. Raise it for a policy that is too large for one device;
+    otherwise more `replicas` are faster."""
     max_num_seqs: int = Field(default=256, ge=1)
-    """Sequences that an engine answers at once."""
+    """Largest number of sequences that an engine samples at the same time."""
     enforce_eager: bool = False
-    """Do not compile the model: a faster start, slower generation. Pays for a few ten thousand tokens on a CPU."""
+    """True: the model is not compiled. The engine starts sooner and generates more slowly, which on a CPU is faster in
+    total up to a few ten thousand tokens."""
     cpu_kv_cache_gib: int = Field(default=2, ge=1)
-    """Bounds the key-value cache where vLLM runs on a CPU."""
+    """Size of the key-value cache in GiB if vLLM runs on a CPU."""
     repeatable: bool = True
-    """True: shards are answered one by one, so a run that was killed samples to the bit what an uninterrupted one does.
-    False: requests of the next shards enter the engine while the last ones of a shard still run, which is faster. A
-    shard that is done again after a kill is then a fresh, equally valid sample of the same policy: its batches differ,
-    and so do roundings. It is part of a shard's key, as all that decides about bytes: a run that promises them must
-    not find shards of one that does not."""
+    """True: shards are sampled one after another, so a run that was killed and resumed gets bit for bit the responses
+    of an uninterrupted run. False: requests of the next shards enter the engine while the last ones of a shard still
+    run, which is faster; a shard that is sampled again after a kill then is a different, equally valid sample of the
+    same policy, since its batches differ and so do roundings. The field is part of a shard's key, so a repeatable run
+    never uses shards of a run that is not repeatable."""
 
     @property
     def devices(self) -> int:
@@ -48,9 +49,9 @@ class VllmEngine(Engine):
 
 
 class VllmSampler:
-    """A started vLLM. Where it is repeatable, its answers to a shard depend on nothing but the shard.
+    """A started vLLM. If it is repeatable, its responses to a shard depend only on the shard.
 
-    The engine core runs in this process: in a process of its own, batches would depend on when requests arrive.
+    The engine core runs in this process. In a separate process, batches would depend on the arrival times of requests.
     """
 
     def __init__(self, config: SamplingParameters, engine: VllmEngine, model: Path, max_tokens: int) -> None:
@@ -63,9 +64,10 @@ class VllmSampler:
         if current_platform.is_cpu():
             from optune_core.generation.vllm_nucleus import Nucleus
 
-            self._top_p = 1.0  # for vLLM: the nucleus is kept before it samples
-            # A chunked prefill with per-request seeds ends the CPU engine ("CPU Generator does not use offset").
-            # Samples share whole blocks of their prompt, and the CPU's default of 128 tokens exceeds most prompts.
+            self._top_p = 1.0  # vLLM's own, since our processor has cut the logits to the nucleus
+            # A chunked prefill with per-request seeds crashes the CPU engine ("CPU Generator does not use offset").
+            # Samples share only complete blocks of their prompt, and most prompts are shorter than the CPU's default
+            # block of 128 tokens.
             on_cpu = {
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(4096, max_tokens),
@@ -98,7 +100,7 @@ class VllmSampler:
             yield from self._answer(shard)
 
     def _answer(self, requests: Iterable[Request]) -> Iterator[Response]:
-        """Requests enter as others leave. All that can run do, and as many wait: more would only take memory."""
+        """Answer requests. As many as can run do, and as many again wait in the engine; more would only take memory."""
         waiting = iter(requests)
         entered: dict[str, Request] = {}
         while True:
@@ -122,7 +124,7 @@ class VllmSampler:
             top_p=self._top_p,
             max_tokens=self._config.max_tokens,
             seed=request.seed,
-            logprobs=0 if self._config.logps else None,  # of the sampled token alone
+            logprobs=0 if self._config.logps else None,  # 0: of the sampled token only
             flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
@@ -141,7 +143,7 @@ def _response(request: Request, output: Any) -> Response:
 
 
 def set_environment(engine: VllmEngine) -> None:
-    """Settings that vLLM reads from the environment, where the user has not set them."""
+    """Set the environment variables that vLLM reads, unless the user has set them."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     defaults = {
         "VLLM_CPU_KVCACHE_SPACE": str(engine.cpu_kv_cache_gib),

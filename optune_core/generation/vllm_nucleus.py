@@ -1,4 +1,5 @@
-"""top_p for vLLM on CPUs, whose own sorts the whole vocabulary for every token: more time than the model takes."""
+"""top_p for vLLM on CPUs. vLLM's own sorts the complete vocabulary for every token, which takes longer than the
+model."""
 
 from __future__ import annotations
 
@@ -10,9 +11,9 @@ from optune_core.generation.nucleus import keep_nucleus
 
 
 class Nucleus(LogitsProcessor):  # type: ignore[misc]  # vLLM has no types that mypy follows
-    """Keeps the nucleus of every request; `additional_config` holds the `top_p` that they share.
+    """Logits processor that keeps the nucleus of every request; `additional_config` holds the `top_p` of all requests.
 
-    vLLM calls it after the temperature and before it samples.
+    vLLM calls it after dividing by the temperature and before sampling.
     """
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
@@ -23,7 +24,7 @@ class Nucleus(LogitsProcessor):  # type: ignore[misc]  # vLLM has no types that 
         return True
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        """Nothing is kept of requests."""
+        """Do nothing, since there is no state of requests."""
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         return keep_nucleus(logits, self._top_p)

@@ -1,9 +1,9 @@
-"""Rewards: conversations in, scores out.
+"""Rewards, which give conversations scores.
 
-reward              what a reward is
+reward              base of all rewards
 registry            rewards by the `type` that a configuration gives them
-ready               a reward whose model is in the store, as stages hand it to each other
-classifier          a sequence classifier with one logit; classifier_scorer does its work
+ready               a reward whose model is in the store, as specs of stages hold it
+classifier          a sequence classifier with one logit; classifier_scorer scores for it
 function            a function of a user's own package
 trained             a Bradley-Terry reward model that is trained before iteration 0
 

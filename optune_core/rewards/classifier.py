@@ -1,4 +1,4 @@
-"""`classifier`: a sequence classifier with one logit as reward model."""
+"""`classifier`: a reward model that is a sequence classifier with one logit."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from optune_core.rewards.reward import ModelRole, Reward, Scorer
 
 
 class ModelReward(Model, Reward):
-    """Base of the rewards that are sequence classifiers, each with its own tokenizer and chat template."""
+    """Base of rewards that are sequence classifiers with their own tokenizer and chat template."""
 
     batch_size: int = Field(default=16, ge=1)
-    """Conversations that are scored at once."""
+    """Conversations a forward pass."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type of the weights while scoring."""
+    """Type of the model's weights and activations."""
     replicas: int | None = Field(default=None, ge=1)
-    """Reward models that share the shards between them, each in a process of its own on a device of its own. Default:
-    as many as the machine has devices, at least one. Changes no result, so it may be changed in a run."""
+    """Number of reward models that divide the shards between them, each in a process of its own on a device of its own.
+    Default: as many as the machine has devices, at least one. It changes no result, so it may be changed in a run."""
 
     HOW: ClassVar[tuple[str, ...]] = ("replicas",)
 
@@ -38,12 +38,12 @@ class ModelReward(Model, Reward):
     def open(self, model: Path | None) -> Scorer:
         from optune_core.rewards.classifier_scorer import ClassifierScorer
 
-        assert model is not None, "the model entered the store"
+        assert model is not None, "a reward with a model is ready only with it"
         return ClassifierScorer(model, batch_size=self.batch_size, dtype=self.dtype)
 
 
 class ClassifierReward(ModelReward):
-    """An `AutoModelForSequenceClassification` with one logit."""
+    """A reward model that is an `AutoModelForSequenceClassification` with one logit."""
 
     type: Literal["classifier"] = "classifier"
 

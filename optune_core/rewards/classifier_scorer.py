@@ -1,4 +1,4 @@
-"""Scoring by a sequence classifier with one logit."""
+"""The scorer of sequence classifiers with one logit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optune_core.rewards.reward import Conversation
 
 
 class ClassifierScorer:
-    """Scores conversations in batches of like length, so that little is spent on padding."""
+    """Scorer that batches conversations of similar length, so that little is computed for padding."""
 
     def __init__(self, model: Path, *, batch_size: int, dtype: str) -> None:
         self._tokenizer: Any = load_tokenizer(model, str(model))
@@ -46,8 +46,8 @@ class ClassifierScorer:
         ids = conversation_token_ids(self._tokenizer, conversation.messages, conversation.response)
         if len(ids) > self._most_tokens:
             raise ModelError(
-                f"the reward model reads {self._most_tokens} tokens at most, and a prompt with its response has "
-                f"{len(ids)} ({conversation.prompt[:60]!r}…): lower prompts.max_tokens or generation.max_tokens, "
+                f"a prompt with its response has {len(ids)} tokens, but the reward model reads {self._most_tokens} "
+                f"tokens at most ({conversation.prompt[:60]!r}…): lower prompts.max_tokens or generation.max_tokens, "
                 "or take a reward model that reads more"
             )
         return ids

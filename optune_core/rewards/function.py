@@ -1,4 +1,4 @@
-"""`function`: a function of texts, for verifiable rewards."""
+"""`function`: a user's function of texts, for verifiable rewards."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from optune_core.parts.own_code import load_named, source_digest
 from optune_core.rewards.reward import Conversation, Reward, Scorer
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
+"""(prompts, responses) → one score a response."""
 
 _SOURCE = "reward function"
 
 
 class FunctionReward(Reward):
-    """A function `module:function(prompts, responses) -> scores` of a user's own package."""
+    """A function (prompts, responses) → scores of a user's own package."""
 
     type: Literal["function"] = "function"
     function: FunctionPath
-    """Called as `function(prompts, responses)` with two lists of texts; returns one number a response. Its module is
-    imported from the working directory or from what is installed."""
+    """Its name, as `package.module:function`. It is called with two lists of texts, prompts and responses, and returns
+    one number a response. Its module is imported from the working directory or from what is installed."""
 
     @property
     def label(self) -> str:
@@ -39,7 +40,7 @@ class FunctionReward(Reward):
 
 
 class FunctionScorer:
-    """Scores by a user's function."""
+    """Scorer that calls a user's function."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -49,7 +50,7 @@ class FunctionScorer:
         scores = self._function([c.prompt for c in conversations], [c.response for c in conversations])
         if len(scores) != len(conversations):
             raise ConfigError(
-                [f"{self._path} gave {len(scores)} scores for {len(conversations)} responses: return one each"],
+                [f"{self._path} returned {len(scores)} scores for {len(conversations)} responses: return one each"],
                 source=_SOURCE,
             )
         done(len(conversations))
@@ -60,16 +61,16 @@ def load_function(path: str) -> RewardFunction:
     """Import `package.module:function`.
 
     Raises:
-        ConfigError: there is no such module or function.
+        ConfigError: there is no such module or function, or it cannot be called.
     """
     function: Any = load_named(path, _SOURCE)
     if not callable(function):
-        raise ConfigError([f"{path!r} is {type(function).__name__}, not a function"], source=_SOURCE)
+        raise ConfigError([f"{path!r} is {type(function).__name__}, not a function: name one"], source=_SOURCE)
     return function  # type: ignore[no-any-return]
 
 
 def function_digest(path: str) -> str:
-    """Return the SHA-256 of the source file of the function's module: an edited function is another reward.
+    """Return the SHA-256 of the source file of the function's module, so that an edited function is another reward.
 
     Raises:
         ConfigError: the module cannot be found.

@@ -1,4 +1,4 @@
-"""A reward as stages hand it to each other."""
+"""A reward together with its model in the store."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from optune_core.storage import ArtifactStore, Ref
 
 
 class ReadyReward(BaseModel):
-    """A reward whose model, if it uses one, is in the store."""
+    """A reward that can score: its model, if it uses one, is in the store."""
 
     reward: Annotated[Reward, REWARDS]
     model: Ref | None = None
-    """The artifact that holds the model."""
+    """The artifact that holds the model; None: the reward uses none."""
     scoring: dict[str, Any]
-    """As `Reward.scoring` returned it when the reward became ready."""
+    """Result of `Reward.scoring` when the reward became ready; it is part of the keys of scores."""
 
     @classmethod
     def of(cls, reward: Reward, model: Ref | None = None) -> ReadyReward:
-        """Return the reward with its model.
+        """Check a reward and return it with its model.
 
         Raises:
             ConfigError: the reward cannot be used as it is configured.
@@ -32,10 +32,10 @@ class ReadyReward(BaseModel):
         return cls(reward=reward, model=model, scoring=reward.scoring())
 
     def side_by_side(self) -> Replicas | None:
-        """Return how many processes score side by side; None: one, which sees all devices."""
+        """Return how many processes score in parallel; None: one process, which sees all devices."""
         return self.reward.side_by_side()
 
     def open(self, store: ArtifactStore) -> Scorer:
-        """Fetch the model and make the reward ready to score."""
+        """Fetch the model, if there is one, and return a scorer."""
         folder = None if self.model is None else store.fetch(self.model, "model/*") / "model"
         return self.reward.open(folder)

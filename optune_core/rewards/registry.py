@@ -1,4 +1,4 @@
-"""Rewards by the `type` that a configuration gives them."""
+"""Registry of the rewards: `type` in a configuration → class."""
 
 from __future__ import annotations
 

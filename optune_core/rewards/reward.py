@@ -1,4 +1,4 @@
-"""What a reward is: a section of the configuration that scores conversations."""
+"""Base of all rewards: sections of the configuration that score conversations."""
 
 from __future__ import annotations
 
@@ -17,18 +17,22 @@ class Conversation:
     """A response with the messages that it answers."""
 
     prompt: str
+    """The prompt as text, for reward functions and messages."""
     messages: list[dict[str, str]]
+    """The prompt as chat messages, `role` and `content` each."""
     response: str
+    """The text of the response."""
 
 
 class Scorer(Protocol):
-    """A reward that is ready to score."""
+    """An opened reward."""
 
     def score(self, conversations: list[Conversation], done: Callable[[int], None]) -> list[float]:
-        """Return one score each, in order; not finite where the reward failed.
+        """Return one score a conversation, in order; a score that is not finite counts as a failure of the reward.
 
         Args:
-            done: called with the number of conversations that are scored.
+            conversations: conversations to score.
+            done: called with the number of conversations that are scored so far.
         """
         ...
 
@@ -38,41 +42,41 @@ ModelRole = Literal["policy", "reward", "backbone"]
 
 
 class Reward(Part):
-    """Base of all rewards. What a reward needs is said here, and everybody else asks it."""
+    """Base of all rewards. A reward describes what it needs, and all other code asks it instead of comparing names."""
 
     model_role: ClassVar[ModelRole | None] = None
-    """The role in which its model enters the store; None: it uses none."""
+    """The role in which its model enters the store; None: it uses no model."""
     trained_first: ClassVar[bool] = False
     """Whether the flow `reward-model` trains its model before iteration 0."""
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """The reward for people."""
+        """Name of the reward for people."""
 
     @property
     def family(self) -> str:
-        """Rewards of one family are scored in the same processes: `model`, or `function`."""
+        """`model` or `function`. Rewards of one family score in the same processes."""
         return "function" if self.model_role is None else "model"
 
     def side_by_side(self) -> Replicas | None:
-        """Return how many processes score side by side; None: one, which sees all devices."""
+        """Return how many processes score in parallel; None: one process, which sees all devices."""
         return None
 
     def check(self) -> None:
-        """Find what is wrong before work is spent.
+        """Check that the reward can be used, before anything is computed.
 
         Raises:
             ConfigError: the reward cannot be used as it is configured.
         """
 
     def scoring(self) -> dict[str, Any]:
-        """Return what determines a score besides the content of the model, as JSON."""
+        """Return everything that determines a score except the content of the model, as JSON."""
         return self.identity()
 
     @abstractmethod
     def open(self, model: Path | None) -> Scorer:
-        """Make the reward ready.
+        """Return a scorer.
 
         Args:
             model: model folder in the artifact; None for a reward without a model.

@@ -1,8 +1,8 @@
-"""A sweep: one base configuration, a small grid on top of it, and so a run (a cell) for each combination.
+"""A sweep: a base configuration and a grid of values on top of it, with a run (a cell) for each combination.
 
-A cell's name is made of its own values only. So it stays the same when the grid is reordered or gets further values:
-a sweep grows by values added to its file, and only the new cells are computed. A further key gives all cells new names,
-and so new runs, which find the artifacts of the old ones.
+The name of a cell is made of its own values only, so it stays the same when the grid is reordered or gets more values:
+only the cells of added values are computed. An added key gives all cells new names, and so new runs, which find the
+artifacts of the old runs.
 """
 
 from __future__ import annotations
@@ -27,29 +27,30 @@ from optune_core.parts.section import Section
 from optune_core.selection.everything import simplest
 
 Scalar = bool | int | float | str | None
-Values = dict[str, Scalar | list[Scalar]]
-"""`section.key` → a value, or several."""
+KeyValues = dict[str, Scalar | list[Scalar]]
+"""`section.key` → one value or several."""
 
 
 class SweepConfig(Section):
-    """What a sweep's YAML file holds."""
+    """Content of the YAML file of a sweep."""
 
     name: Name
-    """Name of the sweep, and the beginning of the names of its runs."""
+    """Name of the sweep, with which the names of its runs begin."""
     base: str
-    """The YAML file of an experiment, as `optune run` takes it."""
+    """YAML file of the base configuration, as `optune run` takes it."""
     grid: dict[str, list[Scalar]] = Field(min_length=1)
-    """`section.key` → its values. Every combination is a cell."""
-    exclude: list[Values] = Field(default_factory=list)
-    """Cells of the grid to leave out: those that have these values. A list stands for any of its values."""
-    include: list[Values] = Field(default_factory=list)
-    """Cells beside the grid, such as baselines; all other keys are the base's. A list makes a cell a value."""
+    """`section.key` → its values. Every combination of values is a cell."""
+    exclude: list[KeyValues] = Field(default_factory=list)
+    """Cells of the grid that are left out: those with all values of an entry. A list matches each of its values."""
+    include: list[KeyValues] = Field(default_factory=list)
+    """Additional cells, such as baselines; keys that an entry does not name have the values of the base. A list makes
+    one cell for each of its values."""
     evaluation: str | None = None
-    """The YAML file of an evaluation, as `optune evaluate` takes it, of every policy of every complete cell. The tables
-    and figures show its win scores where it is of the kind `win_score`, else the held-out rewards."""
+    """YAML file of an evaluation, as `optune evaluate` takes it, of every policy of every complete cell. Tables and
+    figures show its win scores if it is of the kind `win_score`. Default: only the held-out rewards are compared."""
     parallel: int = Field(default=1, ge=1)
-    """Cells at once, as processes of this machine, each of which uses all of its devices. Not read where cells go to a
-    work pool, which has its own limit."""
+    """Number of cells that are computed at once on this machine, each by a process that uses all devices. It is ignored
+    if cells run on a work pool, which has its own limit."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class Cell:
     """One run of a sweep."""
 
     run: str
-    """Its name: `optune status RUN` shows it, `optune run --run RUN` continues it by itself."""
+    """Name of the run: `optune status RUN` shows it, `optune run --run RUN` continues it alone."""
     values: dict[str, Scalar]
-    """What sets it apart, as validated."""
+    """`section.key` → validated value, for the keys in which cells differ."""
     overrides: list[str]
     """`section.key=value` on top of the sweep's base."""
     config: OptuneConfig
@@ -67,26 +68,29 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sweep:
+    """A validated sweep."""
+
     config: SweepConfig
     cells: list[Cell]
-    """In the order of the file."""
+    """Cells in the order of the file."""
 
 
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
-    """Read a sweep and validate every cell of it.
+    """Read a sweep and validate all of its cells.
 
     Args:
         path: YAML file of the sweep.
         overrides: `section.key=value` on top of the base configuration, for all cells.
 
     Raises:
-        ConfigError: the file, the base, or a cell is invalid, or a cell is given twice; all problems at once.
+        ConfigError: the file, the base or a cell is invalid, or a cell is given twice; all problems are reported
+            together.
     """
     config = validate(SweepConfig, read_yaml(path), [], source=str(path))
     problems = list(_grid_problems(config))
     for override in overrides:
         if (key := override.partition("=")[0]) in config.grid:
-            problems.append(f"{override!r}: {key} is in the grid, which decides: change it there")
+            problems.append(f"{override!r}: {key} is a key of the grid, which overrides it: change the grid")
     assignments = [*_grid(config), *_included(config)]
     if not (problems or assignments):
         problems = ["exclude leaves no cell of the grid: remove an entry"]
@@ -100,8 +104,11 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
 
 
 def cell_name(sweep: str, values: Mapping[str, Scalar]) -> str:
-    """Return a cell's name, such as `demo-rho_0.3-selection_optune-seed_0`: the sweep, then each key's last part and
-    value, by key, the seed last. The last part of a `type` is the section that it chooses."""
+    """Return the name of a cell, such as `demo-rho_0.3-selection_optune-seed_0`.
+
+    It is the name of the sweep, then the last part and the value of each key, sorted by key with the seed last. For a
+    key `section.type` the last part is the section. If two keys have the same last part, the complete keys are used.
+    """
     lasts = Counter(_last(key) for key in values)
 
     def label(key: str) -> str:
@@ -128,7 +135,7 @@ def _included(config: SweepConfig) -> Iterator[dict[str, Scalar]]:
             yield dict(zip(entry, combination, strict=True))
 
 
-def _matches(values: Mapping[str, Scalar], entry: Values) -> bool:
+def _matches(values: Mapping[str, Scalar], entry: KeyValues) -> bool:
     return all(key in values and values[key] in _listed(given) for key, given in entry.items())
 
 
@@ -137,70 +144,72 @@ def _listed(given: Scalar | list[Scalar]) -> list[Scalar]:
 
 
 def _grid_problems(config: SweepConfig) -> Iterator[str]:
-    """What can be wrong before any cell is looked at."""
+    """Yield the problems of the grid itself, before its cells are validated."""
     for key, given in config.grid.items():
         if not given:
             yield f"grid.{key}: holds no value: give at least one, or leave the key out"
         for value, count in Counter(map(repr, given)).items():
             if count > 1:
-                yield f"grid.{key}: {value} is given {count} times: each of its cells would be there twice"
+                yield f"grid.{key}: {value} is given {count} times: give it once"
     for key in {*config.grid, *itertools.chain(*config.include)}:
         if key == "name":
-            yield "name: cannot be in the grid, a cell is named by its values: remove it"
-    whole = [
+            yield "name: cannot be in the grid, since cells are named by their values: remove it"
+    combinations = [
         dict(zip(config.grid, combination, strict=True)) for combination in itertools.product(*config.grid.values())
     ]
     for number, entry in enumerate(config.exclude):
-        if not entry or not any(_matches(values, entry) for values in whole):
+        if not entry or not any(_matches(values, entry) for values in combinations):
             yield f"exclude[{number}] = {entry!r}: no cell of the grid has these values: correct or remove it"
 
 
 def _validated(
     config: SweepConfig, assignments: Sequence[dict[str, Scalar]], overrides: Sequence[str]
 ) -> tuple[list[Cell], list[str]]:
-    """The cells, or what is wrong with them: a problem that all have is said once, else with the cells that have it."""
+    """Return the valid cells and the problems of the others; each problem is reported once, with the cells that have
+    it."""
     base = read_yaml(config.base)
     cells: list[Cell] = []
-    having: dict[str, list[str]] = {}
+    cells_of: dict[str, list[str]] = {}
     for given in assignments:
         own = [f"{key}={json.dumps(value)}" for key, value in given.items()]
         try:
             settings = parse_config(deepcopy(base), [*overrides, *own, "name=unnamed"], source=config.base)
         except ConfigError as error:
             for problem in error.problems:
-                having.setdefault(problem, []).append(_said(given))
+                cells_of.setdefault(problem, []).append(_as_text(given))
             continue
         values = {key: _value_at(settings, key) for key in given}
         run = cell_name(config.name, values)
         if not is_name(run):
-            having.setdefault(
+            cells_of.setdefault(
                 f"{run!r} ({len(run)} characters) is no valid name of a run (at most 64): shorten the sweep's name", []
-            ).append(_said(given))
+            ).append(_as_text(given))
             continue
         cells.append(Cell(run, values, [*own, f"name={json.dumps(run)}"], settings.model_copy(update={"name": run})))
     problems = [
-        f"{problem} ({'every cell' if len(who) == len(assignments) else 'cell ' + _first(who)})"
-        for problem, who in having.items()
+        f"{problem} ({'every cell' if len(having) == len(assignments) else 'cell ' + _first(having)})"
+        for problem, having in cells_of.items()
     ]
     return cells, problems
 
 
 def _cell_problems(cells: Sequence[Cell]) -> Iterator[str]:
-    """Cells that are one and the same, or would be computed twice."""
+    """Yield the problems of cells that have the same name, or compute the same under two names."""
     names: dict[str, Cell] = {}
     computed: dict[str, Cell] = {}
     for cell in cells:
         fixed = cell.config.model_copy(update={"name": "any", "selection": simplest(cell.config.selection)})
-        what = fixed.model_dump_json()
+        content = fixed.model_dump_json()
         if cell.run in names:
-            yield f"cell {cell.run} is given twice ({_said(names[cell.run].values)}; {_said(cell.values)}): remove one"
-        elif (same := computed.get(what)) is not None:
+            twice = f"{_as_text(names[cell.run].values)}; {_as_text(cell.values)}"
+            yield f"cell {cell.run} is given twice ({twice}): remove one"
+        elif (same := computed.get(content)) is not None:
             yield (
-                f"cells {same.run} and {cell.run} compute the same (at rho = 1 every selector takes all prompts): "
+                f"cells {same.run} and {cell.run} compute the same (at rho = 1 all selectors select every prompt): "
                 f"leave one out, with exclude: [{_braced(cell.values)}]"
             )
         names[cell.run] = cell
-        computed.setdefault(what, cell)
+        computed.setdefault(content, cell)
 
 
 def _value_at(settings: BaseModel, key: str) -> Any:
@@ -222,7 +231,7 @@ def _first(cells: Sequence[str]) -> str:
     return "; cell ".join(cells[:2]) + more
 
 
-def _said(values: Mapping[str, Scalar]) -> str:
+def _as_text(values: Mapping[str, Scalar]) -> str:
     return ", ".join(f"{key} = {value}" for key, value in values.items())
 
 

@@ -1,7 +1,7 @@
-"""In which order the cells of a sweep are computed, so that what they share is computed once.
+"""The order in which the cells of a sweep are computed, so that their common work is computed once.
 
-Content keys share a common prefix between cells by themselves, if one has made it when the next one looks. So of cells
-with a common prefix one goes first, alone, until its iteration 0 is committed; then all others may go at once.
+Cells whose configurations agree in some sections ask for the same artifacts, which the second cell finds if the first
+has committed them. So of such cells one starts alone; the others start when its iteration 0 is committed.
 """
 
 from __future__ import annotations
@@ -16,29 +16,30 @@ from optune_core.sweep.grid import Cell
 _RESPONSES = ("seed", "policy", "prompts", "generation")
 _REPLAY = (*_RESPONSES, "reward", "held_out")
 _POLICY = (*_REPLAY, "training")
-"""What iteration 0 reads for its responses, its replay set and its policy. Cells that agree in these sections share
-that; what cells differ in beyond, the selection, is read from iteration 1 on."""
+"""Sections that determine the responses, the replay set and the policy of iteration 0. Cells that agree in them share
+these artifacts. The section `selection` matters from iteration 1 on."""
 
 
 class SweepOrder:
-    """Which cells share a prefix."""
+    """The order of the cells: a cell waits while another computes artifacts that both need."""
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        alike: defaultdict[bytes, list[str]] = defaultdict(list)
+        sharing: defaultdict[bytes, list[str]] = defaultdict(list)
         for cell in cells:
             for prefix in _prefixes(cell.config):
-                alike[prefix].append(cell.run)
-        self._alike = {cell.run: [alike[prefix] for prefix in _prefixes(cell.config)] for cell in cells}
+                sharing[prefix].append(cell.run)
+        self._groups = {cell.run: [sharing[prefix] for prefix in _prefixes(cell.config)] for cell in cells}
 
     def next(self, waiting: Sequence[Cell], at_work: Collection[str], past_iteration_0: Collection[str]) -> Cell | None:
-        """The first waiting cell that would make nothing that another one is making now; None: all have to wait.
+        """Return the first waiting cell that needs no artifact which another cell is computing; None: all have to wait.
 
         Args:
-            at_work: the cells that are being computed.
-            past_iteration_0: the cells that have committed their iteration 0.
+            waiting: cells that have not started, in the order of the file.
+            at_work: runs of the cells that are being computed.
+            past_iteration_0: runs of the cells that have committed their iteration 0.
         """
         for cell in waiting:
-            groups = self._alike[cell.run]
+            groups = self._groups[cell.run]
             if not any(_meet(group, at_work) and not _meet(group, past_iteration_0) for group in groups):
                 return cell
         return None

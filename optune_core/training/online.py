@@ -1,4 +1,4 @@
-"""HyPO's online samples as rows beside the preference pairs: a chosen response, and an empty rejected one."""
+"""Online samples of HyPO as rows of the training data: the sample is the chosen response, the rejected one is empty."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pyarrow.compute as pc
 from optune_core.data.schemas import REPLAY, RESPONSES, TOKENS, only
 
 SAMPLED = only(RESPONSES, "prompt_id", "sample", "prompt_token_ids", "response_token_ids", "policy_logps")
-"""What is read of the responses."""
+"""Columns of RESPONSES that are read."""
 
 
 def as_rows(samples: pa.Table, schema: pa.Schema, iteration: int) -> pa.Table:
-    """One row a sample.
+    """Return one row a sample.
 
-    An empty response costs no tokens and has the log-probability 0 under any policy, so whatever computes pairs
-    computes these: the reference pass and its shards, packing, the engine's log-probabilities.
+    An empty response has no tokens and the log-probability 0 under any policy. So code that computes pairs also
+    computes these rows: the reference pass and its shards, packing, and the use of the engine's log-probabilities.
 
     Args:
-        samples: schema SAMPLED, of π_t.
-        schema: columns of REPLAY to answer in; there is no reward.
+        samples: responses of π_t, schema SAMPLED.
+        schema: columns of REPLAY that the rows have; rewards are null.
         iteration: t.
     """
     rows = samples.num_rows

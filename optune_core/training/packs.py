@@ -1,4 +1,4 @@
-"""A pack of pairs as it is computed."""
+"""The tensors of a pack, the rows that share a forward pass."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from optune_core.training.layout import PackedRow
 
 @dataclass(frozen=True)
 class PackData:
-    """P rows that share a forward pass, each a pair or an online sample."""
+    """The tensors of P rows that share a forward pass; each row is a pair or an online sample."""
 
     row: PackedRow
+    """Token ids and layout of the rows."""
     reference_logps: Tensor | None
-    """float32, (2, P): chosen and rejected; None: the loss has no reference."""
+    """float32, (2, P): log π_ref(y|x) of chosen and rejected; None: the loss has no reference."""
     rewards: Tensor
-    """float32, (2, P): chosen and rejected."""
+    """float32, (2, P): explicit rewards of chosen and rejected; NaN for online samples."""
     counted: bool
-    """Whether this process adds these rows to the loss of the step."""
+    """Whether these rows count in the loss of the step; False: they are computed only so that this process takes part
+    in every exchange of gradients."""
     online: Tensor
-    """bool, (P,): which rows are online samples."""
+    """bool, (P,): True for online samples."""
     online_share: float
-    """Share of online samples among the rows of the complete step."""
+    """Share of online samples among the rows of the optimizer step, in [0, 1]."""
 
     def to(self, device: torch.device) -> PackData:
-        """Return the same on a device."""
+        """Return the same rows with their tensors on a device."""
         reference = None if self.reference_logps is None else self.reference_logps.to(device)
         return replace(
             self,
@@ -39,7 +41,11 @@ class PackData:
         )
 
     def batch(self, chosen_logps: Tensor, rejected_logps: Tensor) -> Batch:
-        """Return what a loss is given, with the policy's log-probabilities, float32, (P,) each."""
+        """Return the input of a loss.
+
+        Args:
+            chosen_logps, rejected_logps: log π_θ(y|x) under the policy, float32, (P,).
+        """
         reference = torch.full_like(self.rewards, torch.nan) if self.reference_logps is None else self.reference_logps
         return Batch(
             policy_chosen_logps=chosen_logps,

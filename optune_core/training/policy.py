@@ -1,4 +1,4 @@
-"""The training of π_{t+1} from π_t and D_t, from reading the pairs to the committed policy."""
+"""Training of π_{t+1} from π_t and D_t, from reading the pairs to committing the policy."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ COLUMNS = only(
     "generated_at",
     "sampled_from",
 )
-"""What training reads of D_t: no texts."""
+"""Columns of D_t that training reads; texts are not among them."""
 
 
 def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
-    """Train π_{t+1} and commit it, as `stages.policy.run` promises."""
+    """Train π_{t+1} and commit it; errors as for `stages.policy.run`, but torch's own for memory that does not
+    suffice."""
     keep_freed_memory()
     config, state = spec.training, PartialState(cpu=not torch.cuda.is_available())
     started = time.monotonic()
@@ -72,7 +73,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
     reference_seconds = time.monotonic() - started
 
     started = time.monotonic()
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # which has a way of its own to load and hand out a model
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":  # FSDP loads the weights on one process and distributes them
         model = load_master(policy)
         compute_inside(model, kernel, cast_weights=False)
     with store.scratch() as scratch, Checkpoints(store, spec.work) as checkpoints:
@@ -91,7 +92,7 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
             output = scratch / "policy"
             output.mkdir()
             save_policy(model, weights, policy, output)
-            # Without the summary at the end, which only knows the steps since the last interruption.
+            # The summary at the end is left out: it covers only the steps since the last interruption.
             log = [entry for entry in trainer.state.log_history if "loss" in entry]
             (output / LOG).write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in log))
             if logps is not None and config.reference == "initial":
@@ -118,16 +119,20 @@ def train(store: ArtifactStore, spec: Spec, progress: Progress) -> None:
 
 
 def _mean_weight(rewards: torch.Tensor, loss: Loss) -> dict[str, float]:
-    """Return the mean weight of all pairs, where the loss has weights."""
+    """Return the mean weight of all pairs as a metric; none if the loss has no weights. `rewards`: float32, (2, N)."""
     weights = loss.pair_weights((rewards[0] - rewards[1]).double().numpy())
     return {} if weights is None else {"weights/mean": float(weights.mean())}
 
 
 def training_pairs(replay: pa.Table, config: Training) -> pa.Table:
-    """The rows of D_t that are trained on."""
+    """Return the rows of D_t that are trained on: those with a pair and the reward gap that is asked for.
+
+    Raises:
+        DataError: no row is left.
+    """
     pairs = trainable(replay)
     if pairs.num_rows == 0:
-        raise DataError("no prompt of the replay set has a preference pair: see the reasons in its `reason` column")
+        raise DataError("no prompt of the replay set has a preference pair: look at the reasons in its column `reason`")
     if config.min_reward_gap is None:
         return pairs
     gap = pc.subtract(pairs["chosen_reward"], pairs["rejected_reward"])
@@ -135,13 +140,13 @@ def training_pairs(replay: pa.Table, config: Training) -> pa.Table:
     if kept.num_rows == 0:
         raise DataError(
             f"training.min_reward_gap={config.min_reward_gap} leaves none of {pairs.num_rows} pairs: the largest "
-            f"reward gap is {pc.max(gap).as_py():.4g}. Lower it"
+            f"reward gap is {pc.max(gap).as_py():.4g}. Lower training.min_reward_gap"
         )
     return kept
 
 
 def _load(policy: Path, config: Training, state: PartialState) -> tuple[Any, str]:
-    """π_t on this process's device, computing log-probabilities, and the kernel by which."""
+    """Return π_t on the device of this process, prepared to compute log-probabilities, and the name of its kernel."""
     with weights_on_every_process():
         model = load_master(policy).to(state.device)
     kernel = choose_kernel(model, getattr(torch, config.precision))
@@ -150,7 +155,7 @@ def _load(policy: Path, config: Training, state: PartialState) -> tuple[Any, str
 
 
 def _steps(pairs: TokenPairs, kernel: str, spec: Spec, processes: int) -> list[Step]:
-    """Of all epochs."""
+    """Return the optimizer steps of all epochs, in order."""
     tokens = pairs.tokens(prompt_once=kernel != PLAIN).tolist()
     return [
         step
@@ -188,7 +193,7 @@ def _trainer(
 
 
 def _newest(store: ArtifactStore, checkpoints: Checkpoints, trainer: PolicyTrainer) -> str | None:
-    """The folder to go on from: the first process chooses, all read the same step."""
+    """Return the folder of the checkpoint to resume from; None: there is none. The first process chooses for all."""
     state = PartialState()
     chosen = (
         checkpoints.newest(lambda folder: checkpoint_files.check(folder, trainer.trained))
@@ -203,5 +208,5 @@ def _newest(store: ArtifactStore, checkpoints: Checkpoints, trainer: PolicyTrain
     with state.local_main_process_first():  # one download a machine
         found = store.find(checkpoints.work(step))
         if found is None:
-            raise TransientError(f"the checkpoint of step {step} went away while it was about to be read")
+            raise TransientError(f"the checkpoint of step {step} was deleted before this process could read it")
         return str(store.fetch(found.ref))

@@ -1,4 +1,4 @@
-"""The reference pass: log π_ref(y|x) of every pair, once, in shards that are committed when they are done."""
+"""The reference pass: log π_ref(y|x) of every row, computed once, in shards that are committed one by one."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ from optune_core.training.weights import load_master, weights_on_every_process
 VERSION = 5
 SHARD_PAIRS = 512
 FILE = "reference.parquet"
-"""Of a shard; and in the artifact of a policy that was trained against π_0, of all of its pairs."""
+"""File name of a shard, and of the table of all pairs in the artifact of a policy that was trained against π_0."""
 
 Logps = dict[int, tuple[float, float]]
-"""(chosen, rejected) by row number."""
+"""Row number → log π_ref(y|x) of (chosen, rejected)."""
 
 
 class ReferencePass:
-    """The reference log-probabilities that a training needs.
+    """Computation of the reference log-probabilities of all rows.
 
-    Where the reference is π_0, the pairs that stood in D_{t-1} already are not computed again: π_t's artifact carries
-    theirs. Where `training.reference_logps` says so, those of fresh pairs are the engine's.
+    If the reference is π_0, pairs that were in D_{t-1} already are not computed again: π_t's artifact holds their
+    values. With `training.reference_logps: engine`, the values of fresh pairs are those of the engine.
 
     Args:
-        replay: columns of REPLAY, the rows that are trained on.
-        pairs: the same rows.
-        kernel: by which models compute.
-        state: this process among those that train.
+        store: store of the artifacts.
+        spec: spec of the training.
+        replay: rows that are trained on, with columns of REPLAY.
+        pairs: token ids of the same rows.
+        kernel: name of the attention kernel of the models.
+        state: this process among those that train together.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class ReferencePass:
         self._prompt_ids: list[str] = replay["prompt_id"].to_pylist()
 
     def work(self, shard: int) -> Work:
-        """A shard: these pairs under the reference, in this precision and in this company."""
+        """Return the work of a shard. Its key has all that determines the bits of the result, packing included."""
         spec = self._spec
         params = {
             "precision": spec.training.precision,
@@ -71,17 +73,22 @@ class ReferencePass:
         return Work("reference", VERSION, params, spec.parents)
 
     def __call__(self, policy: Any, steps: Sequence[Step], progress: Progress) -> Tensor:
-        """Every process makes its share of the shards, and reads all of them.
+        """Compute this process's share of the shards, wait for the other processes, and return the values of all rows.
 
         Args:
-            policy: π_t after `logps.compute_inside`, on this process's device.
-            steps: of the first epoch.
+            policy: π_t after `logps.compute_inside`, on the device of this process.
+            steps: optimizer steps of the first epoch, which contain every row once.
+            progress: called with the number of rows that are done.
 
         Returns:
-            float32, (2, pairs): chosen and rejected.
+            log π_ref(y|x), float32, (2, N): chosen and rejected.
+
+        Raises:
+            ConservationError: rows are missing, or are there twice.
+            Preempted: the process was asked to end; complete shards are committed.
         """
         store, state = self._store, self._state
-        known = self._carried() | self._of_engine()
+        known = self._carried() | self._from_engine()
         shards = shards_of(steps, self._spec.training.batch_size, known)
         mine = range(state.process_index, len(shards), state.num_processes)
         missing = [shard for shard in mine if store.find(self.work(shard)) is None]
@@ -108,7 +115,7 @@ class ReferencePass:
         return torch.tensor(logps_of_rows).T.contiguous()
 
     def _carried(self) -> Logps:
-        """Of the pairs that are older than this iteration, where π_t's artifact has them."""
+        """Return the values of pairs that are older than this iteration, from the artifact of π_t."""
         spec = self._spec
         if spec.training.reference != "initial" or spec.iteration == 0:
             return {}
@@ -121,8 +128,8 @@ class ReferencePass:
             if made < spec.iteration and prompt_id in before
         }
 
-    def _of_engine(self) -> Logps:
-        """Of the pairs that were sampled from the reference in this iteration, where the engine's own are wanted."""
+    def _from_engine(self) -> Logps:
+        """Return the engine's values of pairs that were sampled from the reference in this iteration, if wanted."""
         spec = self._spec
         if spec.training.reference_logps == "computed" or not self._is_policy:
             return {}
@@ -154,11 +161,14 @@ class ReferencePass:
 def reference_logps(
     model: Callable[..., Tensor], device: torch.device, pairs: TokenPairs, pack: Pack, precision: torch.dtype
 ) -> Logps:
-    """log π_ref(y|x) of a pack, computed as training computes it.
+    """Return log π_ref(y|x) of the rows of a pack in nats, computed as training computes it.
 
     Args:
-        model: the reference after `logps.compute_inside`, float32 weights, on `device`.
-        precision: autocast type of the forward pass; float32 for none.
+        model: the reference after `logps.compute_inside`, with float32 weights, on `device`.
+        device: device to compute on.
+        pairs: token ids of all rows.
+        pack: numbers of the rows that share the forward pass.
+        precision: autocast type of the forward pass; float32: no autocast.
     """
     with torch.autocast(device.type, precision, enabled=precision != torch.float32):
         chosen, rejected = row_logps(model, pairs.row(pack.rows).to(device))
@@ -166,7 +176,7 @@ def reference_logps(
 
 
 def shards_of(steps: Sequence[Step], batch_size: int, known: Container[int] = ()) -> list[list[Pack]]:
-    """The packs of an epoch, without the rows that are known, in shards of whole steps of about SHARD_PAIRS pairs."""
+    """Return the packs of an epoch, without known rows, in shards that are complete steps of about SHARD_PAIRS rows."""
     count = max(1, SHARD_PAIRS // batch_size)
     shards = []
     for first in range(0, len(steps), count):
@@ -177,10 +187,11 @@ def shards_of(steps: Sequence[Step], batch_size: int, known: Container[int] = ()
 
 
 def shard_table(prompt_ids: Sequence[str], logps: Logps) -> pa.Table:
-    """As schema REFERENCE, in the order in which it was computed.
+    """Return the values as a table (schema REFERENCE), in the order of `logps`.
 
     Args:
-        prompt_ids: of all rows.
+        prompt_ids: prompt ids of all rows, by row number.
+        logps: values of some rows.
     """
     return pa.table(
         [
@@ -193,21 +204,21 @@ def shard_table(prompt_ids: Sequence[str], logps: Logps) -> pa.Table:
 
 
 def assemble(shards: Sequence[pa.Table], prompt_ids: Sequence[str]) -> list[tuple[float, float]]:
-    """(chosen, rejected) log π_ref(y|x) in the order of `prompt_ids`.
+    """Return log π_ref(y|x) of (chosen, rejected) of every row, in the order of `prompt_ids`.
 
     Raises:
-        ConservationError: a prompt is in no shard, in two of them, or not in the data set.
+        ConservationError: a prompt is in no shard, in two shards, or not in the data set.
     """
-    whole = pa.concat_tables(shards)
-    ids = whole["prompt_id"].to_pylist()
+    table = pa.concat_tables(shards)
+    ids = table["prompt_id"].to_pylist()
     found, expected = Counter(ids), Counter(prompt_ids)
     if wrong := sorted((found - expected) + (expected - found)):
         raise ConservationError(
             f"the reference pass has {len(ids)} pairs and the data set {len(prompt_ids)}, and they do not match one to "
             f"one: prompt {wrong[0]!r} is {found[wrong[0]]} times in the first and {expected[wrong[0]]} in the second"
         )
-    of = dict(zip(ids, _columns(whole), strict=True))
-    return [of[prompt_id] for prompt_id in prompt_ids]
+    logps = dict(zip(ids, _columns(table), strict=True))
+    return [logps[prompt_id] for prompt_id in prompt_ids]
 
 
 def _columns(table: pa.Table) -> list[tuple[float, float]]:

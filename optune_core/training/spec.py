@@ -1,4 +1,4 @@
-"""The section `training`, and what the training of a policy is asked for."""
+"""The section `training`, and the spec of the stage `policy`."""
 
 from __future__ import annotations
 
@@ -14,59 +14,61 @@ from optune_core.storage import Ref, Work
 
 VERSION = 6
 _FEWEST_TOKENS = 256
-"""A single pair of average length: fewer tokens at once save nothing."""
+"""Tokens at once below which memory is not saved, since they are about one pair."""
 
 
 class Lora(Section):
-    """An adapter that is trained instead of all weights, and merged at the end of an iteration."""
+    """A LoRA adapter, which is trained instead of all weights and merged at the end of an iteration."""
 
     r: int = Field(default=16, ge=1)
     """Rank of the adapter."""
     alpha: int = Field(default=32, ge=1)
-    """Scale of the adapter: its product is multiplied by `alpha / r`."""
+    """Scale of the adapter, which is multiplied by alpha / r."""
     target_modules: str | list[str] = "all-linear"
-    """Layers that get an adapter, as PEFT names them."""
+    """Names of the modules that get an adapter, as peft takes them."""
 
 
 class Training(Section):
     """The section `training`: the loss, the optimizer, and how steps are computed."""
 
     loss: Annotated[Loss, LOSSES]
-    """What is minimised."""
+    """The loss, with its own parameters."""
     reference: Literal["previous", "initial"] = "previous"
-    """π_t (the paper's) or π_0."""
+    """Reference policy: `previous` is π_t, the paper's; `initial` is π_0."""
     reference_logps: Literal["computed", "engine"] = "computed"
-    """`engine`: for pairs that were sampled from the reference in this iteration, take the log-probabilities that the
-    engine had them with (needs `generation.logps`), instead of computing them. Saves that share of the reference
-    pass; costs exactness, since engine and trainer round differently: the first loss is no longer mean(R)·ln 2."""
+    """`computed`: the reference pass computes all log-probabilities. `engine`: for pairs that were sampled from the
+    reference in this iteration, the log-probabilities are those of the engine (needs `generation.logps`), which saves
+    their share of the reference pass. It is less exact, since engine and trainer round differently: the loss of the
+    first step is no longer mean(R)·ln 2."""
     epochs: int = Field(default=1, ge=1)
-    """Passes over the replay set an iteration. Not given by the paper."""
+    """Passes over the replay set in an iteration. The paper gives no value."""
     batch_size: int = Field(default=128, ge=1)
-    """Pairs an optimizer step, over all devices (paper: 128); with `hypo` pairs and online samples together."""
+    """Rows an optimizer step, over all devices (paper: 128). A row is a pair or, with `hypo`, an online sample."""
     micro_batch_tokens: int = Field(default=8192, ge=1)
-    """Tokens that share a forward and backward pass on one device: pairs are packed until they are as many, without
-    padding, and with each prompt once. Changes no result but roundings, so it may be changed in a run."""
+    """Largest number of tokens in a forward and backward pass on one device. Pairs are packed up to it without padding,
+    and with each prompt once. It changes results only by rounding, so it may be changed in a run."""
     optimizer: Literal["rmsprop", "adamw_torch", "adamw_torch_fused"] = "rmsprop"
-    """Paper: RMSprop. `adamw_torch_fused` is `adamw_torch` in one pass over the weights."""
+    """Optimizer (paper: RMSprop). `adamw_torch_fused` is `adamw_torch` in one pass over the weights."""
     learning_rate: float = Field(default=5e-7, gt=0.0)
-    """Paper: 5e-7."""
+    """Largest learning rate of the schedule (paper: 5e-7)."""
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    """Not given by the paper."""
+    """Schedule of the learning rate after the warm-up. The paper names none."""
     warmup_ratio: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Paper: 0.1."""
+    """Share of the steps in which the learning rate rises from 0 (paper: 0.1)."""
     max_grad_norm: float = Field(default=1.0, gt=0.0)
-    """Norm to which larger gradients are scaled down."""
+    """Norm to which gradients are clipped."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Autocast type of the forward pass; the master weights are float32 in either case."""
+    """Autocast type of the forward pass. Weights and optimizer are in float32 in either case."""
     min_reward_gap: float | None = None
-    """Train on no pair whose reward margin is below it. Beyond the paper, whose Eq. 6 gives such a pair the weight ½,
-    not 0. Default: train on all."""
+    """Smallest reward margin of a pair that is trained on. Default: all pairs are trained on, as in the paper, whose
+    Eq. 6 gives pairs with a small margin a weight of about ½, not 0."""
     gradient_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, more time."""
+    """True: activations are computed again in the backward pass, which takes longer and needs less memory."""
     checkpoint_every: Duration = "5m"
-    """Most time that a kill may cost: a checkpoint (weights and optimizer, in float32) is committed at the first
-    optimizer step after it, in the background. `0s`: after every step."""
+    """Time between checkpoints, and so the most work that a kill may cost. A checkpoint (weights and optimizer, in
+    float32) is committed in the background at the first optimizer step after this time. `0s`: after every step."""
     lora: Lora | None = None
+    """Adapter that is trained instead of all weights. Default: all weights are trained."""
     accelerate_config: str | None = None
     """File for `accelerate launch --config_file` (DDP, FSDP). Default: one process a device."""
 
@@ -79,16 +81,18 @@ class Training(Section):
 
     @property
     def checkpoint_seconds(self) -> int:
-        """Seconds of `checkpoint_every`."""
+        """`checkpoint_every` in seconds."""
         return duration_seconds(self.checkpoint_every)
 
 
 class Spec(BaseModel):
-    """What the training of π_{t+1} is asked for."""
+    """Spec of the stage `policy`: the training of π_{t+1}."""
 
     training: Training
     seed: int
+    """The run's seed."""
     iteration: int
+    """t."""
     policy: Ref
     """π_t."""
     initial: Ref
@@ -96,25 +100,25 @@ class Spec(BaseModel):
     replay: Ref
     """D_t."""
     online: list[Ref] = []
-    """Shards of responses of π_t, where the loss has a term on such (HyPO)."""
+    """Shards of online responses of π_t; empty if the loss has no term on them."""
     memory_parts: int = Field(default=1, ge=1)
-    """Divides the tokens that are computed at once, where memory does not suffice for `training.micro_batch_tokens`:
-    the same policy but for roundings, so no part of its key."""
+    """Divisor of `training.micro_batch_tokens`, raised when a device runs out of memory. It changes the policy only by
+    rounding, so it is not part of the key."""
 
     @property
     def tokens_at_once(self) -> int:
-        """Tokens that share a forward and backward pass."""
+        """Largest number of tokens in a forward and backward pass on one device."""
         return max(1, self.training.micro_batch_tokens // self.memory_parts)
 
     def smaller(self) -> Spec | None:
-        """Return the same work in half the memory for activations; None where smaller passes would not help."""
+        """Return the spec of the same work with half the tokens at once; None: smaller passes would save no memory."""
         if self.tokens_at_once <= _FEWEST_TOKENS:
             return None
         return self.model_copy(update={"memory_parts": self.memory_parts * 2})
 
     @property
     def parents(self) -> dict[str, Ref]:
-        """What the policy is made from."""
+        """References to the artifacts that determine the policy, by role."""
         found = {"policy": self.policy, "replay": self.replay}
         found |= {f"online/{number:05d}": shard for number, shard in enumerate(self.online)}
         if self.training.reference == "initial":
@@ -123,6 +127,7 @@ class Spec(BaseModel):
 
     @property
     def work(self) -> Work:
-        """The policy. (The reference log-probabilities are a function of its parents, so not one themselves.)"""
+        """The work whose artifact is the policy. Reference log-probabilities follow from its parents, so are none of
+        them."""
         params = self.training.identity() | {"seed": self.seed, "iteration": self.iteration}
         return Work("policy", VERSION, params, self.parents)

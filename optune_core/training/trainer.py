@@ -1,4 +1,4 @@
-"""transformers' trainer with our losses, on packed pairs whose reference log-probabilities are already there."""
+"""transformers' Trainer with the project's losses, on packed pairs with reference log-probabilities."""
 
 from __future__ import annotations
 
@@ -32,30 +32,32 @@ from optune_core.training.spec import Training
 
 @dataclass(frozen=True)
 class PairData:
-    """All that training knows of N rows: preference pairs, and behind them online samples."""
+    """The training data: N rows, which are preference pairs followed by online samples."""
 
     pairs: TokenPairs
+    """Token ids of the rows."""
     reference_logps: Tensor | None
-    """float32, (2, N): chosen and rejected; None: the loss has no reference."""
+    """float32, (2, N): log π_ref(y|x) of chosen and rejected; None: the loss has no reference."""
     rewards: Tensor
-    """float32, (2, N): the reward model's, chosen and rejected; NaN for online samples."""
+    """float32, (2, N): explicit rewards of chosen and rejected; NaN for online samples."""
     preferences: int | None = None
-    """The first that many rows are pairs, the others online samples (HyPO); None: all are pairs."""
+    """Number of rows that are pairs; the rows after them are online samples (HyPO). None: all rows are pairs."""
 
 
 @dataclass(frozen=True)
 class StepData:
-    """What one process computes of an optimizer step."""
+    """The part of an optimizer step that one process computes."""
 
     packs: list[PackData]
+    """Packs of this process."""
     rows: int
-    """Of the whole step, over all processes."""
+    """Number of rows in the step, over all processes."""
     tokens: int
-    """Of the chosen responses of the whole step."""
+    """Number of tokens in the chosen responses of the step, over all processes."""
 
 
 class StepDataset(Dataset[StepData]):
-    """Optimizer steps in their order, as one process sees them."""
+    """Data set whose items are the optimizer steps, in order, as one process computes them."""
 
     def __init__(self, steps: Sequence[Step], data: PairData, process: int) -> None:
         self._steps, self._data, self._process = steps, data, process
@@ -86,18 +88,24 @@ class StepDataset(Dataset[StepData]):
 
 
 class PolicyTrainer(Trainer):  # type: ignore[misc]
-    """Training of a policy on packed pairs.
+    """Trainer of a policy on packed pairs.
 
-    Optimizer, schedule, distribution and the log are transformers'. What is ours: a step is planned beforehand (see
-    `batches`), its loss is the mean over all of its pairs, or of their tokens (see `losses.loss`), however they are
-    packed and over however many processes, and a checkpoint holds no pickle (see `checkpoints`). The metrics have the
-    names that TRL gives them.
+    Optimizer, schedule, distribution and the log are those of transformers. Three things differ: steps are planned
+    beforehand (see `batches`); the loss of a step is the mean over all of its rows, or over their tokens (see
+    `losses.loss`), whatever their packing and the number of processes; and checkpoints hold no pickles (see
+    `checkpoints`). Metrics have TRL's names.
 
     Args:
-        model: after `logps.compute_inside`; perhaps with an adapter.
-        config: whose loss is minimised.
-        steps: of all epochs, in order.
-        epochs: that they are.
+        model: policy after `logps.compute_inside`, with an adapter if `training.lora` asks for one.
+        args: settings of transformers, see `trainer_arguments`.
+        config: the section `training`; its loss is minimised.
+        steps: optimizer steps of all epochs, in order.
+        data: the rows that the steps refer to.
+        epochs: number of epochs in `steps`.
+        callbacks: callbacks of transformers.
+
+    Raises:
+        ConfigError: `training.accelerate_config` selects DeepSpeed, or FSDP together with `training.lora`.
     """
 
     def __init__(
@@ -115,43 +123,43 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
         tempers = ["training.learning_rate", *(f"training.loss.{name}" for name in self._loss.tempers)]
         self._remedy = f"lower {' or '.join(tempers)}"
         self._steps_an_epoch = len(steps) // epochs
-        self._of_pairs: dict[str, list[float]] = defaultdict(list)
+        self._row_metrics: dict[str, list[float]] = defaultdict(list)
         super().__init__(
             model=model, args=args, train_dataset=StepDataset(steps, data, args.process_index), callbacks=callbacks
         )
         if self.is_deepspeed_enabled:
             raise ConfigError(
-                ["training.accelerate_config selects DeepSpeed, whose checkpoints are pickles: use DDP or FSDP"]
+                ["training.accelerate_config selects DeepSpeed, whose checkpoints are pickles: select DDP or FSDP"]
             )
         if self.is_fsdp_enabled and hasattr(model, "peft_config"):
             raise ConfigError(
                 [
-                    "training.accelerate_config selects FSDP, but training.lora is merged into whole weights at the "
-                    "end: use DDP with it, or leave it out"
+                    "training.accelerate_config selects FSDP, but training.lora is merged into complete weights at the "
+                    "end: select DDP, or leave training.lora out"
                 ]
             )
-        # Before anything is wrapped or sharded, so under the names that any wrapping is undone to.
+        # Names and shapes are taken before the model is wrapped or sharded, since wrapping changes both.
         self.trained = {name: p.shape for name, p in self.model.named_parameters() if p.requires_grad}
 
     def gathered_weights(self) -> dict[str, Tensor] | None:
-        """The weights of a sharded model, on the first process; None where the model is whole on every process."""
+        """Return the weights of a sharded model, on the first process; None: every process has the complete model."""
         return checkpoints.gathered_weights(self.model, self.trained) if self.is_fsdp_enabled else None
 
     def get_train_dataloader(self) -> DataLoader[StepData]:
-        # Not handed to accelerate: the plan has dealt every step out to the processes.
+        # accelerate must not prepare this loader: the plan has divided every step over the processes already.
         return DataLoader(self.train_dataset, batch_size=1, collate_fn=lambda steps: steps[0])
 
     def _get_num_items_in_batch(self, batch_samples: list[StepData], device: torch.device) -> None:
-        """A step knows."""
+        """Return nothing: `StepData` holds the numbers of rows and tokens."""
 
     def floating_point_ops(self, inputs: StepData) -> int:
         return 0
 
     def training_step(self, model: Any, inputs: StepData, num_items_in_batch: None = None) -> Tensor:
-        """Forward and backward passes of a step, pack by pack; returns its loss, this process's part."""
+        """Run forward and backward passes of a step, pack by pack; return this process's part of the loss, a scalar."""
         model.train()
         divisor = inputs.tokens if self._loss.per_token else inputs.rows
-        losses, of_pairs = [], []
+        losses, values_of_rows = [], []
         for number, pack in enumerate(inputs.packs, start=1):
             # Gradients are exchanged between processes once a step, with the last pack.
             exchange = number == len(inputs.packs)
@@ -159,47 +167,51 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
                 reach("policy.forward")
                 computed = self._losses(model, pack)
                 values, metrics = computed.losses, computed.metrics
-                # Processes average their gradients: undo that, the divisor already counts what all of them have.
+                # Processes average their gradients. The factor undoes this, since the divisor counts all processes.
                 loss = values.sum() * (pack.counted * self.accelerator.num_processes / divisor)
                 self.accelerator.backward(loss)
             losses.append(loss.detach())
             if pack.counted:
-                of_pairs += torch.stack([values.detach(), *metrics.values()], dim=1).tolist()
-        self._keep(gather_object(of_pairs), list(metrics))
+                values_of_rows += torch.stack([values.detach(), *metrics.values()], dim=1).tolist()
+        self._keep(gather_object(values_of_rows), list(metrics))
         return torch.stack(losses).sum()
 
     def _losses(self, model: Any, pack: PackData) -> RowLosses:
-        """Return the loss of each row, before the mean."""
+        """Return the loss of each row of a pack, before the mean."""
         pack = pack.to(self.args.device)
         return self._loss.losses(pack.batch(*row_logps(model, pack.row)))
 
-    def _keep(self, of_pairs: list[list[float]], names: list[str]) -> None:
-        """Remember the values of a step's pairs until they are logged."""
-        losses, *columns = zip(*of_pairs, strict=True)
+    def _keep(self, values_of_rows: list[list[float]], names: list[str]) -> None:
+        """Keep the values of a step's rows, (rows, 1 + metrics), until they are logged.
+
+        Raises:
+            NonFiniteLoss: the loss of a row is not finite.
+        """
+        losses, *columns = zip(*values_of_rows, strict=True)
         if not all(map(math.isfinite, losses)):
             raise NonFiniteLoss(
-                f"loss of a pair is not finite at step {self.state.global_step}: {list(losses)}. "
-                f"The weights of the last step are untouched; {self._remedy}"
+                f"the loss of a row is not finite at step {self.state.global_step}: {list(losses)}. "
+                f"The weights of the last step are kept; {self._remedy}"
             )
         for name, column in zip(names, columns, strict=True):
-            known = [value for value in column if not math.isnan(value)]  # a pair has no divergence, a sample no margin
-            self._of_pairs["weights/mean" if name == "weights" else name] += known
+            known = [value for value in column if not math.isnan(value)]  # an online sample has no margin, a pair no kl
+            self._row_metrics["weights/mean" if name == "weights" else name] += known
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        logs |= {name: sum(values) / len(values) for name, values in self._of_pairs.items() if values}
-        if weights := self._of_pairs.get("weights/mean"):
+        logs |= {name: sum(values) / len(values) for name, values in self._row_metrics.items() if values}
+        if weights := self._row_metrics.get("weights/mean"):
             logs["weights/effective_sample_size"] = float(effective_sample_size(torch.tensor(weights).double()))
-        self._of_pairs.clear()
+        self._row_metrics.clear()
         super().log(logs, start_time)
         self.state.log_history[-1]["epoch"] = self.state.global_step / self._steps_an_epoch
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        # Called between clipping and the optimizer's step.
+        # transformers calls this between clipping and the optimizer's step, so a bad gradient changes no weight.
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if not math.isfinite(value := float(norm)):
             raise NonFiniteLoss(
-                f"norm of the gradient is {value} at step {self.state.global_step}. "
-                f"The weights of the last step are untouched; {self._remedy}"
+                f"the norm of the gradient is {value} at step {self.state.global_step}. "
+                f"The weights of the last step are kept; {self._remedy}"
             )
         return norm
 
@@ -210,7 +222,7 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
             self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing yet: weights and optimizer are restored together, where they compute."""
+        """Do nothing: `_load_optimizer_and_scheduler` restores weights too, when all are on their devices."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -221,7 +233,7 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
             checkpoints.restore_random(Path(checkpoint))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """There is none: the forward pass is in bfloat16 or float32."""
+        """Do nothing: there is no scaler, since the forward pass is in bfloat16 or float32."""
 
     @property
     def _bare_optimizer(self) -> Any:
@@ -229,7 +241,7 @@ class PolicyTrainer(Trainer):  # type: ignore[misc]
 
 
 def with_adapter(model: Any, config: Training, seed: int) -> Any:
-    """The model with a fresh adapter, where `training.lora` asks for one."""
+    """Return the model, with a fresh adapter if `training.lora` asks for one. `seed` determines its weights."""
     if config.lora is None:
         return model
     from peft import LoraConfig, get_peft_model
@@ -248,8 +260,11 @@ def with_adapter(model: Any, config: Training, seed: int) -> Any:
 
 
 def trainer_arguments(config: Training, *, output_dir: str, seed: int) -> TrainingArguments:
-    """The configuration in transformers' terms. What the plan of the steps decides (batch size, epochs) is not in it:
-    to the trainer one item is one step, and all epochs are one."""
+    """Return the section `training` as settings of transformers.
+
+    Batch size and epochs are not among them, since the steps are planned: to transformers an item is a step, and all
+    epochs are one.
+    """
     return TrainingArguments(
         output_dir=output_dir,
         num_train_epochs=1,

@@ -73,4 +73,4 @@ def test_log_probabilities_of_the_engine_are_used_for_fresh_pairs(tiny: Path, st
         spec = prepare(store, tiny, reference_logps=wanted)
         passing = reference.ReferencePass(store, spec, table, TokenPairs(table), "sdpa", PartialState(cpu=True))
         expected = {} if wanted == "computed" else dict.fromkeys([0, 1, 2, *range(5, PAIRS)], (-5.0, -6.0))
-        assert passing._of_engine() == expected
+        assert passing._from_engine() == expected
