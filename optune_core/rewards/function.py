@@ -22,7 +22,7 @@ class FunctionReward(Reward):
 
     type: Literal["function"] = "function"
     function: FunctionPath
-    """Its name, as `package.module:function`."""
+    """Name of the function, as `package.module:function`."""
 
     @property
     def label(self) -> str:
