@@ -1,4 +1,4 @@
-"""A real headless Chromium, driven by its own DevTools protocol: keys are pressed and pages are looked at."""
+"""A real headless Chromium, driven by the DevTools protocol: it presses keys and reads pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TEXTS = {"Enter": "\r"}
 
 
 class Browser:
-    """One Chromium with a profile of its own: its cookies are kept when it is closed and started again."""
+    """One Chromium. Its cookies are in the folder `profile`, so another one with this folder has them too."""
 
     def __init__(self, profile: Path) -> None:
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -42,7 +42,7 @@ class Browser:
         self._calls = 0
         self._session: str | None = None
         self.complaints: list[str] = []
-        """Errors and warnings of the console, uncaught exceptions, and requests to a network, since the start."""
+        """Errors and warnings of the console, uncaught exceptions and network requests since the start, as text."""
         (page,) = [each for each in self._call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
         self._session = self._call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
         for domain in ("Runtime", "Log", "Network"):
@@ -58,62 +58,62 @@ class Browser:
         self._process.wait(PATIENCE)
 
     def open(self, url: str) -> None:
-        """Go to a page."""
+        """Load a page."""
         self._call("Page.navigate", url=url)
         self.wait("location.href != 'about:blank'")
 
     def press(self, *keys: str) -> None:
-        """Press keys, one after the other."""
+        """Press and release keys, one after another."""
         for key in keys:
             self._call("Input.dispatchKeyEvent", type="keyDown", **_key(key))
             self._call("Input.dispatchKeyEvent", type="keyUp", **_key(key))
 
     def hold(self, key: str) -> None:
-        """What a key does that is still held down."""
+        """Repeat a key press, as the browser does while a key is held down."""
         self._call("Input.dispatchKeyEvent", type="keyDown", autoRepeat=True, **_key(key))
 
     def type(self, text: str) -> None:
-        """Write into what has the focus."""
+        """Type text into the element that has the focus."""
         self._call("Input.insertText", text=text)
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression gives in the page."""
+        """Return the value of a JavaScript expression in the page."""
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def wait(self, expression: str) -> None:
-        """Until the page is loaded and an expression is true; a page that is just being replaced has no answer."""
+        """Wait until the page is loaded and a JavaScript expression is true."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 if self.value(f"document.readyState == 'complete' && Boolean({expression})"):
                     return
-            except AssertionError:
+            except AssertionError:  # a page that is being replaced answers with an error
                 pass
             assert time.monotonic() < deadline, f"{expression} did not become true; the page: {self.text()}"
             time.sleep(0.02)
 
     def text(self) -> str:
-        """What can be read on the page."""
+        """Return the visible text of the page."""
         text: str = self.value("document.body.innerText")
         return text
 
     def source(self) -> str:
-        """The page as the server sent it and scripts left it."""
+        """Return the HTML of the page, as scripts have changed it."""
         html: str = self.value("document.documentElement.outerHTML")
         return html
 
     def show(self, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
-        """Take on a size, in CSS pixels, and a colour scheme."""
+        """Set the size of the window, in CSS pixels, the colour scheme, and touch input for phones."""
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self._call("Emulation.setTouchEmulationEnabled", enabled=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._call("Emulation.setEmulatedMedia", features=[scheme])
 
-    def screenshot(self, file: Path, *, whole: bool = False) -> None:
-        """What is seen, or the whole page, as PNG."""
-        picture = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+    def screenshot(self, file: Path, *, full_page: bool = False) -> None:
+        """Write a PNG of the visible part of the page, or of the full page."""
+        picture = self._call("Page.captureScreenshot", format="png", captureBeyondViewport=full_page)["data"]
         file.write_bytes(base64.b64decode(picture))
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -124,20 +124,20 @@ class Browser:
         self._socket.send(json.dumps(message))
         while True:
             answer: dict[str, Any] = json.loads(self._socket.recv(timeout=PATIENCE))
-            self._hear(answer.get("method"), answer.get("params", {}))
+            self._collect(answer.get("method"), answer.get("params", {}))
             if answer.get("id") == self._calls:
                 assert "error" not in answer, answer
                 result: dict[str, Any] = answer["result"]
                 return result
 
-    def _hear(self, event: str | None, about: dict[str, Any]) -> None:
+    def _collect(self, event: str | None, params: dict[str, Any]) -> None:
         if event == "Runtime.exceptionThrown" or (
-            event == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning")
+            event == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning")
         ):
-            self.complaints.append(json.dumps(about))
-        elif event == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(about["entry"]["text"])
-        elif event == "Network.requestWillBeSent" and not about["request"]["url"].startswith(("file:", "data:")):
+            self.complaints.append(json.dumps(params))
+        elif event == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(params["entry"]["text"])
+        elif event == "Network.requestWillBeSent" and not params["request"]["url"].startswith(("file:", "data:")):
             self.complaints.append(f"request of {about['request']['url']}")
 
 

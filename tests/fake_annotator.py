@@ -1,4 +1,4 @@
-"""A small server in the place of AlpacaEval's GPT-4 Turbo: it answers with log-probabilities of the tokens m and M."""
+"""Fake of AlpacaEval's GPT-4 Turbo: a small server that replies with log-probabilities of the tokens m and M."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ASKED = re.compile(
 
 
 class FakeAnnotator(FakeJudge):
-    """Its replies are JSON of tokens and their log-probabilities."""
+    """Fake annotator; the text of a reply is JSON of tokens and their log-probabilities."""
 
     prompt = _ASKED
 
@@ -36,10 +36,10 @@ class FakeAnnotator(FakeJudge):
 
 
 def prefer(first: float) -> str:
-    """The reply that prefers the output of `m`, which stands first, with this probability in (0, 1)."""
+    """Return the reply that prefers the output of `m`, which comes first, with this probability in (0, 1)."""
     return json.dumps({"m": math.log(first), "M": math.log(1 - first)})
 
 
 def longer(instruction: str, first: str, second: str) -> str:
-    """An annotator that likes length, and knows of nothing else."""
+    """Prefer the longer output: an annotator that looks only at lengths."""
     return prefer(1 / (1 + math.exp((len(second) - len(first)) / 20)))

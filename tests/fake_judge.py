@@ -1,4 +1,4 @@
-"""A small server that speaks OpenAI's chat API and judges what it is sent: distinct letters are an answer's score."""
+"""Fake judge: a small server with OpenAI's chat API that scores answers by their number of distinct letters."""
 
 from __future__ import annotations
 
@@ -23,29 +23,33 @@ Asked = tuple[str, str, str]
 
 
 def score(answer: str) -> int:
-    """From 1 to 10."""
+    """Return the score of an answer, from 1 to 10."""
     return min(10, 1 + len(set(answer.lower()) - {" "}) // 3)
 
 
 def rate(question: str, first: str, second: str) -> str:
-    """A judge that keeps to the prompt and has no bias."""
+    """Return the reply of a judge that follows the prompt and has no bias."""
     return f"{score(first)} {score(second)}\nCounted letters for {question!r}."
 
 
 class FakeJudge:
-    """What the server was asked, and what it is to do."""
+    """State of the fake judge: the requests that it got, and how it replies.
+
+    Args:
+        reply: function of a question and two answers that returns the text of the reply.
+    """
 
     prompt = _ASKED
-    """Of a question and two answers; what else is asked is a defect."""
+    """Pattern of the prompt, with groups for a question and two answers. Any other prompt fails the test."""
 
     def __init__(self, reply: Callable[[str, str, str], str]) -> None:
         self.reply = reply
         self.failures: list[tuple[int, dict[str, str]]] = []
-        """(status, error) of the next requests, which are not judged."""
+        """(status, error) with which the next requests fail, in order."""
         self.keeps_waiting: Callable[[str, str, str], bool] = lambda *asked: False
-        """Whether a request is never answered."""
+        """Function that returns whether a request is left without a reply."""
         self.asked: list[Asked] = []
-        """Judged requests, in order."""
+        """Requests that were judged, in order."""
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
         self.most_at_once = 0
@@ -55,14 +59,14 @@ class FakeJudge:
         self._end = threading.Event()
 
     def answer(self, body: dict[str, Any], key: str | None) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of the reply to a request."""
+        """Return the status and the JSON of the reply to a request."""
         with self._lock:
             self._at_once += 1
             self.most_at_once = max(self.most_at_once, self._at_once)
             self.keys.add(key)
             failure = self.failures.pop(0) if self.failures else None
             found = self.prompt.match(body["messages"][1]["content"])
-            assert found is not None, "the prompt is not the one to be asked with"
+            assert found is not None, "the prompt does not have the expected form"
             silent = failure is None and self.keeps_waiting(found[1], found[2], found[3])
             if failure is None and not silent:
                 self.asked.append((found[1], found[2], found[3]))
@@ -87,17 +91,17 @@ class FakeJudge:
                 self._at_once -= 1
 
     def choice(self, text: str) -> dict[str, Any]:
-        """A reply as the API gives it."""
+        """Return a reply in the form of the API."""
         return {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
 
     def end(self) -> None:
-        """Let go of requests that were kept waiting."""
+        """Release requests that were kept waiting."""
         self._end.set()
 
 
 @contextmanager
 def serving(reply: Callable[[str, str, str], str] = rate, kind: type[FakeJudge] = FakeJudge) -> Iterator[FakeJudge]:
-    """A judge on a port of its own; `url` is its base URL."""
+    """Serve a judge on a free port; its `url` is the base URL."""
     judge = kind(reply)
 
     class Handler(BaseHTTPRequestHandler):
@@ -122,7 +126,7 @@ def serving(reply: Callable[[str, str, str], str] = rate, kind: type[FakeJudge] 
         daemon_threads = True
 
         def handle_error(self, *_: Any) -> None:
-            """A client that was killed is no error here."""
+            """Print nothing: tests kill clients on purpose."""
 
     server = Server(("127.0.0.1", 0), Handler)
     judge.url = f"http://127.0.0.1:{server.server_port}/v1"
