@@ -138,7 +138,7 @@ class Browser:
         elif event == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.complaints.append(params["entry"]["text"])
         elif event == "Network.requestWillBeSent" and not params["request"]["url"].startswith(("file:", "data:")):
-            self.complaints.append(f"request of {about['request']['url']}")
+            self.complaints.append(f"request of {params['request']['url']}")
 
 
 def _key(key: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The trainers that are compared on the same pairs: ours, and TRL's DPOTrainer in a chosen configuration.
+"""The trainers that are compared on the same pairs: the project's, and TRL's DPOTrainer in a given configuration.
 
-Run as `python -m tests.benchmarks.contenders JOB`, JOB a JSON object; prints one JSON object. A process of its own, so
-that its peak memory is its own.
+`python -m tests.benchmarks.contenders JOB` takes a JSON object and prints one. Each measurement is a process, so that
+its peak memory can be read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 MIXES = {
     # (mean and spread of the logarithm, shortest, longest) of the tokens of a prompt and of a response
-    "short": ((4.3, 0.55, 8, 424), (3.25, 1.3, 1, 305)),  # as PandaLM's test set: 89 and 51 on average
+    "short": ((4.3, 0.55, 8, 424), (3.25, 1.3, 1, 305)),  # like PandaLM's test set: 89 and 51 on average
     "ultrachat": ((5.1, 0.7, 16, 512), (5.75, 0.5, 16, 512)),  # about 200 and 330
     "long": ((6.5, 0.4, 128, 1024), (6.5, 0.4, 128, 1024)),  # about 700 and 700
 }
@@ -25,7 +25,7 @@ BETA, LEARNING_RATE, SEED = 0.1, 1e-5, 0
 
 
 def pairs(mix: str, count: int, vocabulary: int) -> list[dict[str, list[int]]]:
-    """Token ids of pairs, the same for every contender."""
+    """Draw token ids of pairs, the same for every contender."""
     generator = random.Random(f"{mix}/{count}")
     prompt, response = MIXES[mix]
 
@@ -39,6 +39,7 @@ def pairs(mix: str, count: int, vocabulary: int) -> list[dict[str, list[int]]]:
 
 
 def load(model: str) -> Any:
+    """Load a causal language model in float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -46,7 +47,7 @@ def load(model: str) -> Any:
 
 
 def order(rows: list[dict[str, list[int]]], batch_size: int) -> list[dict[str, list[int]]]:
-    """As our plan draws the steps, so that both trainers take the same ones."""
+    """Return the pairs in the order of the project's trainer, so that both trainers take the same steps."""
     from optune_core.training.batches import plan_steps
 
     steps = plan_steps([1] * len(rows), batch_size=batch_size, micro_batch_tokens=1, processes=1, seed=SEED, epoch=0)
@@ -54,7 +55,7 @@ def order(rows: list[dict[str, list[int]]], batch_size: int) -> list[dict[str, l
 
 
 def stop_watch() -> Any:
-    """A trainer's callback that notes when each step ended. The first step is the warm-up."""
+    """Return a callback of transformers that records when each step ended. The first step is the warm-up."""
     from transformers import TrainerCallback
 
     class StopWatch(TrainerCallback):  # type: ignore[misc]
@@ -68,12 +69,12 @@ def stop_watch() -> Any:
 
 
 def seconds_a_pair(reference_seconds: float, ends: list[float], pairs: int, batch_size: int) -> float:
-    """Of the reference pass, where it is one of its own, and of the steps after the first."""
+    """Return seconds a pair: those of a separate reference pass plus those of the steps after the first."""
     return reference_seconds / pairs + (ends[-1] - ends[0]) / (pairs - batch_size)
 
 
 def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folder: Path) -> tuple[float, list[float]]:
-    """Seconds a pair, and the losses."""
+    """Train with the project's trainer; return seconds a pair, and the loss of each step."""
     import pyarrow as pa
     import torch
 
@@ -134,7 +135,7 @@ def ours(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], fold
 
 
 def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folder: Path) -> tuple[float, list[float]]:
-    """Seconds a pair, and the losses."""
+    """Train with TRL's trainer; return seconds a pair, and the loss of each step."""
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import AutoTokenizer
@@ -143,7 +144,7 @@ def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folde
     reference_seconds = 0.0
 
     class OnTokens(DPOTrainer):  # type: ignore[misc]
-        """On token ids in a given order."""
+        """DPOTrainer that takes token ids and keeps their order."""
 
         def _prepare_dataset(self, dataset: Dataset, *args: Any) -> Dataset:
             return dataset
@@ -189,6 +190,7 @@ def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folde
 
 
 def main() -> None:
+    """Run the contender of the job, and print what was measured."""
     import torch
 
     from optune_core.process.malloc import keep_freed_memory

@@ -1,7 +1,7 @@
-"""How selection, merge with pair building, and statistics grow with the number of prompts: seconds and peak memory.
+"""Growth of seconds and peak memory of selection, merge and statistics with the number of prompts.
 
 Each step is the real stage on a store on the local disk (SHA-256 of every file read and written included), or the real
-function, in a fresh process, so that its peak memory is its own. The input is synthetic, made before and not counted.
+function, in a fresh process, so that its peak memory can be read. The input is synthetic; making it is not measured.
 
     python -m tests.benchmarks.data_plane --json FILE [--sizes 100000 1000000 10000000] [--folder DIR]
 """
@@ -37,18 +37,19 @@ from optune_core.storage import ArtifactStore, Ref, Work, open_objects
 RHO, SAMPLES = 0.5, 2
 PROMPT_TOKENS, RESPONSE_TOKENS = 16, 24
 SHARD = 1_000_000
-"""Prompts a shard of responses."""
+"""Number of prompts in a shard of responses."""
 BYTES_PER_PROMPT = 1500
-"""Upper bound of what a prompt takes on the disk in all files together."""
+"""Upper bound of the bytes that a prompt takes in all files together."""
 STEPS = ("selection", "selection/relative", "selection/bandit", "merge", "statistics")
-"""`selection` is the paper's; the others read more columns."""
+"""`selection` is the paper's selector; `selection/…` are selectors that read more columns."""
 
 
 def main() -> None:
+    """Measure all steps at all sizes, or one step with --step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**5, 10**6, 10**7])
     parser.add_argument("--json", type=Path, help="write the numbers here")
-    parser.add_argument("--folder", type=Path, help="where the temporary store lies (default: the system's)")
+    parser.add_argument("--folder", type=Path, help="folder for the temporary store (default: the system's)")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--store", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -61,7 +62,9 @@ def main() -> None:
             free = shutil.disk_usage(folder).free
             if free < size * BYTES_PER_PROMPT:
                 sys.exit(
-                    f"{size:,} prompts need up to {size * BYTES_PER_PROMPT:,} bytes in {folder}, {free:,} are free"
+                    f"{size:,} prompts need up to {size * BYTES_PER_PROMPT:,} bytes in {folder}, but {free:,} are "
+                    "free: 
+                    "name another folder with --folder, or fewer prompts with --sizes"
                 )
             results += benchmark(size, folder)
     report = {"rows": describe(), "load": os.getloadavg(), "results": results, "slopes": slopes(results)}
@@ -71,7 +74,7 @@ def main() -> None:
 
 
 def benchmark(size: int, folder: str) -> list[dict[str, Any]]:
-    """The steps on a fresh input of this size, one after another."""
+    """Measure the steps one after another on a new input of this size."""
     store = ArtifactStore(open_objects(folder))
     started = time.monotonic()
     write_replay(store, size)
@@ -86,15 +89,15 @@ def benchmark(size: int, folder: str) -> list[dict[str, Any]]:
         result["prompts_per_second"] = size / result["seconds"]
         results.append(result)
     stored = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    whole = time.monotonic() - started
+    seconds = time.monotonic() - started
     print(
-        f"{size:,} prompts: {stored / size:.0f} bytes a prompt in all files, {whole:.0f} s with the input", flush=True
+        f"{size:,} prompts: {stored / size:.0f} bytes a prompt in all files, {seconds:.0f} s with the input", flush=True
     )
     return results
 
 
 def measure(step: str, folder: str) -> dict[str, float]:
-    """One step in this process."""
+    """Measure one step in this process."""
     store = ArtifactStore(open_objects(folder))
     before = peak_mib()
     started = time.monotonic()
@@ -115,7 +118,7 @@ def measure(step: str, folder: str) -> dict[str, float]:
 
 
 def statistics(store: ArtifactStore) -> None:
-    """Statistics of D_1 from its file, as the merge computes them on its way."""
+    """Compute the statistics of D_1 from its file; the merge computes the same ones."""
     before = read_groups([replay_file(store)], only(REPLAY, "chosen_reward"))
     previous = pa.concat_tables(before)["chosen_reward"]
     (work,) = replay.works(store, replay_spec(store))
@@ -131,6 +134,7 @@ def statistics(store: ArtifactStore) -> None:
 
 
 def peak_mib() -> float:
+    """Return the peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -138,7 +142,7 @@ def peak_mib() -> float:
 
 
 def write_replay(store: ArtifactStore, size: int) -> None:
-    """D_0: every prompt with a pair but for one in a hundred."""
+    """Commit D_0, in which 99 of 100 prompts have a pair."""
 
     def groups() -> Iterator[pa.Table]:
         for first in range(0, size, ROW_GROUP):
@@ -150,6 +154,7 @@ def write_replay(store: ArtifactStore, size: int) -> None:
 
 
 def replay_group(random: np.random.Generator, rows: int) -> pa.Table:
+    """Return a row group of D_0."""
     paired = random.random(rows) > 0.01
     rewards = np.sort(random.normal(size=(2, rows)), axis=0)
     columns: dict[str, Any] = {
@@ -175,7 +180,7 @@ def replay_group(random: np.random.Generator, rows: int) -> pa.Table:
 
 
 def history(random: np.random.Generator, rewards: np.ndarray[Any, Any], paired: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """As after some iterations, so that every selector has something to rank by."""
+    """Return the history columns as after some iterations, so that selectors do not rank all prompts equally."""
     regenerations = np.where(paired, random.integers(4, size=len(paired)), 0).astype(np.int32)
     return {
         "responses_scored": pa.array(np.where(paired, SAMPLES * (regenerations + 1), 0).astype(np.int32)),
@@ -187,7 +192,7 @@ def history(random: np.random.Generator, rewards: np.ndarray[Any, Any], paired: 
 
 
 def write_responses(store: ArtifactStore) -> None:
-    """Responses to the selected prompts, with their scores: shards of SHARD prompts."""
+    """Commit responses to the selected prompts, and their scores, in shards of SHARD prompts."""
     (work,) = selection.works(store, selection_spec(store))
     found = store.find(work)
     assert found is not None
@@ -211,6 +216,7 @@ def write_responses(store: ArtifactStore) -> None:
 
 
 def response_groups(prompts: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield (responses, scores) for each row group of prompts."""
     for number, group in enumerate(prompts):
         random = np.random.default_rng([1, number])
         rows = group.num_rows * SAMPLES
@@ -231,23 +237,25 @@ def response_groups(prompts: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, pa.
 
 
 def hex_ids(random: np.random.Generator, rows: int) -> pa.Array:
-    """Ids of 32 hexadecimal digits."""
+    """Draw ids of 32 hexadecimal digits."""
     digits = np.frombuffer(b"0123456789abcdef", np.uint8)[random.integers(16, size=rows * 32)]
     return strings(digits, np.arange(rows + 1, dtype=np.int32) * 32)
 
 
 def texts(random: np.random.Generator, rows: int, tokens: int) -> pa.Array:
-    """Letters and spaces, about four a token."""
+    """Draw texts of letters and spaces, about four characters a token."""
     offsets = np.append(0, np.cumsum(lengths(random, rows, tokens) * 4)).astype(np.int32)
     letters = np.frombuffer(b"  etaoinshrdlucm", np.uint8)[random.integers(16, size=offsets[-1])]
     return strings(letters, offsets)
 
 
 def strings(data: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> pa.Array:
+    """Return strings from their bytes, uint8, and offsets, int32, (rows + 1,)."""
     return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
 
 
 def token_ids(random: np.random.Generator, rows: int, tokens: int) -> pa.Array:
+    """Draw lists of token ids, int32, `tokens` on average."""
     offsets = np.append(0, np.cumsum(lengths(random, rows, tokens))).astype(np.int32)
     return pa.ListArray.from_arrays(
         pa.array(offsets), pa.array(random.integers(32_000, size=offsets[-1], dtype=np.int32))
@@ -255,24 +263,27 @@ def token_ids(random: np.random.Generator, rows: int, tokens: int) -> pa.Array:
 
 
 def lengths(random: np.random.Generator, rows: int, tokens: int) -> np.ndarray[Any, Any]:
+    """Draw lengths, int64, (rows,), `tokens` on average."""
     return random.integers(tokens // 2, tokens + tokens // 2, size=rows)
 
 
 def messages(prompts: pa.Array) -> pa.Array:
-    """One user's message a prompt."""
+    """Return chat messages with one turn of the user a prompt."""
     turns = pa.StructArray.from_arrays([pa.repeat("user", len(prompts)), prompts], ["role", "content"])
     return pa.ListArray.from_arrays(pa.array(np.arange(len(prompts) + 1, dtype=np.int32)), turns)
 
 
-# ---------------------------------------------------------------- what the stages are asked for
+# ---------------------------------------------------------------- specs of the stages
 
 
 def selection_spec(store: ArtifactStore, selector: Any = "optune") -> selection.Spec:
+    """Return the spec of the selection of iteration 1."""
     chosen = SELECTORS.parse({"type": selector, "rho": RHO})
     return selection.Spec(selector=chosen, seed=0, iteration=1, previous=stored(store, "replay", {}).to_json())
 
 
 def replay_spec(store: ArtifactStore) -> replay.Spec:
+    """Return the spec of the merge of iteration 1."""
     (work,) = selection.works(store, selection_spec(store))
     found = store.find(work)
     assert found is not None
@@ -291,12 +302,14 @@ def replay_spec(store: ArtifactStore) -> replay.Spec:
 
 
 def stored(store: ArtifactStore, stage: str, params: dict[str, Any]) -> Ref:
+    """Return the reference to an artifact of the synthetic input."""
     found = store.find(Work(stage, 0, params))
     assert found is not None
     return found.ref
 
 
 def replay_file(store: ArtifactStore) -> Path:
+    """Return the file of D_0."""
     return store.fetch(stored(store, "replay", {})) / replay.FILE
 
 
@@ -304,6 +317,7 @@ def replay_file(store: ArtifactStore) -> Path:
 
 
 def describe() -> dict[str, Any]:
+    """Return the constants of the measurement."""
     return {
         "prompt_tokens": PROMPT_TOKENS,
         "response_tokens": RESPONSE_TOKENS,
@@ -316,7 +330,7 @@ def describe() -> dict[str, Any]:
 
 
 def slopes(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Exponent of the growth of each number between the smallest and the largest size (1 is linear)."""
+    """Return the exponent with which each number grows with the number of prompts (1 is linear)."""
     found = {}
     for step in STEPS:
         rows = sorted((row for row in results if row["step"] == step), key=lambda row: row["prompts"])
@@ -330,6 +344,7 @@ def slopes(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def print_table(report: dict[str, Any]) -> None:
+    """Print the measurements and the slopes."""
     print(f"{'step':12} {'prompts':>12} {'seconds':>9} {'CPU s':>9} {'prompts/s':>12} {'peak MiB':>9} {'load':>6}")
     for row in report["results"]:
         print(

@@ -1,11 +1,11 @@
-"""How far the engine's log-probabilities lie from torch's, and how much of a prompt's prefix its samples share.
+"""Difference between the engine's log-probabilities and torch's, and the use of the engine's prefix cache.
 
     python -m tests.benchmarks.engine_logps --json FILE
 
 vLLM in bfloat16 samples responses; torch computes log π(y|x) of the same tokens with float32 weights, under bfloat16
-autocast (as training does) and in plain float32. The error of the loss is that of an iteration's first step, where
-policy and reference are the same and the loss is R·ln 2: with engine log-probabilities for the reference the margin of
-a pair is off by β₁ times the difference of its two errors.
+autocast (as training does) and in plain float32. The error of the loss is that of an iteration's first step, in
+which policy and reference are the same and the loss is R·ln 2: if the engine's log-probabilities are those of the
+reference, the margin of a pair has an error of β₁ times the difference of its two errors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SAMPLES, MAX_TOKENS, BETA1 = 2, 96, 0.1
 
 
 def sample(model: Path, prompts: int, dtype: str) -> tuple[list[Request], list[Response], float]:
-    """(requests, responses, share of the later samples' prompt tokens that came from the prefix cache)."""
+    """Sample responses; return requests, responses, and the share of cached prompt tokens after the first sample."""
     engine = VllmEngine(dtype=dtype, max_num_seqs=32, enforce_eager=True, gpu_memory_utilization=0.3)
     opened = VllmSampler(
         Generation(samples=SAMPLES, max_tokens=MAX_TOKENS, logps=True, engine=engine), engine, model, 256 + MAX_TOKENS
@@ -38,12 +38,12 @@ def sample(model: Path, prompts: int, dtype: str) -> tuple[list[Request], list[R
     cached: dict[str, int] = {}
     step = opened._llm.llm_engine.step
 
-    def noting() -> Any:
+    def recording_step() -> Any:
         outputs = step()
         cached.update({output.request_id: output.num_cached_tokens or 0 for output in outputs})
         return outputs
 
-    opened._llm.llm_engine.step = noting
+    opened._llm.llm_engine.step = recording_step
     rows = prompt_table(model, prompts)["prompt_token_ids"].to_pylist()
     requests = requests_for(rows, SAMPLES, lambda row, k: sampling_seed(0, 0, str(row), k))
     responses = sorted(opened.generate(requests), key=lambda response: response.index)
@@ -54,7 +54,7 @@ def sample(model: Path, prompts: int, dtype: str) -> tuple[list[Request], list[R
 
 @torch.inference_mode()
 def torch_logps(model: Path, requests: list[Request], responses: list[Response], autocast: bool) -> Tensor:
-    """log π(y|x) of every response, float32 weights, float64 of shape (responses,)."""
+    """Return log π(y|x) of every response, computed with float32 weights, float64, (responses,)."""
     from transformers import AutoModelForCausalLM
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,7 +70,11 @@ def torch_logps(model: Path, requests: list[Request], responses: list[Response],
 
 
 def compare(engine: Tensor, other: Tensor) -> dict[str, float]:
-    """Differences of sequence log-probabilities in nats, and of the first step's loss in units of R."""
+    """Return differences of log-probabilities in nats a response, and of the first step's loss in units of R.
+
+    Args:
+        engine, other: log π(y|x), float64, (responses,); the responses to a prompt are adjacent.
+    """
     errors = engine - other
     margins = BETA1 * (errors[1::SAMPLES] - errors[0::SAMPLES])
     losses = -logsigmoid(margins) - math.log(2)
@@ -85,6 +89,7 @@ def compare(engine: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def measure(model: Path, prompts: int, dtype: str) -> dict[str, Any]:
+    """Compare the engine in `dtype` with torch."""
     requests, responses, shared = sample(model, prompts, dtype)
     engine = torch.tensor([response.logp for response in responses], dtype=torch.float64)
     autocast, float32 = (torch_logps(model, requests, responses, autocast) for autocast in (True, False))

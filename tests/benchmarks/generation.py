@@ -1,9 +1,9 @@
-"""Streaming against repeatable generation: the same work, in turns, each in a child process of its own.
+"""Rate of streaming generation against repeatable generation: the same work in turns, each in a child process.
 
     python -m tests.benchmarks.generation --json FILE
 
-Tokens a second from the first request to the last commit, without the engine's start. The engine samples by batches,
-so that the two modes sample other tokens: rates are compared, not times.
+The rate is in tokens a second, from the first request to the last commit, without the start of the engine. The two
+modes have different batches and so sample different tokens, so that rates are compared and not times.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from optune_core.stages import responses
 from optune_core.stages.launch import run_stage
 from optune_core.storage import ArtifactStore, Ref, open_objects
 from tests.benchmarks.policies import MODEL, prompt_table, store_inputs
-from tests.benchmarks.spread import spread, told
+from tests.benchmarks.spread import spread, spread_text
 
 PROMPTS, SAMPLES, MAX_TOKENS, SHARD_SIZE, MAX_NUM_SEQS = 96, 2, 96, 16, 32
 
 
 def once(store: ArtifactStore, policy: Ref, prompts: Ref, *, repeatable: bool, seed: int) -> dict[str, float]:
-    """Generate everything; the seed makes it work that nobody did yet."""
+    """Generate all shards; a new seed makes sure that none is committed yet."""
     engine = VllmEngine(
         max_num_seqs=MAX_NUM_SEQS, enforce_eager=True, gpu_memory_utilization=0.5, repeatable=repeatable
     )
@@ -49,6 +49,7 @@ def once(store: ArtifactStore, policy: Ref, prompts: Ref, *, repeatable: bool, s
 
 
 def measure(model: Path, rounds: int) -> dict[str, Any]:
+    """Measure both modes in turns."""
     with tempfile.TemporaryDirectory() as folder:
         store = ArtifactStore(open_objects(f"{folder}/store"))
         policy, prompts = store_inputs(store, model, prompt_table(model, PROMPTS))
@@ -77,6 +78,6 @@ if __name__ == "__main__":
     found = measure(arguments.model, arguments.rounds)
     for mode, rate in found["tokens_per_second"].items():
         print(f"{mode:12} {rate:8.1f} tokens/s")
-    print(f"streaming / repeatable: {told(found['ratio_streaming_vs_repeatable'], 3)}")
+    print(f"streaming / repeatable: {spread_text(found['ratio_streaming_vs_repeatable'], 3)}")
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2))

@@ -1,12 +1,12 @@
-"""One whole iteration: ours at ρ = 0.5, 0.7 and 1, and the stack that people script today (see `peer`).
+"""Time of one complete iteration: this project at ρ = 0.5, 0.7 and 1, and a common scripted stack (see `peer`).
 
     python -m tests.benchmarks.iteration --json FILE
 
 Iteration 0 is made once and shared, as the paper shares it. Then each contender makes iteration 1 from the same
 policy and replay set, in turns. A contender's time is from the start of its command until its policy is written,
-start-up of Python, Prefect and vLLM included. Nobody evaluates within that time; afterwards all policies that were
-made answer the same prompts, none of which was trained on, and the same reward model scores them. That mean stands
-beside the time: few prompts, so read it as "not worse", not as a ranking.
+start-up of Python, Prefect and vLLM included. No contender evaluates within that time. Afterwards all policies answer
+the same prompts, none of which was trained on, and the same reward model scores the responses. Their mean reward is
+reported with the time. The prompts are few, so read it as "not worse", not as a ranking.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from optune_core.config import OptuneConfig, load_config
 from optune_core.storage import ArtifactStore, Ledger, Ref, open_objects
-from tests.benchmarks.spread import spread, told
+from tests.benchmarks.spread import spread, spread_text
 
 CONFIG = "configs/demo.yaml"
 PROMPTS = "configs/demo/prompts.jsonl"
@@ -36,12 +36,13 @@ RHOS = (1.0, 0.7, 0.5)
 
 
 def optune(store: str, run: str, overrides: list[str]) -> float:
-    """Seconds that `optune run` takes."""
+    """Run `optune run` and return its seconds."""
     program = str(Path(sys.executable).with_name("optune"))
     return timed([program, "run", CONFIG, *overrides, "--store", store, "--run", run])
 
 
 def timed(command: list[str]) -> float:
+    """Run a command and return its seconds; end the program if it fails."""
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     if done.returncode:
@@ -50,9 +51,9 @@ def timed(command: list[str]) -> float:
 
 
 def ours(store: str, rho: float, repetition: int, overrides: list[str]) -> dict[str, Any]:
-    """Iteration 1 at ρ, made anew."""
+    """Compute iteration 1 at ρ, without artifacts of earlier turns."""
     run = f"rho-{rho:g}-{repetition}".replace(".", "-")
-    # A hair less than ρ selects the same prompts, and is another key: nothing of an earlier turn is found.
+    # A value slightly below ρ selects the same prompts and has another key, so that no earlier artifact is found.
     nudged = rho - repetition * 1e-9 - 1e-9
     started = time.time()
     optune(store, run, [*overrides, "iterations=2", f"selection.rho={nudged!r}"])
@@ -71,7 +72,7 @@ def ours(store: str, rho: float, repetition: int, overrides: list[str]) -> dict[
 
 
 def peer(store: str, base: str, repetition: int, overrides: list[str]) -> dict[str, Any]:
-    """The same iteration by the peer stack, from the policy that iteration 0 of run `base` made."""
+    """Compute the same iteration with the peer stack, from the policy of iteration 0 of run `base`."""
     artifacts = ArtifactStore(open_objects(store))
     config = load_config(CONFIG, overrides)
     record = Ledger(artifacts.objects, base).iteration(0)
@@ -94,7 +95,7 @@ def peer(store: str, base: str, repetition: int, overrides: list[str]) -> dict[s
 
 
 def setting(store: str, run: str, config: OptuneConfig) -> dict[str, Any]:
-    """What every job of `peer` takes from the run: its prompts, its reward model, how it samples."""
+    """Return what every job of `peer` takes from the run: prompts, reward model, settings of sampling."""
     artifacts = ArtifactStore(open_objects(store))
     made = Ledger(artifacts.objects, run).inputs()
     return {
@@ -107,7 +108,7 @@ def setting(store: str, run: str, config: OptuneConfig) -> dict[str, Any]:
 
 
 def judge(store: str, run: str, policy: str, config: OptuneConfig) -> float:
-    """Mean reward of a policy's answers to the prompts of the source that the run does not train on."""
+    """Return the mean reward of a policy's responses to prompts of the source that the run does not train on."""
     with tempfile.TemporaryDirectory() as folder:
         job: dict[str, Any] = setting(store, run, config) | {"policy": policy, "folder": folder}
         known = set(pq.read_table(job["prompts"], columns=["prompt"])["prompt"].to_pylist())
@@ -122,10 +123,11 @@ def judge(store: str, run: str, policy: str, config: OptuneConfig) -> float:
 
 
 def main() -> None:
+    """Measure all contenders and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--repetitions", type=int, default=2)
-    parser.add_argument("--store", help="folder to work in, kept; default: a temporary one")
+    parser.add_argument("--store", help="folder for the store, which is kept; default: a temporary one")
     parser.add_argument("overrides", nargs="*", help=f"section.key=value, on top of {CONFIG}")
     options = parser.parse_args()
     options.overrides = [*WORK, *options.overrides]
@@ -137,7 +139,7 @@ def main() -> None:
 
 
 def measure(store: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All contenders in turns."""
+    """Measure all contenders in turns."""
     subprocess.run([sys.executable, "-m", "configs.demo.prepare"], check=True, capture_output=True)
     print("iteration 0, once", file=sys.stderr, flush=True)
     optune(store, "base", [*options.overrides, "iterations=1"])
@@ -164,7 +166,7 @@ def measure(store: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The measurements, for people."""
+    """Return the measurements as a text table."""
     lines = [f"{'':8} {'s':>6} {'reward':>8}   stages, s"]
     for name, turns in results["runs"].items():
         stages = {stage: f"{median(t['stages'][stage] for t in turns):.0f}" for stage in turns[0]["stages"]}
@@ -172,7 +174,7 @@ def table(results: dict[str, Any]) -> str:
         lines.append(f"{name:8} {seconds:>6.0f} {reward:>8.2f}   {stages}")
     for name, value in results.items():
         if name != "runs":
-            lines.append(f"{name}: {told(value)}")
+            lines.append(f"{name}: {spread_text(value)}")
     return "\n".join(lines)
 
 

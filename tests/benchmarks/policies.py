@@ -15,11 +15,11 @@ from optune_core.generation import Request
 from optune_core.storage import ArtifactStore, Ref, Work
 
 MODEL = Path(".optune/models/SmolLM2-135M-Instruct")
-"""Made by `python -m configs.demo.prepare`."""
+"""Model folder that `python -m configs.demo.prepare` makes."""
 
 
 def prompt_table(model: Path, count: int) -> pa.Table:
-    """The demo's first prompts (schema PROMPTS), as the model's chat template puts them."""
+    """Return the first prompts of the demo (schema PROMPTS), tokenised with the model's chat template."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -33,17 +33,18 @@ def prompt_table(model: Path, count: int) -> pa.Table:
 
 
 def requests_for(prompts: Sequence[list[int]], samples: int, seed: Callable[[int, int], int]) -> list[Request]:
-    """`samples` requests a prompt, prompt after prompt, as one shard.
+    """Return `samples` requests a prompt, prompt after prompt, as one shard.
 
     Args:
-        prompts: token ids.
-        seed: of a prompt's row and its sample's number.
+        prompts: token ids of the prompts.
+        samples: number of requests a prompt.
+        seed: function from the row of a prompt and the number of a sample to the seed of the request.
     """
     return [Request(0, row * samples + k, ids, seed(row, k)) for row, ids in enumerate(prompts) for k in range(samples)]
 
 
 def store_inputs(store: ArtifactStore, model: Path, prompts: pa.Table) -> tuple[Ref, Ref]:
-    """(policy, prompts) as artifacts; the prompts lie in `prompts.parquet`."""
+    """Commit a policy and prompts, in the file `prompts.parquet`, and return references to both."""
     with store.scratch() as scratch:
         shutil.copytree(model, scratch / "model")
         policy = store.commit(Work("model", 1, {}), scratch).ref

@@ -1,4 +1,4 @@
-"""The cost model against what was measured: Table 1 of the paper, and each iteration of a run from its others.
+"""Error of the cost model: against Table 1 of the paper, and for each iteration of a run, predicted from its others.
 
 python -m tests.benchmarks.projection --json FILE [--store URL --run NAME --device cpu]
 """
@@ -20,20 +20,23 @@ from optune_core.storage import ArtifactStore, open_objects
 
 CONFIG = Path(__file__).parents[2] / "configs" / "zephyr-7b-full.yaml"
 TABLE_1 = {"generation": 0.718, "rewarding": 0.001, "training": 0.281}
-"""Time shares of full online DPO in the paper: 8 × A100 80 GB, TRL."""
+"""Shares of the time of full online DPO in the paper (8 × A100 80 GB, TRL)."""
 SPEEDUPS = {0.7: 1.27, 0.5: 1.56}
-"""ρ → total speed-up that the paper reports."""
+"""ρ → total speed-up in the paper."""
 PROMPT_TOKENS, RESPONSE_TOKENS = 200.0, 350.0
-"""Assumed means; the paper gives the maxima only (512 each)."""
+"""Assumed means; the paper gives only the maxima (512 each)."""
 STATIC_BATCH = 12
-"""Fitted to Table 1, and the only constant that is: rows of a batch of `generate` on each GPU. It stands for all that
-the paper does not say about its generation."""
+"""Rows of a batch of `generate` on each GPU, the only constant that is fitted to Table 1. It represents all that the
+paper leaves open about its generation."""
 
 
 def paper_shares(device: str = "a100-80gb") -> dict[str, dict[str, float]]:
-    """Shares of generation, rewarding and training at ρ = 1 on eight devices: ours with one engine and one reward
-    model, ours as it is (one of each a device), and a stack like the paper's: `generate` in static batches on each
-    device, and padded training with the prompt twice and a reference pass in each step."""
+    """Return the shares of generation, rewarding and training at ρ = 1 on eight devices, for three stacks.
+
+    They are this project with one engine and one reward model; this project with one of each a device; and a stack like
+    the paper's, with `generate` in static batches on each device, and padded training that computes the prompt twice
+    and the reference in each step.
+    """
     config = load_config(str(CONFIG), [])
     eight = workload_of(config, devices=8, prompt_tokens=PROMPT_TOKENS, response_tokens=RESPONSE_TOKENS)
     static = TransformersEngine(batch_size=STATIC_BATCH)
@@ -52,8 +55,10 @@ def paper_shares(device: str = "a100-80gb") -> dict[str, dict[str, float]]:
 
 
 def paper_speedups(share: float) -> dict[str, dict[float, float]]:
-    """ρ → speed-up by the formula at g = `share`, in the readings of "total": one iteration with ρ; three iterations
-    of which the first is full; that shared first iteration and three more."""
+    """Return ρ → speed-up by the formula at g = `share`, for three meanings of "total" in the paper.
+
+    They are one iteration with ρ; three iterations, of which the first is full; and one full iteration plus three more.
+    """
 
     def over(full: int, later: int, rho: float) -> float:
         return (full + later) / (full + later / speedup_bound(share, rho))
@@ -63,7 +68,7 @@ def paper_speedups(share: float) -> dict[str, dict[float, float]]:
 
 
 def left_out(store_url: str, run: str, device: str, devices: int) -> list[dict[str, Any]]:
-    """Each iteration of a run, measured, and predicted with the rates of the others."""
+    """Return the seconds of each iteration of a run, as measured, and as predicted with the rates of the others."""
     iterations = measured_iterations(ArtifactStore(open_objects(store_url)), run, devices=devices)
     rows = []
     for index, each in enumerate(iterations):
@@ -74,11 +79,12 @@ def left_out(store_url: str, run: str, device: str, devices: int) -> list[dict[s
 
 
 def main() -> None:
+    """Print all comparisons."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", required=True)
     parser.add_argument("--store")
     parser.add_argument("--run", default="demo")
-    parser.add_argument("--device", default="cpu", help="closest profile to what the run was made on")
+    parser.add_argument("--device", default="cpu", help="profile closest to the device of the run")
     parser.add_argument("--devices", type=int, default=1)
     arguments = parser.parse_args()
     columns = paper_shares()

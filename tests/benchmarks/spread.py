@@ -1,4 +1,4 @@
-"""How a measurement that was taken in several turns is told."""
+"""Summaries of measurements that were repeated in several turns."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from statistics import median
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """`median`, `lowest` and `highest` of the turns."""
+    """Return the `median`, `lowest` and `highest` of the values."""
     return {"median": median(values), "lowest": min(values), "highest": max(values)}
 
 
-def told(value: dict[str, float], digits: int = 2) -> str:
-    """What `spread` returned, for people: median [lowest, highest]."""
+def spread_text(value: dict[str, float], digits: int = 2) -> str:
+    """Return a result of `spread` for people, as median [lowest, highest]."""
     return f"{value['median']:.{digits}f} [{value['lowest']:.{digits}f}, {value['highest']:.{digits}f}]"

@@ -1,12 +1,12 @@
-"""Our trainer against TRL's `DPOTrainer` on the same pairs, in the same order, from the same weights.
+"""Speed of the project's trainer against TRL's `DPOTrainer`: the same pairs in the same order, from the same weights.
 
     python -m tests.benchmarks.training --json FILE
 
-`trl_shipped` has TRL's defaults; `trl_best` is the fastest of a few configurations, tried on each mix first, and gets
-our setting of the C library's memory too, which is none of TRL's. All use the same model, precision and effective
-batch, and their reference pass is counted. Contenders take turns, each in a
-process of its own; loading is not counted, nor is the first optimizer step, which is the warm-up. Ratios are medians
-over repetitions of (theirs / ours) in the same turn.
+`trl_shipped` has TRL's defaults. `trl_best` is the fastest of a few configurations, which are tried on each mix first;
+it also gets the project's setting for the memory of the C library, which TRL does not have. All use the same model,
+precision and effective batch, and their reference pass is counted. Contenders take turns, each in a process of its own.
+Neither loading nor the first optimizer step, which is the warm-up, is counted. Ratios are medians over repetitions of
+(theirs / ours) in the same turn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.spread import spread, told
+from tests.benchmarks.spread import spread, spread_text
 
 MODEL = ".optune/models/SmolLM2-135M-Instruct"
 STEPS = 3
@@ -33,7 +33,7 @@ CANDIDATES = [
 
 
 def measure(contender: str, mix: str, options: argparse.Namespace, trl: dict[str, Any], pairs: int) -> dict[str, Any]:
-    """One run in a process of its own."""
+    """Run a contender in a process of its own, and return what it measured."""
     job = {
         "contender": contender,
         "keep_freed_memory": contender == "ours" or bool(trl),
@@ -57,7 +57,7 @@ def measure(contender: str, mix: str, options: argparse.Namespace, trl: dict[str
 
 
 def compare(mix: str, options: argparse.Namespace) -> dict[str, Any]:
-    """All contenders on one mix."""
+    """Measure all contenders on one mix."""
     pairs = BATCH[mix] * STEPS
     tried = [measure("trl", mix, options, each, pairs) for each in CANDIDATES]
     best, _ = min(zip(CANDIDATES, tried, strict=True), key=lambda each: each[1]["seconds_per_pair"])
@@ -85,15 +85,15 @@ def compare(mix: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def table(mixes: dict[str, Any]) -> str:
-    """The measurements, for people."""
+    """Return the measurements as a text table."""
     lines = [f"{'mix':10} {'contender':12} {'s a pair':>20} {'tokens/s':>9} {'peak MiB':>9} {'ratio':>20}"]
     for mix, summary in mixes.items():
         for contender in ("ours", "trl_shipped", "trl_best"):
             seconds, ratio = summary[contender]["seconds_per_pair"], summary.get(f"ratio_vs_{contender}")
             lines.append(
-                f"{mix:10} {contender:12} {told(seconds, 3):>20} "
+                f"{mix:10} {contender:12} {spread_text(seconds, 3):>20} "
                 f"{summary[contender]['tokens_per_second']['median']:>9.0f} "
-                f"{summary[contender]['peak_mib']['median']:>9.0f} {told(ratio, 1) + ' x' if ratio else '':>20}"
+                f"{summary[contender]['peak_mib']['median']:>9.0f} {spread_text(ratio, 1) + ' x' if ratio else '':>20}"
             )
         lines.append(
             f"{'':10} losses differ by {summary['largest_loss_difference']:.4f} at most; "
@@ -103,6 +103,7 @@ def table(mixes: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Measure all mixes and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--mixes", nargs="+", choices=BATCH, default=list(BATCH))
@@ -110,13 +111,17 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, default=8192)
     parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--model", default=MODEL, help="as made by `python -m configs.demo.prepare`")
+    parser.add_argument(
+        "--model", default=MODEL, help="model folder; default: as made by `python -m configs.demo.prepare`"
+    )
     options = parser.parse_args()
     if not Path(options.model).is_dir():
-        raise SystemExit(f"--model {options.model}: there is no such folder; `python -m configs.demo.prepare` makes it")
+        raise SystemExit(
+            f"--model {options.model}: there is no such folder; make it with `python -m configs.demo.prepare`"
+        )
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     mixes = {mix: compare(mix, options) for mix in options.mixes}
-    # Over the mixes, none of which is worth more than another: the geometric mean of their medians.
+    # The geometric mean of the medians of all mixes, since no mix matters more than another.
     overall = {
         name: math.prod(summary[name]["median"] for summary in mixes.values()) ** (1 / len(mixes))
         for name in ("ratio_vs_trl_shipped", "ratio_vs_trl_best")
