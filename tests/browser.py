@@ -1,4 +1,4 @@
-"""A real headless Chromium, driven by its own DevTools protocol: keys are pressed and pages are looked at."""
+"""A real headless Chromium, driven by the DevTools protocol: it presses keys and reads pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TEXTS = {"Enter": "\r"}
 
 
 class Browser:
-    """One Chromium with a profile of its own: its cookies are kept when it is closed and started again."""
+    """One Chromium. Its cookies are in the folder `profile`, so another one with this folder has them too."""
 
     def __init__(self, profile: Path) -> None:
         chromium = shutil.which("chromium") or shutil.which("google-chrome")
@@ -42,7 +42,7 @@ class Browser:
         self._calls = 0
         self._session: str | None = None
         self.complaints: list[str] = []
-        """Errors and warnings of the console, uncaught exceptions, and requests to a network, since the start."""
+        """Errors and warnings of the console, uncaught exceptions and network requests since the start, as text."""
         (page,) = [each for each in self._call("Target.getTargets")["targetInfos"] if each["type"] == "page"]
         self._session = self._call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
         for domain in ("Runtime", "Log", "Network"):
@@ -63,7 +63,7 @@ class Browser:
         self.wait("location.href != 'about:blank'")
 
     def press(self, *keys: str) -> None:
-        """Press keys, one after the other."""
+        """Press and release keys, one after another."""
         for key in keys:
             self._call("Input.dispatchKeyEvent", type="keyDown", **_key(key))
             self._call("Input.dispatchKeyEvent", type="keyUp", **_key(key))
@@ -89,7 +89,7 @@ class Browser:
             try:
                 if self.value(f"document.readyState == 'complete' && Boolean({expression})"):
                     return
-            except AssertionError:
+            except AssertionError:  # a page that is being replaced answers with an error
                 pass
             assert time.monotonic() < deadline, f"{expression} did not become true; the page: {self.text()}"
             time.sleep(0.02)
@@ -124,21 +124,21 @@ class Browser:
         self._socket.send(json.dumps(message))
         while True:
             answer: dict[str, Any] = json.loads(self._socket.recv(timeout=PATIENCE))
-            self._hear(answer.get("method"), answer.get("params", {}))
+            self._collect(answer.get("method"), answer.get("params", {}))
             if answer.get("id") == self._calls:
                 assert "error" not in answer, answer
                 result: dict[str, Any] = answer["result"]
                 return result
 
-    def _hear(self, event: str | None, about: dict[str, Any]) -> None:
+    def _collect(self, event: str | None, params: dict[str, Any]) -> None:
         if event == "Runtime.exceptionThrown" or (
-            event == "Runtime.consoleAPICalled" and about["type"] in ("error", "warning")
+            event == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning")
         ):
-            self.complaints.append(json.dumps(about))
-        elif event == "Log.entryAdded" and about["entry"]["level"] in ("error", "warning"):
-            self.complaints.append(about["entry"]["text"])
-        elif event == "Network.requestWillBeSent" and not about["request"]["url"].startswith(("file:", "data:")):
-            self.complaints.append(f"request of {about['request']['url']}")
+            self.complaints.append(json.dumps(params))
+        elif event == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
+            self.complaints.append(params["entry"]["text"])
+        elif event == "Network.requestWillBeSent" and not params["request"]["url"].startswith(("file:", "data:")):
+            self.complaints.append(f"request of {params['request']['url']}")
 
 
 def _key(key: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Shared parts: a tiny real model, a real Prefect server, a real S3 server."""
+"""Fixtures of all tests: a tiny real model, a real Prefect server, a real S3 server."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
-# How long an example takes says something about the machine only.
+# Examples have no deadline, since their duration depends on the machine.
 settings.register_profile("tests", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny policy and prompts; tests add their configurations."""
+    """Folder with a tiny policy and prompts, to which tests add configurations."""
     folder = tmp_path_factory.mktemp("tiny")
     build_model(folder / "policy")
     write_prompts(folder / "prompts.jsonl")
@@ -36,7 +36,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prefect's home of this test session; nothing is written to the user's."""
+    """Prefect's home folder in this test session, so that the user's is not touched."""
     home = tmp_path_factory.mktemp("prefect")
     os.environ["PREFECT_HOME"] = str(home)
     os.environ["PREFECT_LOCAL_STORAGE_PATH"] = str(home / "storage")
@@ -45,7 +45,7 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_server(prefect_home: Path) -> Iterator[None]:
-    """A real Prefect server, for flows that a test calls."""
+    """Run a real Prefect server, for flows that a test calls."""
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=120):

@@ -1,4 +1,4 @@
-"""A small server in the place of AlpacaEval's GPT-4 Turbo: it answers with log-probabilities of the tokens m and M."""
+"""Fake of AlpacaEval's GPT-4 Turbo: a small server that replies with log-probabilities of the tokens m and M."""
 
 from __future__ import annotations
 

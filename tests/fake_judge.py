@@ -1,4 +1,4 @@
-"""A small server that speaks OpenAI's chat API and judges what it is sent: distinct letters are an answer's score."""
+"""Fake judge: a small server with OpenAI's chat API that scores answers by their number of distinct letters."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class FakeJudge:
     """Records the requests to the server, and decides about its replies."""
 
     prompt = _ASKED
-    """Of a question and two answers; what else is asked is a defect."""
+    """Pattern of the prompt, with groups for a question and two answers. Any other prompt fails the test."""
 
     def __init__(self, reply: Callable[[str, str, str], str]) -> None:
         self.reply = reply
         self.failures: list[tuple[int, dict[str, str]]] = []
-        """(status, error) of the next requests, which are not judged."""
+        """(status, error) with which the next requests fail, in order."""
         self.keeps_waiting: Callable[[str, str, str], bool] = lambda *asked: False
-        """Whether a request is never answered."""
+        """Function that returns whether a request is left without a reply."""
         self.asked: list[Asked] = []
-        """Judged requests, in order."""
+        """Requests that were judged, in order."""
         self.bodies: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
         self.most_at_once = 0
@@ -62,7 +62,7 @@ class FakeJudge:
             self.keys.add(key)
             failure = self.failures.pop(0) if self.failures else None
             found = self.prompt.match(body["messages"][1]["content"])
-            assert found is not None, "the prompt is not the one to be asked with"
+            assert found is not None, "the prompt does not have the expected form"
             silent = failure is None and self.keeps_waiting(found[1], found[2], found[3])
             if failure is None and not silent:
                 self.asked.append((found[1], found[2], found[3]))
@@ -91,7 +91,7 @@ class FakeJudge:
         return {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
 
     def end(self) -> None:
-        """Let go of requests that were kept waiting."""
+        """Release requests that were kept waiting."""
         self._end.set()
 
 

@@ -1,4 +1,4 @@
-"""Reward functions of the tests: dense, so that pairs are found at random weights."""
+"""Reward functions of tests. Their values differ often enough that a policy with random weights yields pairs."""
 
 from __future__ import annotations
 

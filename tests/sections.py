@@ -1,4 +1,4 @@
-"""Configurations for tests of what only stores and compares them."""
+"""Configurations for tests of code that only stores and compares them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optune_core.parts.section import Section
 
 
 class AnyConfig(Section):
-    """Any fields; `iterations` may change in a run, as in a run's own configuration."""
+    """A configuration with any fields, of which `iterations` may change in a run, as in a real one."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 

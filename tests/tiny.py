@@ -1,4 +1,4 @@
-"""A tiny, randomly initialised Llama with a real byte-level BPE tokenizer, small enough for every test to train."""
+"""A tiny, randomly initialised Llama with a real byte-level BPE tokenizer, so small that every test can train it."""
 
 from __future__ import annotations
 
@@ -53,12 +53,16 @@ def write_prompts(path: Path, count: int = len(PROMPTS)) -> Path:
     return path
 
 
-def write_config(folder: Path, whole: dict[str, Any] | None = None, **changes: Any) -> Path:
+def write_config(folder: Path, replaced: dict[str, Any] | None = None, **changes: Any) -> Path:
     """Write a configuration for the tiny model in `folder`.
 
     Args:
-        whole: sections that replace the default ones.
-        changes: sections that are merged into them, one level deep.
+        folder: folder with the model and the prompts, to which the configuration is written.
+        replaced: sections that replace the default ones.
+        changes: sections that are merged into the default ones, one level deep.
+
+    Returns:
+        Path of the YAML file, named after the configuration.
     """
     import yaml
 
@@ -92,7 +96,7 @@ def write_config(folder: Path, whole: dict[str, Any] | None = None, **changes: A
     }
     for section, value in changes.items():
         config[section] = config[section] | value if isinstance(value, dict) and section in config else value
-    config |= whole or {}
+    config |= replaced or {}
     path = folder / f"{config['name']}.yaml"
     path.write_text(yaml.safe_dump(config))
     return path

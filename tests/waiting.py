@@ -9,13 +9,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PATIENCE = 400.0
-"""Seconds after which an event is taken never to happen: many times what it takes on the slowest machine."""
+"""Seconds after which an event counts as missing: many times what it takes on the slowest machine."""
 
 
 def until(find: Callable[[], T]) -> T:
-    """Call a function until its result is true, and return that."""
+    """Call a function until its result is true, and return the result."""
     deadline = time.monotonic() + PATIENCE
     while not (found := find()):
-        assert time.monotonic() < deadline, f"nothing happened in {PATIENCE:.0f} s"
+        assert time.monotonic() < deadline, f"the event did not happen in {PATIENCE:.0f} s"
         time.sleep(0.05)
     return found

@@ -1,4 +1,4 @@
-"""The command line `optune`. Heavy imports wait until a command needs them."""
+"""Commands of the command line `optune`. Each command imports heavy modules itself, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ app.add_typer(study, name="study")
 
 
 def main() -> None:
-    """Entry point: an error that a user can mend is shown as its message, with exit status 2."""
+    """Run the command line; an error of the project is shown as its message, with exit status 2."""
     from optune_core.errors import OptuneError, TransientError
     from optune_core.secrets import redact
 
@@ -43,15 +43,16 @@ def main() -> None:
 @app.command()
 def run(
     config: Annotated[
-        str | None, typer.Argument(help="YAML file of the experiment. With --run: default, as it was last started.")
+        str | None,
+        typer.Argument(help="YAML file of the experiment. Default, with --run: the configuration of its last start."),
     ] = None,
     overrides: Overrides = None,
     store: Store = DEFAULT_STORE,
     run: Annotated[str | None, typer.Option("--run", help="Name of the run. Default: the configuration's.")] = None,
-    new_run: Annotated[bool, typer.Option("--new-run", help="A run of its own: NAME-2, NAME-3, …")] = False,
+    new_run: Annotated[bool, typer.Option("--new-run", help="Start another run, named NAME-2, NAME-3, …")] = False,
 ) -> None:
     """Run the iterations of an experiment, or continue them."""
-    # All problems of the configuration, before anything is started.
+    # Problems of the configuration are reported before Prefect starts.
     _, name = requested(config, overrides or [], store, run)
     if new_run:
         from optune_core.storage import open_objects
@@ -73,18 +74,18 @@ def sweep(
     overrides: Overrides = None,
     store: Store = DEFAULT_STORE,
     parallel: Annotated[
-        int | None, typer.Option(help="Cells at once on this machine. Default: as the file says.", min=1)
+        int | None, typer.Option(help="Cells computed at once on this machine. Default: `parallel` of the file.", min=1)
     ] = None,
     deployment: Annotated[
-        str | None, typer.Option(help="Run the cells on a work pool, by this deployment: optune/iterate.")
+        str | None, typer.Option(help="Deployment that runs the cells on a work pool, such as optune/iterate.")
     ] = None,
-    table: Annotated[bool, typer.Option("--table", help="Only show how far it is and what came out.")] = False,
-    figures: Annotated[str | None, typer.Option(help="Folder to draw the figures in.")] = None,
+    table: Annotated[bool, typer.Option("--table", help="Only show the progress and the results so far.")] = False,
+    figures: Annotated[str | None, typer.Option(help="Folder for a further copy of the figures.")] = None,
 ) -> None:
-    """Run a grid of experiments, or continue it: what they share is computed once."""
+    """Run a grid of experiments, or continue it; common work is computed once."""
     from optune_core.sweep.grid import load_sweep
 
-    wanted = load_sweep(config, overrides or [])  # all its problems, before anything is started
+    wanted = load_sweep(config, overrides or [])  # problems are reported before Prefect starts
     from optune_core.console.sweep import print_sweep
     from optune_core.errors import OptuneError
 
@@ -96,7 +97,7 @@ def sweep(
 
     try:
         flow(config, overrides, store, deployment, parallel, figures)
-    except OptuneError:  # cells failed: there is the more to see of the others
+    except OptuneError:  # cells failed; the results of the others are shown nevertheless
         print_sweep(store, wanted)
         raise
     print_sweep(store, wanted)
@@ -149,7 +150,7 @@ def status(
     store: Store = DEFAULT_STORE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for programs.")] = False,
 ) -> None:
-    """Where runs stand, read from the store alone."""
+    """Show the progress of a run or of all runs, as the store has it."""
     from optune_core.console.show import print_run, print_runs, run_status, runs_status
 
     if as_json:
@@ -167,7 +168,7 @@ def report(
     store: Store = DEFAULT_STORE,
     out: Annotated[str, typer.Option("--out", help="HTML file to write.")] = "report.html",
 ) -> None:
-    """One self-contained HTML page on runs: what they did, what changed, what to doubt."""
+    """Write a self-contained HTML page about runs: results, changes and warnings."""
     from pathlib import Path
 
     from optune_core.console.report import write_report
@@ -181,34 +182,36 @@ def plan(
     config: Annotated[str, typer.Argument(help="YAML file of the experiment.")],
     overrides: Overrides = None,
     device: Annotated[
-        str | None, typer.Option(help="a100-80gb, h100 or cpu. Default: a100-80gb; with --run: to be named.")
+        str | None, typer.Option(help="Device: a100-80gb, h100 or cpu. Default: a100-80gb; required with --run.")
     ] = None,
-    devices: Annotated[int, typer.Option(help="Devices that share each stage.", min=1)] = 1,
+    devices: Annotated[int, typer.Option(help="Number of devices that each stage uses.", min=1)] = 1,
     engines: Annotated[
         int | None,
         typer.Option(
-            help="Engines side by side. Default: generation.engine.replicas, else devices // tensor_parallel_size.",
+            help="Engines in parallel. Default: generation.engine.replicas, else devices // tensor_parallel_size.",
             min=1,
         ),
     ] = None,
-    prompts: Annotated[int | None, typer.Option(help="Default: prompts.sample.", min=1)] = None,
+    prompts: Annotated[int | None, typer.Option(help="Number of prompts. Default: prompts.sample.", min=1)] = None,
     prompt_tokens: Annotated[
-        float | None, typer.Option(help="Mean. Default: of --run, else the maximum (an upper bound).")
+        float | None,
+        typer.Option(help="Mean tokens a prompt. Default: that of --run, else the maximum (an upper bound)."),
     ] = None,
     response_tokens: Annotated[
-        float | None, typer.Option(help="Mean. Default: of --run, else the maximum (an upper bound).")
+        float | None, typer.Option(help="Mean tokens a response. Default: as for a prompt.")
     ] = None,
     parameters: Annotated[
-        float | None, typer.Option(help="Weights of the policy, such as 7.2e9. Default: its model's.", min=1.0)
+        float | None,
+        typer.Option(help="Number of weights of the policy, such as 7.2e9. Default: that of its model.", min=1.0),
     ] = None,
     store: Store = DEFAULT_STORE,
     run: Annotated[
-        str | None, typer.Option("--run", help="Run whose measured times replace the device's assumed rates.")
+        str | None, typer.Option("--run", help="Run whose measured times replace the assumed rates of the device.")
     ] = None,
-    run_devices: Annotated[int, typer.Option(help="Devices that run was made on.", min=1)] = 1,
+    run_devices: Annotated[int, typer.Option(help="Number of devices that the run of --run was made on.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for programs.")] = False,
 ) -> None:
-    """Predict the time of each stage, and what selective regeneration saves, before anything is started."""
+    """Predict the time of each stage and the time that selective regeneration saves; nothing is started."""
     from optune_core.config import load_config
     from optune_core.console.plan import PlanOptions, make_plan, plan_json, print_plan
 
@@ -225,12 +228,12 @@ def plan(
 @app.command()
 def show(
     what: Annotated[
-        str, typer.Argument(help="STAGE/KEY of an artifact (a prefix of the key will do), or a prompt id.")
+        str, typer.Argument(help="STAGE/KEY of an artifact (a prefix of the key suffices), or the id of a prompt.")
     ],
     store: Store = DEFAULT_STORE,
-    run: Annotated[str | None, typer.Option("--run", help="Run whose iterations to follow a prompt through.")] = None,
+    run: Annotated[str | None, typer.Option("--run", help="Run in whose iterations a prompt is looked up.")] = None,
 ) -> None:
-    """Show an artifact, or a prompt's history through the iterations of a run."""
+    """Show an artifact, or the history of a prompt in the iterations of a run."""
     from optune_core.console.show import print_artifact, print_history
 
     if "/" in what:
@@ -243,27 +246,27 @@ def show(
 @app.command()
 def gc(
     store: Store = DEFAULT_STORE,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be deleted.")] = False,
     grace: Annotated[
-        float, typer.Option(help="Hours for which data that nothing refers to yet is left alone.", min=0.0)
+        float, typer.Option(help="Age in hours below which data that nothing refers to is kept.", min=0.0)
     ] = 24.0,
     masters: Annotated[
         bool,
         typer.Option(
             "--masters",
-            help="Also the float32 weights of all policies but each run's last: two thirds of their bytes. "
-            "They can still be evaluated; only a new run that branches off one has to train it again.",
+            help="Also delete the float32 weights of all policies but the last of each run: two thirds of their bytes. "
+            "These policies can still be evaluated; a new run that starts from one trains it again.",
         ),
     ] = False,
 ) -> None:
-    """Delete what no run needs: artifacts of no run, data of failed attempts, left-over temporary files."""
+    """Delete data that no run needs: unused artifacts, data of failed attempts, left-over temporary files."""
     from optune_core.console.collect import print_collection
 
     print_collection(store, dry_run=dry_run, grace_hours=grace, masters=masters)
 
 
 def _quiet_prefect() -> None:
-    """Our defaults for a run without a server of the user's: no telemetry, no banners, time to start the server."""
+    """Set defaults for runs without a Prefect server of the user: no telemetry, no banners, time to start a server."""
     for name, value in {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",

@@ -1,4 +1,4 @@
-"""Options that many commands have."""
+"""Options and arguments that several commands have."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import typer
 Store = Annotated[
     str, typer.Option("--store", envvar="OPTUNE_STORE", help="Folder or s3://bucket/prefix of the artifacts.")
 ]
-Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, on top of the file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value, applied on top of the file.")]
 Iteration = Annotated[
-    int | None, typer.Option("--iteration", help="Of the policy, 0 being the run's start. Default: the last.")
+    int | None,
+    typer.Option("--iteration", help="Number of the policy; 0 is the policy the run started from. Default: the last."),
 ]
 Every = Annotated[bool, typer.Option("--all", help="All policies of the run.")]

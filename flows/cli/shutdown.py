@@ -1,4 +1,4 @@
-"""Signals, and the end of the process: what can be saved is saved, and nothing keeps a machine that goes away."""
+"""Handling of SIGINT and SIGTERM: the stage at work saves what it can, and the process ends within a bounded time."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ import typer
 INTERRUPTED = 130
 _TERMINATED = 143
 _GRACE_SECONDS = 28.0
-"""From the first signal to the end, whatever happens: clouds give 30 s."""
+"""Longest time from the first signal to the end of the process; clouds give 30 s before they remove a machine."""
 _PREFECT_SECONDS = 5.0
-"""What Prefect is given of it after the last stage has ended."""
+"""Part of this time that Prefect gets after the last stage has ended."""
 
 
 def interrupt(number: int, frame: object) -> None:
-    """End soon: the stage at work is given time to save what it has, and a second Ctrl-C cuts that short.
+    """End the process soon: the stage at work gets time to save its work, and a second Ctrl-C ends it at once.
 
-    Prefect is given a moment more to record the end: its temporary server may have got the same signal, and it would
-    then try to reach it for minutes. (SIGTERM comes here only outside of a flow run: inside it is Prefect's.)
+    Prefect gets a few seconds to record the end and no more: its temporary server may have got the same signal, and
+    Prefect would then try to reach it for minutes. (Inside a flow run Prefect handles SIGTERM itself.)
+
+    Raises:
+        KeyboardInterrupt: the signal is SIGINT.
+        SystemExit: the signal is another one.
     """
     by_user = number == signal.SIGINT
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, lambda number, frame: _leave(by_user))
     typer.secho(
-        "\nInterrupted: saving (Ctrl-C again: leave at once). The same command continues where it stopped.", err=True
+        "\nInterrupted: saving (press Ctrl-C again to exit at once). The same command continues the run.", err=True
     )
-    threading.Thread(target=_see_to_the_end, args=(by_user,), daemon=True).start()
+    threading.Thread(target=_exit_in_time, args=(by_user,), daemon=True).start()
     raise KeyboardInterrupt if by_user else SystemExit(_TERMINATED)
 
 
-def _see_to_the_end(by_user: bool) -> None:
+def _exit_in_time(by_user: bool) -> None:
     from optune_core.process.children import no_child
 
     deadline = time.monotonic() + _GRACE_SECONDS
@@ -45,7 +49,7 @@ def _see_to_the_end(by_user: bool) -> None:
 
 
 def _leave(by_user: bool) -> None:
-    """Exit at once, and take the stage and the temporary server along."""
+    """Kill the child processes, which are the stage and the temporary server, and exit at once."""
     import psutil
 
     for child in psutil.Process().children(recursive=True):

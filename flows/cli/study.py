@@ -1,4 +1,4 @@
-"""`optune study`: the human study, from pairs to Table 4."""
+"""`optune study`: the commands of the human study (Table 4)."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ def create(
         list[str] | None,
         typer.Option(metavar="NAME=FILE…", help="JSONL or Parquet files with the columns prompt and response."),
     ] = None,
-    prompts: Annotated[int, typer.Option(help="Prompts a comparison, at most.", min=1)] = 50,
+    prompts: Annotated[int, typer.Option(help="Largest number of prompts a comparison.", min=1)] = 50,
     baseline: Annotated[
-        str | None, typer.Option(help="Compare the others with this one. Default: the first with each other one.")
+        str | None,
+        typer.Option(
+            help="Policy that the others are compared with. Default: the first is compared with each of them."
+        ),
     ] = None,
     store: Store = DEFAULT_STORE,
 ) -> None:
-    """Draw the pairs that people will be asked about."""
+    """Create a study: draw the pairs of responses that people compare."""
     from optune_core.console.study import print_created
     from optune_core.errors import StudyError
     from optune_core.storage import ArtifactStore, open_objects
@@ -42,7 +45,7 @@ def create(
     sources = [*(runs or []), *(responses or []), *(more or [])]
     files = [(source.partition("=")[0], source.partition("=")[2]) for source in sources if "=" in source]
     if nameless := [source for source in responses or [] if "=" not in source]:
-        raise StudyError(f"--responses {nameless[0]!r}: write it as NAME=FILE, the name is what results call it")
+        raise StudyError(f"--responses {nameless[0]!r} has no name: write it as NAME=FILE; results show the name")
     objects = open_objects(store)
     objects.require()
     print_created(
@@ -54,11 +57,13 @@ def create(
 def serve(
     name: Name,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one.", min=0, max=65535)] = 8080,
-    pairs_per_participant: Annotated[int, typer.Option(help="For those who join from now on.", min=1)] = 50,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0: any free port.", min=0, max=65535)] = 8080,
+    pairs_per_participant: Annotated[
+        int, typer.Option(help="Pairs that each person who joins from now on compares.", min=1)
+    ] = 50,
     store: Store = DEFAULT_STORE,
 ) -> None:
-    """Serve the study's web page, on this machine only unless --host says otherwise."""
+    """Serve the web page of the study; only this machine can reach it unless --host allows others."""
     from optune_core.storage import ArtifactStore, open_objects
     from optune_core.study.serve import serve_study
 
@@ -68,11 +73,13 @@ def serve(
 @study.command()
 def results(
     name: Name,
-    ratings: Annotated[str | None, typer.Option(metavar="FILE", help="Write the ratings there, as JSONL.")] = None,
+    ratings: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File to which the ratings are written, as JSONL.")
+    ] = None,
     store: Store = DEFAULT_STORE,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for programs.")] = False,
 ) -> None:
-    """Win, loss and tie percentages of each comparison (Table 4), and how far people agree."""
+    """Print win, loss and tie percentages of each comparison (Table 4), and the agreement between people."""
     from optune_core.console.study import print_results, study_results
 
     summary = study_results(store, name, ratings)

@@ -38,7 +38,8 @@ class Scorer(Protocol):
 
 
 ModelRole = Literal["policy", "reward", "backbone"]
-"""How a model folder is used: a policy to train, a reward model, or the start of a reward model's training."""
+"""Use of a model folder: a policy to train, a reward model, or the backbone that a reward model's training starts
+from."""
 
 
 class Reward(Part):

@@ -90,7 +90,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> Sweep:
     problems = list(_grid_problems(config))
     for override in overrides:
         if (key := override.partition("=")[0]) in config.grid:
-            problems.append(f"{override!r}: {key} is a key of the grid, which overrides it: change the grid")
+            problems.append(f"{override!r}: {key} is in the grid, whose values override it: change the grid")
     assignments = [*_grid(config), *_included(config)]
     if not (problems or assignments):
         problems = ["exclude leaves no cell of the grid: remove an entry"]

@@ -1,9 +1,9 @@
-"""An iteration as a bare script: our engines on the same work, one process, no flow, no store, no commits.
+"""One iteration as a bare script: the same engines and the same work in one process, without flow, store and commits.
 
     python -m tests.benchmarks.bare JOB.json
 
 JOB holds config (overrides included), iteration, policy (an artifact's folder), selection and replay (Parquet files)
-and folder, where the policy goes.
+and folder, to which the policy is written.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tests.benchmarks.policies import requests_for
 
 
 def main() -> None:
+    """Run the iteration of the job."""
     job = json.loads(Path(sys.argv[1]).read_text())
     config = parse_config(job["config"], source="job")
     policy, samples = Path(job["policy"]), config.generation.samples

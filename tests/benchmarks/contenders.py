@@ -17,7 +17,7 @@ from typing import Any
 
 MIXES = {
     # (mean and spread of the logarithm, shortest, longest) of the tokens of a prompt and of a response
-    "short": ((4.3, 0.55, 8, 424), (3.25, 1.3, 1, 305)),  # as PandaLM's test set: 89 and 51 on average
+    "short": ((4.3, 0.55, 8, 424), (3.25, 1.3, 1, 305)),  # like PandaLM's test set: 89 and 51 on average
     "ultrachat": ((5.1, 0.7, 16, 512), (5.75, 0.5, 16, 512)),  # about 200 and 330
     "long": ((6.5, 0.4, 128, 1024), (6.5, 0.4, 128, 1024)),  # about 700 and 700
 }
@@ -39,6 +39,7 @@ def pairs(mix: str, count: int, vocabulary: int) -> list[dict[str, list[int]]]:
 
 
 def load(model: str) -> Any:
+    """Load a causal language model in float32."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -189,6 +190,7 @@ def trl(model: Any, rows: list[dict[str, list[int]]], job: dict[str, Any], folde
 
 
 def main() -> None:
+    """Run the contender of the job, and print what was measured."""
     import torch
 
     from optune_core.process.malloc import keep_freed_memory

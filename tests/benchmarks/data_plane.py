@@ -1,7 +1,7 @@
 """Seconds and peak memory of selection, merge and statistics as functions of the number of prompts.
 
 Each step is the real stage on a store on the local disk (SHA-256 of every file read and written included), or the real
-function, in a fresh process, so that its peak memory is its own. The input is synthetic, made before and not counted.
+function, in a fresh process, so that its peak memory can be read. The input is synthetic; making it is not measured.
 
     python -m tests.benchmarks.data_plane --json FILE [--sizes 100000 1000000 10000000] [--folder DIR]
 """
@@ -37,18 +37,19 @@ from optune_core.storage import ArtifactStore, Ref, Work, open_objects
 RHO, SAMPLES = 0.5, 2
 PROMPT_TOKENS, RESPONSE_TOKENS = 16, 24
 SHARD = 1_000_000
-"""Prompts a shard of responses."""
+"""Number of prompts in a shard of responses."""
 BYTES_PER_PROMPT = 1500
-"""Upper bound of what a prompt takes on the disk in all files together."""
+"""Upper bound of the bytes that a prompt takes in all files together."""
 STEPS = ("selection", "selection/relative", "selection/bandit", "merge", "statistics")
-"""`selection` is the paper's; the others read more columns."""
+"""`selection` is the paper's selector; `selection/…` are selectors that read more columns."""
 
 
 def main() -> None:
+    """Measure all steps at all sizes, or one step with --step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10**5, 10**6, 10**7])
     parser.add_argument("--json", type=Path, help="write the numbers here")
-    parser.add_argument("--folder", type=Path, help="where the temporary store lies (default: the system's)")
+    parser.add_argument("--folder", type=Path, help="folder for the temporary store (default: the system's)")
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--store", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -61,7 +62,9 @@ def main() -> None:
             free = shutil.disk_usage(folder).free
             if free < size * BYTES_PER_PROMPT:
                 sys.exit(
-                    f"{size:,} prompts need up to {size * BYTES_PER_PROMPT:,} bytes in {folder}, {free:,} are free"
+                    f"{size:,} prompts need up to {size * BYTES_PER_PROMPT:,} bytes in {folder}, but {free:,} are "
+                    "free: 
+                    "name another folder with --folder, or fewer prompts with --sizes"
                 )
             results += benchmark(size, folder)
     report = {"rows": describe(), "load": os.getloadavg(), "results": results, "slopes": slopes(results)}
@@ -86,9 +89,9 @@ def benchmark(size: int, folder: str) -> list[dict[str, Any]]:
         result["prompts_per_second"] = size / result["seconds"]
         results.append(result)
     stored = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-    whole = time.monotonic() - started
+    seconds = time.monotonic() - started
     print(
-        f"{size:,} prompts: {stored / size:.0f} bytes a prompt in all files, {whole:.0f} s with the input", flush=True
+        f"{size:,} prompts: {stored / size:.0f} bytes a prompt in all files, {seconds:.0f} s with the input", flush=True
     )
     return results
 
@@ -131,6 +134,7 @@ def statistics(store: ArtifactStore) -> None:
 
 
 def peak_mib() -> float:
+    """Return the peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
@@ -150,6 +154,7 @@ def write_replay(store: ArtifactStore, size: int) -> None:
 
 
 def replay_group(random: np.random.Generator, rows: int) -> pa.Table:
+    """Return a row group of D_0."""
     paired = random.random(rows) > 0.01
     rewards = np.sort(random.normal(size=(2, rows)), axis=0)
     columns: dict[str, Any] = {
@@ -211,6 +216,7 @@ def write_responses(store: ArtifactStore) -> None:
 
 
 def response_groups(prompts: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield (responses, scores) for each row group of prompts."""
     for number, group in enumerate(prompts):
         random = np.random.default_rng([1, number])
         rows = group.num_rows * SAMPLES
@@ -244,10 +250,12 @@ def texts(random: np.random.Generator, rows: int, tokens: int) -> pa.Array:
 
 
 def strings(data: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any]) -> pa.Array:
+    """Return strings from their bytes, uint8, and offsets, int32, (rows + 1,)."""
     return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(data))
 
 
 def token_ids(random: np.random.Generator, rows: int, tokens: int) -> pa.Array:
+    """Draw lists of token ids, int32, `tokens` on average."""
     offsets = np.append(0, np.cumsum(lengths(random, rows, tokens))).astype(np.int32)
     return pa.ListArray.from_arrays(
         pa.array(offsets), pa.array(random.integers(32_000, size=offsets[-1], dtype=np.int32))
@@ -255,6 +263,7 @@ def token_ids(random: np.random.Generator, rows: int, tokens: int) -> pa.Array:
 
 
 def lengths(random: np.random.Generator, rows: int, tokens: int) -> np.ndarray[Any, Any]:
+    """Draw lengths, int64, (rows,), `tokens` on average."""
     return random.integers(tokens // 2, tokens + tokens // 2, size=rows)
 
 
@@ -264,15 +273,17 @@ def messages(prompts: pa.Array) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(np.arange(len(prompts) + 1, dtype=np.int32)), turns)
 
 
-# ---------------------------------------------------------------- what the stages are asked for
+# ---------------------------------------------------------------- specs of the stages
 
 
 def selection_spec(store: ArtifactStore, selector: Any = "optune") -> selection.Spec:
+    """Return the spec of the selection of iteration 1."""
     chosen = SELECTORS.parse({"type": selector, "rho": RHO})
     return selection.Spec(selector=chosen, seed=0, iteration=1, previous=stored(store, "replay", {}))
 
 
 def replay_spec(store: ArtifactStore) -> replay.Spec:
+    """Return the spec of the merge of iteration 1."""
     (work,) = selection.works(store, selection_spec(store))
     found = store.find(work)
     assert found is not None
@@ -291,12 +302,14 @@ def replay_spec(store: ArtifactStore) -> replay.Spec:
 
 
 def stored(store: ArtifactStore, stage: str, params: dict[str, Any]) -> Ref:
+    """Return the reference to an artifact of the synthetic input."""
     found = store.find(Work(stage, 0, params))
     assert found is not None
     return found.ref
 
 
 def replay_file(store: ArtifactStore) -> Path:
+    """Return the file of D_0."""
     return store.fetch(stored(store, "replay", {})) / replay.FILE
 
 
@@ -304,6 +317,7 @@ def replay_file(store: ArtifactStore) -> Path:
 
 
 def describe() -> dict[str, Any]:
+    """Return the constants of the measurement."""
     return {
         "prompt_tokens": PROMPT_TOKENS,
         "response_tokens": RESPONSE_TOKENS,
@@ -330,6 +344,7 @@ def slopes(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def print_table(report: dict[str, Any]) -> None:
+    """Print the measurements and the slopes."""
     print(f"{'step':12} {'prompts':>12} {'seconds':>9} {'CPU s':>9} {'prompts/s':>12} {'peak MiB':>9} {'load':>6}")
     for row in report["results"]:
         print(

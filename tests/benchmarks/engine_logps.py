@@ -3,9 +3,9 @@
     python -m tests.benchmarks.engine_logps --json FILE
 
 vLLM in bfloat16 samples responses; torch computes log π(y|x) of the same tokens with float32 weights, under bfloat16
-autocast (as training does) and in plain float32. The error of the loss is that of an iteration's first step, where
-policy and reference are the same and the loss is R·ln 2: with engine log-probabilities for the reference the margin of
-a pair is off by β₁ times the difference of its two errors.
+autocast (as training does) and in plain float32. The error of the loss is that of an iteration's first step, in
+which policy and reference are the same and the loss is R·ln 2: if the engine's log-probabilities are those of the
+reference, the margin of a pair has an error of β₁ times the difference of its two errors.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def sample(model: Path, prompts: int, dtype: str) -> tuple[list[Request], list[R
     cached: dict[str, int] = {}
     step = opened._llm.llm_engine.step
 
-    def noting() -> Any:
+    def recording_step() -> Any:
         outputs = step()
         cached.update({output.request_id: output.num_cached_tokens or 0 for output in outputs})
         return outputs
 
-    opened._llm.llm_engine.step = noting
+    opened._llm.llm_engine.step = recording_step
     rows = prompt_table(model, prompts)["prompt_token_ids"].to_pylist()
     requests = requests_for(rows, SAMPLES, lambda row, k: sampling_seed(0, 0, str(row), k))
     responses = sorted(opened.generate(requests), key=lambda response: response.index)
@@ -85,6 +85,7 @@ def compare(engine: Tensor, other: Tensor) -> dict[str, float]:
 
 
 def measure(model: Path, prompts: int, dtype: str) -> dict[str, Any]:
+    """Compare the engine in `dtype` with torch."""
     requests, responses, shared = sample(model, prompts, dtype)
     engine = torch.tensor([response.logp for response in responses], dtype=torch.float64)
     autocast, float32 = (torch_logps(model, requests, responses, autocast) for autocast in (True, False))

@@ -1,9 +1,9 @@
-"""Streaming against repeatable generation: the same work, in turns, each in a child process of its own.
+"""Rate of streaming generation against repeatable generation: the same work in turns, each in a child process.
 
     python -m tests.benchmarks.generation --json FILE
 
-Tokens a second from the first request to the last commit, without the engine's start. The engine samples by batches,
-so that the two modes sample other tokens: rates are compared, not times.
+The rate is in tokens a second, from the first request to the last commit, without the start of the engine. The two
+modes have different batches and so sample different tokens, so that rates are compared and not times.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def once(store: ArtifactStore, policy: Ref, prompts: Ref, *, repeatable: bool, s
 
 
 def measure(model: Path, rounds: int) -> dict[str, Any]:
+    """Measure both modes in turns."""
     with tempfile.TemporaryDirectory() as folder:
         store = ArtifactStore(open_objects(f"{folder}/store"))
         policy, prompts = store_inputs(store, model, prompt_table(model, PROMPTS))

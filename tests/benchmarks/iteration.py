@@ -42,6 +42,7 @@ def optune(store: str, run: str, overrides: list[str]) -> float:
 
 
 def timed(command: list[str]) -> float:
+    """Run a command and return its seconds; end the program if it fails."""
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     if done.returncode:
@@ -52,7 +53,7 @@ def timed(command: list[str]) -> float:
 def ours(store: str, rho: float, repetition: int, overrides: list[str]) -> dict[str, Any]:
     """Make iteration 1 at ρ anew."""
     run = f"rho-{rho:g}-{repetition}".replace(".", "-")
-    # A hair less than ρ selects the same prompts, and is another key: nothing of an earlier turn is found.
+    # A value slightly below ρ selects the same prompts and has another key, so that no earlier artifact is found.
     nudged = rho - repetition * 1e-9 - 1e-9
     started = time.time()
     optune(store, run, [*overrides, "iterations=2", f"selection.rho={nudged!r}"])
@@ -122,10 +123,11 @@ def judge(store: str, run: str, policy: str, config: OptuneConfig) -> float:
 
 
 def main() -> None:
+    """Measure all contenders and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--repetitions", type=int, default=2)
-    parser.add_argument("--store", help="folder to work in, kept; default: a temporary one")
+    parser.add_argument("--store", help="folder for the store, which is kept; default: a temporary one")
     parser.add_argument("overrides", nargs="*", help=f"section.key=value, on top of {CONFIG}")
     options = parser.parse_args()
     options.overrides = [*WORK, *options.overrides]

@@ -1,4 +1,4 @@
-"""vLLM on a CPU with our nucleus and with its own: the same work in turns, in one engine.
+"""Rate of vLLM on a CPU with the project's nucleus sampling and with its own: the same work in turns, in one engine.
 
     python -m tests.benchmarks.nucleus --json FILE
 
@@ -34,6 +34,7 @@ def once(engine: VllmSampler, prompts: list[list[int]], seed: int) -> float:
 
 
 def measure(model: Path, rounds: int) -> dict[str, Any]:
+    """Measure both kinds of nucleus sampling in turns."""
     config = VllmEngine(enforce_eager=True)
     settings = Generation(samples=SAMPLES, max_tokens=MAX_TOKENS, top_p=TOP_P, engine=config)
     engine = VllmSampler(settings, config, model, 256 + MAX_TOKENS)
@@ -47,19 +48,22 @@ def measure(model: Path, rounds: int) -> dict[str, Any]:
             patch.object(vllm_nucleus, "keep_nucleus", lambda logits, _: logits),
         ):
             rates["vllm"].append(once(engine, prompts, turn * 1000))
-        print({name: round(of[-1]) for name, of in rates.items()}, flush=True)
+        print({name: round(values[-1]) for name, values in rates.items()}, flush=True)
     ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["vllm"], strict=True)]
     return {
         "work": {"prompts": PROMPTS, "samples": SAMPLES, "max_tokens": MAX_TOKENS, "top_p": TOP_P, "rounds": rounds},
-        "tokens_per_second": {name: median(of) for name, of in rates.items()},
+        "tokens_per_second": {name: median(values) for name, values in rates.items()},
         "ratio": spread(ratios),
     }
 
 
 def main() -> None:
+    """Measure and print the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file for the results")
-    parser.add_argument("--model", type=Path, default=MODEL, help="made by `python -m configs.demo.prepare`")
+    parser.add_argument(
+        "--model", type=Path, default=MODEL, help="model folder; default: as made by `python -m configs.demo.prepare`"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     results = measure(options.model, options.rounds)

@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.options --json FILE
 
-Each run has its own iteration 0 where the option changes it, on the same prompts, reward model and first responses.
-Given are the seconds of training in iteration 1, the pairs that it trained on, and the mean reward of the last
-policy's answers to prompts that nobody trained on (`tests.benchmarks.iteration`).
+All runs have the same prompts, reward model and first responses; a run has an iteration 0 of its own if the option
+changes it. Reported are the seconds of training in iteration 1, the pairs that it trained on, and the mean reward of
+the last policy's responses to prompts that no run trained on (`tests.benchmarks.iteration`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from optune_core.storage import ArtifactStore, Ledger, open_objects
 from tests.benchmarks.iteration import CONFIG, WORK, judge, optune
 
 OPTIONS = {
-    "none": [],  # what the others are beside
+    "none": [],  # the baseline
     "min_reward_gap": ["training.min_reward_gap=2.0"],
     "lora": ["training.lora={r: 16, alpha: 32}", "training.learning_rate=5.0e-4"],
 }
@@ -47,6 +47,7 @@ def measure(store: str, option: str, seed: int, overrides: list[str]) -> dict[st
 
 
 def main() -> None:
+    """Measure all options in turns and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--seeds", type=int, default=2)

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.overhead --json FILE
 
 Both make iteration 1 of one run: `optune run` from the start of its command to its end, Prefect's temporary server
-included, and `bare` in a process of its own. What is left when the two are subtracted does not grow with the work but
-for the shards' commits, so it is given in seconds too, and as a share of the iteration that `optune plan` predicts for
-the paper's setting. `nothing to do` is the same command on a finished run: what a resumption takes until it works.
+included, and `bare` in a process of its own. The difference does not grow with the work, except for the commits of
+shards, so it is reported in seconds too, and as a share of the iteration that `optune plan` predicts for the paper's
+setting. `nothing to do` is the same command on a finished run: the time that a resumption takes before it computes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OVERRIDES = [
     "health.max_dropped=1",
 ]
 PAPER_SECONDS = 1.35 * 3600
-"""An iteration of `configs/zephyr-7b-full.yaml` on 8 A100 with 8 engines, as `optune plan` predicts it."""
+"""Predicted seconds of an iteration of `configs/zephyr-7b-full.yaml` on 8 A100 with 8 engines (`optune plan`)."""
 
 
 def bare(store: str, run: str, overrides: list[str]) -> float:
@@ -54,6 +54,7 @@ def bare(store: str, run: str, overrides: list[str]) -> float:
 
 
 def main() -> None:
+    """Measure all in turns and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--repetitions", type=int, default=3)

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.peer generate JOB.json    samples and scores; writes pairs.jsonl
     python -m tests.benchmarks.peer train JOB.json       trains on them; writes the policy
-    python -m tests.benchmarks.peer judge JOB.json       mean reward of a policy's answers; writes judged.json
+    python -m tests.benchmarks.peer judge JOB.json       computes the mean reward of responses; writes judged.json
 
 JOB holds policy (to start from, or to judge), folder, reward_model, max_tokens, max_model_len and top_p; where it
 samples and trains, prompts (a Parquet file with the column messages), samples, seed, batch_size, learning_rate and
@@ -54,10 +54,11 @@ def score(job: dict[str, Any], answers: list[tuple[list[Any], list[str]]]) -> li
 
 
 def generate(job: dict[str, Any]) -> None:
+    """Sample and score responses, and write the best and the worst response of each prompt as a pair."""
     answers = sample(job, job["policy"], job["prompts"], job["samples"])
     with (Path(job["folder"]) / "pairs.jsonl").open("w") as file:
         for (messages, responses), rewards in zip(answers, score(job, answers), strict=True):
-            best, worst = (responses[rewards.index(of(rewards))] for of in (max, min))
+            best, worst = (responses[rewards.index(extreme(rewards))] for extreme in (max, min))
             if best != worst:
                 sides = {"chosen": best, "rejected": worst}
                 pair = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
@@ -65,6 +66,7 @@ def generate(job: dict[str, Any]) -> None:
 
 
 def train(job: dict[str, Any]) -> None:
+    """Train on the pairs and write the policy."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -96,6 +98,7 @@ def train(job: dict[str, Any]) -> None:
 
 
 def judge(job: dict[str, Any]) -> None:
+    """Write the mean reward of a policy's responses to the held-out prompts."""
     answers = sample(job, job["policy"], job["held_out"], 1)
     reward = fmean(reward for rewards in score(job, answers) for reward in rewards)
     (Path(job["folder"]) / "judged.json").write_text(json.dumps({"reward": reward}))

@@ -15,7 +15,7 @@ from optune_core.generation import Request
 from optune_core.storage import ArtifactStore, Ref, Work
 
 MODEL = Path(".optune/models/SmolLM2-135M-Instruct")
-"""Made by `python -m configs.demo.prepare`."""
+"""Model folder that `python -m configs.demo.prepare` makes."""
 
 
 def prompt_table(model: Path, count: int) -> pa.Table:

@@ -20,14 +20,14 @@ from optune_core.storage import ArtifactStore, open_objects
 
 CONFIG = Path(__file__).parents[2] / "configs" / "zephyr-7b-full.yaml"
 TABLE_1 = {"generation": 0.718, "rewarding": 0.001, "training": 0.281}
-"""Time shares of full online DPO in the paper: 8 × A100 80 GB, TRL."""
+"""Shares of the time of full online DPO in the paper (8 × A100 80 GB, TRL)."""
 SPEEDUPS = {0.7: 1.27, 0.5: 1.56}
-"""ρ → total speed-up that the paper reports."""
+"""ρ → total speed-up in the paper."""
 PROMPT_TOKENS, RESPONSE_TOKENS = 200.0, 350.0
-"""Assumed means; the paper gives the maxima only (512 each)."""
+"""Assumed means; the paper gives only the maxima (512 each)."""
 STATIC_BATCH = 12
-"""Fitted to Table 1, and the only constant that is: rows of a batch of `generate` on each GPU. It stands for all that
-the paper does not say about its generation."""
+"""Rows of a batch of `generate` on each GPU, the only constant that is fitted to Table 1. It represents all that the
+paper leaves open about its generation."""
 
 
 def paper_shares(device: str = "a100-80gb") -> dict[str, dict[str, float]]:
@@ -80,11 +80,12 @@ def left_out(store_url: str, run: str, device: str, devices: int) -> list[dict[s
 
 
 def main() -> None:
+    """Print all comparisons."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", required=True)
     parser.add_argument("--store")
     parser.add_argument("--run", default="demo")
-    parser.add_argument("--device", default="cpu", help="closest profile to what the run was made on")
+    parser.add_argument("--device", default="cpu", help="profile closest to the device of the run")
     parser.add_argument("--devices", type=int, default=1)
     arguments = parser.parse_args()
     columns = paper_shares()

@@ -1,12 +1,12 @@
-"""Our trainer against TRL's `DPOTrainer` on the same pairs, in the same order, from the same weights.
+"""Speed of the project's trainer against TRL's `DPOTrainer`: the same pairs in the same order, from the same weights.
 
     python -m tests.benchmarks.training --json FILE
 
-`trl_shipped` has TRL's defaults; `trl_best` is the fastest of a few configurations, tried on each mix first, and gets
-our setting of the C library's memory too, which is none of TRL's. All use the same model, precision and effective
-batch, and their reference pass is counted. Contenders take turns, each in a
-process of its own; loading is not counted, nor is the first optimizer step, which is the warm-up. Ratios are medians
-over repetitions of (theirs / ours) in the same turn.
+`trl_shipped` has TRL's defaults. `trl_best` is the fastest of a few configurations, which are tried on each mix first;
+it also gets the project's setting for the memory of the C library, which TRL does not have. All use the same model,
+precision and effective batch, and their reference pass is counted. Contenders take turns, each in a process of its own.
+Neither loading nor the first optimizer step, which is the warm-up, is counted. Ratios are medians over repetitions of
+(theirs / ours) in the same turn.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ def table(mixes: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Measure all mixes and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--mixes", nargs="+", choices=BATCH, default=list(BATCH))
@@ -110,13 +111,17 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, default=8192)
     parser.add_argument("--precision", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--model", default=MODEL, help="as made by `python -m configs.demo.prepare`")
+    parser.add_argument(
+        "--model", default=MODEL, help="model folder; default: as made by `python -m configs.demo.prepare`"
+    )
     options = parser.parse_args()
     if not Path(options.model).is_dir():
-        raise SystemExit(f"--model {options.model}: there is no such folder; `python -m configs.demo.prepare` makes it")
+        raise SystemExit(
+            f"--model {options.model}: there is no such folder; make it with `python -m configs.demo.prepare`"
+        )
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     mixes = {mix: compare(mix, options) for mix in options.mixes}
-    # Over the mixes, none of which is worth more than another: the geometric mean of their medians.
+    # The geometric mean of the medians of all mixes, since no mix matters more than another.
     overall = {
         name: math.prod(summary[name]["median"] for summary in mixes.values()) ** (1 / len(mixes))
         for name in ("ratio_vs_trl_shipped", "ratio_vs_trl_best")

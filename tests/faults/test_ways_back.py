@@ -131,7 +131,7 @@ def config(tiny: Path) -> Path:
         prompts={"sample": 8, "held_out": 0},
         generation={"shard_size": 4, "max_tokens": 6},
         training={"checkpoint_every": "0s"},
-        whole={"held_out": {}},
+        replaced={"held_out": {}},
     )
 
 

@@ -85,7 +85,7 @@ def test_a_policy_in_pickles_is_refused(folder: Path) -> None:
 def test_a_model_without_one_logit_is_refused_as_a_reward_model(folder: Path, labels: int | None, message: str) -> None:
     build_model(folder / "reward", labels=labels)
     reward = {"type": "classifier", "model": str(folder / "reward")}
-    config = write_config(folder, whole={"reward": reward})
+    config = write_config(folder, replaced={"reward": reward})
     fails(config, folder / "store", ModelError, message)
 
 

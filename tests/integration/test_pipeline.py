@@ -196,7 +196,7 @@ def test_offline_dpo_trains_on_the_given_pairs(tiny: Path, prefect_server: None,
             "sample": None,
             "held_out": 0,
         },
-        whole={"selection": {"type": "none"}},
+        replaced={"selection": {"type": "none"}},
         training={"loss": WDPO | {"beta2": 0.0}, "reference": "initial"},
     )
     store = str(tmp_path / "store")
@@ -220,7 +220,7 @@ def test_hypo_trains_on_given_pairs_and_fresh_samples(tiny: Path, prefect_server
             "sample": None,
             "held_out": 0,
         },
-        whole={"selection": {"type": "none"}},
+        replaced={"selection": {"type": "none"}},
         training={
             "loss": {"type": "hypo", "beta1": 0.1, "kl_coefficient": 0.1, "rho": 0.5},
             "reference": "initial",
@@ -274,7 +274,7 @@ def test_a_reward_model_is_trained_once_from_the_samples_of_iteration_0(
         name="proxy",
         iterations=1,
         prompts={"sample": 20, "held_out": 4},
-        whole={
+        replaced={
             "reward": {
                 "type": "trained",
                 "model": str(tiny / "policy"),

@@ -91,7 +91,7 @@ def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFac
             "sample": None,
             "held_out": 0,
         },
-        whole={"selection": {"type": "none"}, "held_out": {"gold": None}},
+        replaced={"selection": {"type": "none"}, "held_out": {"gold": None}},
         training={"reference": "initial"},
     )
     optune(str(offline), store=store)

@@ -174,7 +174,7 @@ def test_the_backbone_of_a_trained_reward_model_is_imported_only_as_a_model(
 
     pairs = {"type": "labelled", "function": "tests.rewards:vowels"}
     reward = {"type": "trained", "model": str(tiny / "policy"), "pairs": pairs}
-    base = write_config(tiny, name="to-be-trained", whole={"reward": reward})
+    base = write_config(tiny, name="to-be-trained", replaced={"reward": reward})
     path = tmp_path / "sweep.yaml"
     path.write_text(yaml.safe_dump({"name": "trained", "base": str(base), "grid": GRID}))
     import_models(str(tmp_path / "store"), load_sweep(path))

@@ -102,7 +102,7 @@ def store(tiny: Path, prefect_server: None, tmp_path_factory: pytest.TempPathFac
     from flows.run import optune
 
     store = str(tmp_path_factory.mktemp("alpaca") / "store")
-    optune(str(write_config(tiny, name="judged", whole={"iterations": 1})), store=store)
+    optune(str(write_config(tiny, name="judged", replaced={"iterations": 1})), store=store)
     return store
 
 
