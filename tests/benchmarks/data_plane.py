@@ -63,8 +63,7 @@ def main() -> None:
             if free < size * BYTES_PER_PROMPT:
                 sys.exit(
                     f"{size:,} prompts need up to {size * BYTES_PER_PROMPT:,} bytes in {folder}, but {free:,} are "
-                    "free: 
-                    "name another folder with --folder, or fewer prompts with --sizes"
+                    f"free: name another folder with --folder, or fewer prompts with --sizes"
                 )
             results += benchmark(size, folder)
     report = {"rows": describe(), "load": os.getloadavg(), "results": results, "slopes": slopes(results)}
