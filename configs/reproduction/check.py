@@ -14,10 +14,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from optune_core.rewards.scorer import Conversation
 
 from configs.reproduction.prepare import PreferencePair, read_pairs
-from optune_core.rewards.classifier import ClassifierScorer
+from optune_core.rewards.classifier_scorer import ClassifierScorer
+from optune_core.rewards.reward import Conversation
 
 RESAMPLES = 2000
 SIDES = ("chosen", "rejected")

@@ -15,12 +15,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from optune_core.rewards.scorer import Conversation
 
 from optune_core.config import parse_config
 from optune_core.generation import sampling_seed
 from optune_core.pairs import best_against_worst
 from optune_core.replay import trainable
+from optune_core.rewards.reward import Conversation
 from optune_core.training.batches import plan_steps
 from optune_core.training.layout import TokenPairs
 from optune_core.training.logps import choose_kernel, compute_inside

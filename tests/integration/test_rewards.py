@@ -8,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from optune_core.rewards.scorer import Conversation
 
 from optune_core.data.model_folder import Model
 from optune_core.data.schemas import RESPONSES, write_table
 from optune_core.errors import DataError, ModelError
 from optune_core.process.progress import silent
-from optune_core.rewards.classifier import ClassifierScorer
+from optune_core.rewards.classifier_scorer import ClassifierScorer
+from optune_core.rewards.reward import Conversation
 from optune_core.rewards.trained import FilePairs, LabelledPairs, TrainedReward
 from optune_core.stages import model, preferences, reward_model
 from optune_core.stages.launch import find_all

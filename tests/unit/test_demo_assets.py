@@ -194,7 +194,7 @@ def test_the_folder_of_a_process_that_was_faster_is_used(small_build, monkeypatc
 
 def test_a_folder_that_was_not_built_here_is_refused_and_kept(small_build, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"config\.json.*not built here"):
+    with pytest.raises(FileExistsError, match=r"config\.json.*not built by this program: remove it"):
         prepare.prepare(tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine" and not small_build
 
