@@ -91,7 +91,7 @@ class Registry(Generic[P]):
 
         Raises:
             ValidationError: fields are invalid; each is reported with its place.
-        ValueError: there is no such `type`.
+            ValueError: there is no such name.
         """
         if not isinstance(value, Mapping):
             return value

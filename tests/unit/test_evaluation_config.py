@@ -46,9 +46,9 @@ def test_shipped_evaluations_load(path: Path) -> None:
     ("kind", "message"),
     [
         ("", r"kind: required: win_score, alpaca_eval, harness, or package\.module:Name of your own"),
-        ("kind: elo", r"kind 'elo' is no kind of evaluation: take win_score, alpaca_eval, harness, or package\.module"),
+        ("kind: elo", r"kind 'elo' is no kind of evaluation: use win_score, alpaca_eval, harness, or package\.module"),
         ("kind: nowhere.at_all:Kind", r"'nowhere\.at_all:Kind' cannot be imported"),
-        ("kind: tests.rewards:brevity", r"'tests\.rewards:brevity' .* a class derived from Evaluation is needed"),
+        ("kind: tests.rewards:brevity", r"'tests\.rewards:brevity' .* derive its class from Evaluation"),
     ],
 )
 def test_unknown_kind_is_refused_with_the_known_ones(tmp_path: Path, kind: str, message: str) -> None:

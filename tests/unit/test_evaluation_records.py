@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +243,7 @@ def test_record_names_the_policy_the_configuration_and_the_artifacts(
         "policy": policies(ledger)[1],
         "judge": "a judge",
         "metrics": {"win_score": 50.0},
-        "artifacts": {"summary": made, "comparisons": [made], "baseline_model": None},
+        "artifacts": {"summary": asdict(made), "comparisons": [asdict(made)], "baseline_model": None},
         "config": config.identity(),
     }
 

@@ -80,8 +80,8 @@ def test_no_device_is_visible_to_two_children(devices: int, each: int, wanted: i
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["generation.engine.replicas=3"], r"generation\.engine: 3 × 1 devices .* are 3, more than the 2"),
-        (["generation.engine.tensor_parallel_size=4"], r"generation\.engine: 1 × 4 devices .* more than the 2"),
+        (["generation.engine.replicas=3"], r"generation\.engine: 3 × 1 devices .* are 3, but only 2 are visible"),
+        (["generation.engine.tensor_parallel_size=4"], r"generation\.engine: 1 × 4 devices .* but only 2 are visible"),
         (["reward.replicas=5"], r"reward: 5 × 1 devices"),
     ],
 )

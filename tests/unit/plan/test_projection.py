@@ -83,7 +83,7 @@ def test_offline_and_full_runs_have_no_speedup() -> None:
 def test_hypo_is_refused_by_the_cost_model() -> None:
     overrides = ["training.loss.type=hypo", "training.loss.kl_coefficient=0.1"]
     config = load_config("configs/zephyr-7b-offline.yaml", overrides)
-    with pytest.raises(ConfigError, match="online samples is not known to the cost model"):
+    with pytest.raises(ConfigError, match="cost model does not cover its online samples"):
         workload_of(config, devices=8, prompts=1000)
 
 

@@ -133,7 +133,7 @@ def test_an_impossible_study_is_refused(store: ArtifactStore, tmp_path: Path) ->
 def test_a_file_with_two_responses_to_a_prompt_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.jsonl"
     path.write_text('{"prompt": "q", "response": "a"}\n{"prompt": "q", "response": "b"}\n')
-    with pytest.raises(DataError, match="row 2: another response"):
+    with pytest.raises(DataError, match="row 2: this prompt has another response"):
         of_file("twice", str(path))
     path.write_text('{"prompt": "q"}\n')
     with pytest.raises(DataError, match="no column 'response'"):
