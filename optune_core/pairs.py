@@ -116,7 +116,7 @@ def _first_where(mask: Mask, first: Rows) -> Rows:
 
 
 def _all_identical(block: pa.Table, first: Rows, prompt: Rows, usable: Mask) -> Mask:
-    """Whether all usable responses of a prompt are the same tokens."""
+    """Return whether all usable responses of a prompt are the same tokens."""
     first_usable = _first_where(usable, first)
     others = np.flatnonzero(usable)
     others = others[others != first_usable[prompt[others]]]

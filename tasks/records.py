@@ -1,4 +1,4 @@
-"""What a run commits to its ledger, and what it shows in Prefect's UI."""
+"""Records that a run commits to its ledger, and artifacts that it shows in Prefect's UI."""
 
 from __future__ import annotations
 
@@ -67,11 +67,11 @@ def commit_iteration(
         | {"generated_tokens": sum(manifest.metrics["tokens"] for manifest in generated)},
         "timing": stage_timing(generated, scored, **manifests),
     }
-    standing = _ledger(context).commit_iteration(iteration, record)
-    _check_same(context.run, iteration, standing["artifacts"], record["artifacts"])
+    committed = _ledger(context).commit_iteration(iteration, record)
+    _check_same(context.run, iteration, committed["artifacts"], record["artifacts"])
     show_page(
         key=artifact_key(context.run, f"iteration-{iteration}"),
-        markdown=iteration_markdown(store, context.run, standing),
+        markdown=iteration_markdown(store, context.run, committed),
         description=f"Iteration {iteration} of run {context.run}",
     )
 
@@ -135,9 +135,9 @@ def show_page(**page: Any) -> None:
         create_markdown_artifact(**page)
 
 
-def _check_same(run: str, iteration: int, standing: dict[str, Any], ours: dict[str, Any]) -> None:
-    """An iteration that is made again, for a damaged artifact's sake, must come out as it was committed."""
-    if other := [name for name in ours if standing[name] != ours[name]]:
+def _check_same(run: str, iteration: int, committed: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Refuse an iteration that is made again, after damage to an artifact, and differs from the committed one."""
+    if other := [name for name in ours if committed[name] != ours[name]]:
         raise OptuneError(
             f"iteration {iteration} of run {run!r} is committed with another {', '.join(other)} than was made now: "
             "this machine does not repeat that work to the byte. Continue on the machine and versions that made it, "

@@ -118,7 +118,7 @@ def _newest(client: SyncPrefectClient, store: str, run: str) -> FlowRun | None:
 
 
 def _is_of(flow_run: FlowRun, store: str) -> bool:
-    """Whether a flow run works in this store, or names no store and so may."""
+    """Return whether a flow run works in this store, or names no store and so may."""
     named = flow_run.parameters.get("store")
     try:
         return named is None or open_objects(named).url == open_objects(store).url
@@ -127,7 +127,7 @@ def _is_of(flow_run: FlowRun, store: str) -> bool:
 
 
 def _is_waiting(flow_run: FlowRun) -> bool:
-    """Whether a flow run will continue without our help: Prefect or a person changes its state."""
+    """Return whether a flow run will continue without our help: Prefect or a person changes its state."""
     state = _state(flow_run)
     if state.is_pending():
         return datetime.now(UTC) - state.timestamp < _PENDING

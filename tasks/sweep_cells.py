@@ -239,14 +239,14 @@ class CellOnPool:
 
 
 def _is_complete(objects: Objects, cell: Cell) -> bool:
-    """Whether the cell's run finished with at least the configured number of iterations."""
+    """Return whether the cell's run finished with at least the configured number of iterations."""
     lease = read_lease(objects, cell.run)
     done = lease is not None and lease.state == "finished"
     return done and len(Ledger(objects, cell.run).iterations()) >= cell.config.iterations
 
 
 def _is_busy(objects: Objects, run: str) -> bool:
-    """Whether another process holds the run's lease, as far as a single look can show. A start decides it for sure."""
+    """Return whether another process seems to hold the run's lease. Only a start decides it."""
     lease = read_lease(objects, run)
     return lease is not None and lease.holder is not None and not is_gone(lease)
 

@@ -40,7 +40,7 @@ def interval(pairs: list[PreferencePair], right: list[float]) -> str:
 
 
 def near_equal(pair: PreferencePair) -> bool:
-    """Whether the longer response has at most 10 % more characters than the shorter one."""
+    """Return whether the longer response has at most 10 % more characters than the shorter one."""
     shorter, longer = sorted(len(pair[side]) for side in SIDES)
     return longer <= 1.1 * shorter
 

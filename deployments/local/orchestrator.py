@@ -68,7 +68,7 @@ class Server:
         self.daemon.ensure(command, settings, self.answers, timeout)
 
     def answers(self) -> bool:
-        """Whether the server is healthy."""
+        """Return whether the server is healthy."""
         try:
             return self.call("GET", "/health") is True
         except (httpx.HTTPError, StackError):

@@ -13,7 +13,7 @@ TWIN = 10_000
 
 
 def is_free(port: int) -> bool:
-    """Whether no process listens on a port of 127.0.0.1."""
+    """Return whether no process listens on a port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a connection in TIME_WAIT does not use the port
         try:

@@ -57,7 +57,7 @@ class Daemon:
         return process if ours else None
 
     def same_as(self, command: list[str], settings: Mapping[str, str]) -> bool:
-        """Whether the process runs and was started with this command and these settings."""
+        """Return whether the process runs and was started with this command and these settings."""
         return self.running() is not None and self._record().get("print") == _fingerprint(command, settings)
 
     def start(self, command: list[str], settings: Mapping[str, str]) -> None:
@@ -200,8 +200,10 @@ def signal_all(processes: Iterable[psutil.Process], what: signal.Signals) -> Non
 
 
 def _has_ended(process: psutil.Process) -> bool:
-    """Whether a process has ended. A zombie has, once only one thread is left, since others may still hold its ports.
-    A child of this process is reaped."""
+    """Return whether a process has ended, and reap it if it is a child of this process.
+
+    A zombie counts as ended when only one of its threads is left, since the others may still hold its ports.
+    """
     child = _children.get(process.pid)
     if child is not None and child.poll() is not None:
         del _children[process.pid]

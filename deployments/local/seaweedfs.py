@@ -86,7 +86,7 @@ class SeaweedFS:
         self.stop()
 
     def answers(self) -> bool:
-        """Whether an object can be written and read. A listing works earlier, so it would prove nothing."""
+        """Return whether an object can be written and read. A listing works earlier, so it would prove nothing."""
         if not self._has_room():
             return False
         s3 = s3fs.S3FileSystem(
@@ -108,7 +108,7 @@ class SeaweedFS:
             return False
 
     def _has_room(self) -> bool:
-        """Whether the S3 port is open and a volume server has joined. An earlier write would wait for seconds."""
+        """Return whether the S3 port is open and a volume server has joined. Earlier writes would wait for seconds."""
         port = ports.remembered(self._ports_file)
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port["s3"])):

@@ -47,10 +47,10 @@ class OptuneConfig(Section):
     """π_0, the model that is trained."""
     prompts: Prompts
     selection: Annotated[Selector, SELECTORS] = Field(default_factory=Optune)
-    """Which prompts are regenerated from iteration 1 on."""
+    """Selector of the prompts that are regenerated from iteration 1 on."""
     generation: Generation = Field(default_factory=Generation)
     reward: Annotated[Reward, REWARDS]
-    """What responses are scored by, and what training therefore optimises."""
+    """Reward that scores responses, and that training therefore optimises."""
     training: Training
     held_out: HeldOut = Field(default_factory=HeldOut)
     health: Health = Field(default_factory=Health)

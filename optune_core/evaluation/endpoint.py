@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 class Endpoint(Section):
-    """How a judge's model is reached."""
+    """Section that says how a judge's model is reached."""
 
     base_url: str = "https://api.openai.com/v1"
     """`http://127.0.0.1:8000/v1` for a local `vllm serve`."""
     api_key_env: EnvironmentVariable | None = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; null for an endpoint that asks for none."""
     attempts: int = Field(default=3, ge=1)
-    """How often a judgement is asked for until it can be read; then it counts as malformed."""
+    """Number of requests for a judgement until it can be read; after them it counts as malformed."""
     concurrency: int = Field(default=8, ge=1)
     """Requests at a time."""
     timeout_seconds: float = Field(default=120.0, gt=0.0)
     """Longest time of one request."""
     retries: int = Field(default=8, ge=0)
-    """How often a request that met 429, a 5xx or a time-out is sent again, with growing pauses."""
+    """Number of times that a request that met 429, a 5xx or a time-out is sent again, with growing pauses."""
 
     HOW: ClassVar[tuple[str, ...]] = ("concurrency", "timeout_seconds", "retries")
 

@@ -1,4 +1,4 @@
-"""What an evaluation is: a section of the configuration that judges policies, and shows what it found."""
+"""Base of all kinds of evaluation: a section of the configuration that judges policies and shows its findings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Make(Protocol):
 
 
 class Outcome(BaseModel):
-    """What an evaluation found of one policy."""
+    """Findings of an evaluation about one policy."""
 
     iteration: int
     """t of π_t."""
@@ -39,7 +39,7 @@ class Outcome(BaseModel):
     artifacts: dict[str, Ref | list[Ref] | None]
     """The artifacts that hold them, by their role: garbage collection keeps these."""
     facts: Row = Field(default_factory=dict)
-    """What a reader must know beside the numbers, such as the judge: further fields of the record, as JSON."""
+    """Further fields of the record, as JSON, that a reader of the numbers needs, such as the judge."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Table:
     """Their first is `t`."""
     rows: list[list[str]] = field(default_factory=list)
     note: str = ""
-    """How to read the numbers."""
+    """Explanation of the numbers, for readers."""
 
 
 class Evaluation(Section):

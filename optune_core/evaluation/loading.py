@@ -1,4 +1,4 @@
-"""From the YAML file of an evaluation to its validated configuration."""
+"""Loading of the YAML file of an evaluation into its validated configuration."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class SamplingParameters(Section):
     max_tokens: int = Field(default=512, ge=1)
     """Largest number of tokens in a response (paper: 512)."""
     logps: bool = False
-    """Whether the engine also returns the log-probability of each response, before temperature and top_p; needed by
+    """True: the engine also returns the log-probability of each response, before temperature and top_p; needed by
     `training.reference_logps: engine`. vLLM in bfloat16 and torch with bfloat16 autocast differed by 0.35 nats a
     response of 85 tokens on average, and by 1.2 nats at most (SmolLM2-135M, 32 responses,
     `tests/benchmarks/engine_logps.py`)."""

@@ -15,7 +15,7 @@ class Sampling(SamplingParameters):
     """Settings that determine how each response is sampled, and by which engine."""
 
     engine: Annotated[Engine, ENGINES] = Field(default_factory=VllmEngine)
-    """What samples the responses."""
+    """Program that samples the responses."""
     shard_size: int = Field(default=256, ge=1)
     """Prompts a shard. A shard is committed at once; one that was interrupted is sampled again."""
 
@@ -31,7 +31,7 @@ class Generation(Sampling):
     samples: int = Field(default=2, ge=2)
     """K, the number of responses a prompt (paper: 2). A pair is the best of them against the worst."""
     truncated: Literal["keep", "drop"] = "keep"
-    """Whether a response that was cut at `max_tokens` may enter a pair: `keep` or `drop`."""
+    """Treatment of responses that were cut at `max_tokens`: `keep` lets them enter pairs, `drop` does not."""
     ahead: bool = False
     """Beyond the paper: iteration t + 1 samples its responses from π_t, while π_{t+1} trains on a work pool. If both
     have devices of their own, an iteration takes the longer of the two times instead of their sum. From iteration 1 on,

@@ -51,9 +51,9 @@ class Loss(Part):
     """Base of all losses. A loss describes what it needs, and all other code asks it instead of comparing names."""
 
     needs_reference: ClassVar[bool] = True
-    """Whether the loss uses reference log-probabilities; False: they are not computed."""
+    """True: the loss uses reference log-probabilities; False: they are not computed."""
     needs_rejected: ClassVar[bool] = True
-    """Whether the loss uses rejected responses; False: their log-probabilities are not computed."""
+    """True: the loss uses rejected responses; False: their log-probabilities are not computed."""
     per_token: ClassVar[bool] = False
     """True: the sum over the rows of a step is divided by the number of tokens in their chosen responses; False: by the
     number of rows."""

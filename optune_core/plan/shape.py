@@ -29,7 +29,7 @@ class ModelShape:
     vocabulary: int
     """Number of tokens in the vocabulary."""
     tied: bool
-    """Whether the head uses the embedding's weights."""
+    """True: the head uses the embedding's weights."""
 
     @property
     def embedding(self) -> float:

@@ -38,7 +38,7 @@ class Command:
     environment: Mapping[str, str]
     """Variables that are set in addition to this process's environment."""
     launches: bool = False
-    """Whether the command is a launcher: its own children do the work, and it may end without ending them."""
+    """True: the command is a launcher: its own children do the work, and it may end without ending them."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def run_children(
 
 
 def _is_cause(error: dict[str, str] | None) -> bool:
-    """Whether an error explains why a stage failed. `Preempted` does not: the others get it after the first failure."""
+    """Return whether an error explains why a stage failed. `Preempted`, which others get after a failure, does not."""
     return error is not None and error["type"] != Preempted.__name__
 
 

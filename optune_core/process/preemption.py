@@ -32,7 +32,7 @@ def install() -> None:
 
 
 def requested() -> bool:
-    """Whether this process was asked to end."""
+    """Return whether this process was asked to end."""
     return _requested.is_set()
 
 

@@ -82,7 +82,7 @@ class IterationFacts:
     log_ratios: dict[str, float | None]
     """Mean log π_θ(y|x)/π_ref(y|x) over the last quarter of the steps, in nats a response: `chosen`, `rejected`."""
     starts_at_reference: bool
-    """Whether the policy begins this iteration as its own reference, so that the first loss is mean(R)·ln 2."""
+    """True: the policy begins this iteration as its own reference, so that the first loss is mean(R)·ln 2."""
     code_version: str
     committed_at: float
     """Unix time in seconds at which its policy was committed, by the clock of the machine that trained."""

@@ -48,7 +48,7 @@ class Reward(Part):
     model_role: ClassVar[ModelRole | None] = None
     """The role in which its model enters the store; None: it uses no model."""
     trained_first: ClassVar[bool] = False
-    """Whether the flow `reward-model` trains its model before iteration 0."""
+    """True: the flow `reward-model` trains its model before iteration 0."""
 
     @property
     @abstractmethod

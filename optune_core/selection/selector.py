@@ -46,7 +46,7 @@ class Selector(Part):
 
     @property
     def regenerates(self) -> bool:
-        """Whether prompts are regenerated at all; False: training is on a fixed preference set (offline)."""
+        """Return whether prompts are regenerated at all; False: training is on a fixed preference set (offline)."""
         return self.share > 0.0
 
 

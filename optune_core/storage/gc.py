@@ -168,7 +168,7 @@ def _is_manifest(entry: Entry) -> bool:
 
 
 def _is_master(entry: Entry) -> bool:
-    """Whether the object holds float32 master weights of a policy: artifacts/policy/KEY/ATTEMPT/master/…"""
+    """Return whether the object holds float32 master weights of a policy: artifacts/policy/KEY/ATTEMPT/master/…"""
     parts = entry.path.split("/")
     return parts[1] == "policy" and parts[4:5] == ["master"]
 

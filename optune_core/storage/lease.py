@@ -60,7 +60,7 @@ class LeaseRecord:
 
     @property
     def is_open(self) -> bool:
-        """Whether the last start neither finished, failed nor was stopped by the user."""
+        """Return whether the last start neither finished, failed nor was stopped by the user."""
         return self.state in ("working", "interrupted")
 
     def to_bytes(self) -> bytes:
@@ -77,7 +77,7 @@ def read_lease(objects: Objects, run: str) -> LeaseRecord | None:
 
 
 def is_resumable(record: LeaseRecord | None) -> bool:
-    """Whether a run with this record may be started again automatically, provided that no process works on it."""
+    """Return whether a run with this record may be started again automatically, if no process works on it."""
     return record is not None and record.is_open and record.fruitless < MAX_FRUITLESS
 
 
@@ -281,7 +281,7 @@ def _path(run: str) -> str:
 
 
 def is_gone(record: LeaseRecord) -> bool:
-    """Whether the holder was a process of this machine and has ended."""
+    """Return whether the holder was a process of this machine and has ended."""
     here = _process_identity(os.getpid())
     if record.process is None or here is None:
         return False

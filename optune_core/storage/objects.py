@@ -68,7 +68,7 @@ class Objects(Protocol):
         ...
 
     def refuses_stale_swap(self, path: str) -> bool:
-        """Whether the store refuses a write to an object that changed after its writer read it. Overwrites `path`."""
+        """Overwrite `path`, and return whether the store refuses writes to an object that changed since it was read."""
         ...
 
     def read(self, path: str) -> bytes | None:

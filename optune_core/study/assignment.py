@@ -15,7 +15,7 @@ class Assigned:
     pair: int
     """Number of the pair in the study."""
     swapped: bool
-    """Whether the baseline's response is shown first."""
+    """True: the baseline's response is shown first."""
 
 
 def assign(load: Mapping[int, int], comparison: Mapping[int, str], wanted: int, seed: str) -> list[Assigned]:

@@ -200,8 +200,10 @@ def _see(path: str) -> Response:
 
 
 def _same_origin(request: Request) -> bool:
-    """Whether a form was sent from the study's own pages, by either of the headers in which browsers state the origin.
-    A request without both is accepted: it does not come from a browser."""
+    """Return whether a form was sent from the study's own pages, by either of the headers that name its origin.
+
+    A request without both headers is accepted, since it does not come from a browser.
+    """
     if (site := request.headers.get("sec-fetch-site")) is not None:
         return site in ("same-origin", "none")
     origin = request.headers.get("origin")

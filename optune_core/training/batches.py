@@ -23,7 +23,7 @@ class Pack:
     rows: tuple[int, ...]
     """Row of each pair in the table of pairs."""
     counted: bool = True
-    """Whether the pairs count in the loss. False: another process of this step has them, and they are computed here
+    """True: the pairs count in the loss. False: another process of this step has them, and they are computed here
     only because all processes have to take part in every exchange of gradients."""
 
 

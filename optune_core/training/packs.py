@@ -22,7 +22,7 @@ class PackData:
     rewards: Tensor
     """float32, (2, P): explicit rewards of chosen and rejected; NaN for online samples."""
     counted: bool
-    """Whether these rows count in the loss of the step; False: they are computed only so that this process takes part
+    """True: these rows count in the loss of the step; False: they are computed only so that this process takes part
     in every exchange of gradients."""
     online: Tensor
     """bool, (P,): True for online samples."""

@@ -143,7 +143,7 @@ class ReferencePass:
 
     @property
     def _is_policy(self) -> bool:
-        """Whether the reference is π_t."""
+        """Return whether the reference is π_t."""
         return self._spec.training.reference == "previous" or self._spec.initial == self._spec.policy
 
     def _load(self, policy: Any) -> Any:

@@ -27,11 +27,11 @@ class Runner:
     config: Path
     store: str
     folder: Path
-    """For failpoints and logs; one a runner."""
+    """Folder of failpoints and logs; each runner has its own."""
     environment: dict[str, str] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     lost: list[dict[str, int]] = field(default_factory=list)
-    """For each kill, the units of work that were done and not saved, by point."""
+    """Units of work that were done and not saved, by point, one dictionary a kill."""
     endings: list[int] = field(default_factory=list)
     """Exit statuses, one a start."""
     _read: int = 0

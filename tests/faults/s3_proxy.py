@@ -35,7 +35,7 @@ class Answer:
 class Request:
     method: str
     path: str
-    """As in the request line, not decoded, query included."""
+    """Path of the request line, not decoded, with the query."""
     headers: dict[str, str]
     body: bytes
     proxy: S3Proxy

@@ -22,7 +22,7 @@ from optune_core.storage import ArtifactStore, Manifest, Work, open_objects
 from tests.tiny import build_model
 
 POSITIONS = 512
-"""What the tiny model reads."""
+"""Largest number of tokens that the tiny model reads."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""How a sweep starts and follows its cells, here ones that take one step at each look."""
+"""Start and supervision of the cells of a sweep, here by cells that take one step at each look."""
 
 from __future__ import annotations
 

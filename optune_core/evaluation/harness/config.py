@@ -38,7 +38,7 @@ class Harness(Evaluation):
     limit: int | None = Field(default=None, ge=1)
     """Only the first questions of each task, and of each task in a group: to try something out."""
     chat_template: bool = False
-    """Whether questions are put in the policy's chat template."""
+    """True: questions are put in the policy's chat template."""
     seed: int = Field(default=1234, ge=0)
     """Draws the examples before a question, where a task does not fix them. 1234 is the harness's own default."""
 

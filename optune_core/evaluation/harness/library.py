@@ -110,8 +110,8 @@ def _unknown(manager: Any, name: str, include: str | None) -> str | None:
     """Return why there is no such task, if there is none."""
     entry = manager.task_index.get(name)
     if entry is None:
-        alike = get_close_matches(name, manager.all_tasks, n=3)
-        hint = f"do you mean {' or '.join(map(repr, alike))}? " if alike else ""
+        similar = get_close_matches(name, manager.all_tasks, n=3)
+        hint = f"do you mean {' or '.join(map(repr, similar))}? " if similar else ""
         skipped = f"; a file in {include!r} that is no valid YAML is not listed" if include is not None else ""
         return f"task {name!r} is not known: {hint}{_LIST}{skipped}"
     if entry.kind.name == "TAG":

@@ -46,9 +46,9 @@ class WinScore(Evaluation):
     baseline: Annotated[IterationBaseline | ModelBaseline | ResponsesBaseline, Field(discriminator="type")]
     """Whose responses the policies' are compared with."""
     generation: Sampling | None = None
-    """For responses that the run does not have yet. Default: as the run samples."""
+    """Sampling of responses that the run does not have yet. Default: as the run samples."""
     judge: Annotated[OpenAIJudge | StandIn, Field(discriminator="type")]
-    """What decides which of two responses is better."""
+    """Judge that decides which of two responses is better."""
     shard_size: int = Field(default=16, ge=1)
     """Prompts that are judged and committed together: at most these, and the requests on their way, are asked for
     again after a kill."""

@@ -1,4 +1,4 @@
-"""What a judge is: it sees two answers, and not whose they are."""
+"""Base of all judges: a judge sees two answers, but not which policies gave them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From judgements to the win score (Eq. 7). Pure functions."""
+"""Win score of judgements (Eq. 7), as pure functions."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_a_refusal_is_not_retried_and_names_what_to_check(stage: Stage, call: st
 
 @pytest.mark.parametrize("call", sorted(CALLS.keys() - {"create", "upload", "commit", "delete"}))
 def test_a_missing_bucket_is_not_retried_and_is_named(stage: Stage, call: str) -> None:
-    """For the calls left out this server makes the bucket, or reports a deletion as done."""
+    """The calls left out do not fail: the server makes the bucket for them, or reports a deletion as done."""
     with pytest.raises(StoreError, match=r"bucket 'no-such-bucket' does not exist\. Create it"):
         CALLS[call](stage, below(stage.objects, "s3://no-such-bucket/x"))
     assert len(stage.proxy.requests) == 1, "a missing bucket was tried again"

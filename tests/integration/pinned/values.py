@@ -66,7 +66,7 @@ class Comparison:
     """The number of values of a run that were compared, and the differences."""
 
     same_machine: bool
-    """Whether the values were recorded on a machine that rounds as this one."""
+    """True: the values were recorded on a machine that rounds as this one."""
     compared: int = 0
     skipped: int = 0
     """Values that were not compared, since this is another machine."""

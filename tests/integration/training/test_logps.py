@@ -178,7 +178,7 @@ def test_a_model_that_cannot_be_packed_is_computed_without_packing(tiny: Path, m
 
 
 def test_a_kernel_that_leaks_between_the_responses_is_not_chosen(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this kernel the rejected response also attends to the chosen one."""
+    """The kernel lets the rejected response attend to the chosen one."""
     import torch.nn.functional as F
 
     def leaks(module: Any, query: Any, key: Any, value: Any, mask: Any, *, scaling: float, **kwargs: Any) -> Any:

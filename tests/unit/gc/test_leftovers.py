@@ -64,7 +64,7 @@ def test_the_old_data_and_the_mark_of_a_remade_artifact_are_deleted(world: World
 
 
 def test_a_needed_damaged_artifact_keeps_its_mark(world: World) -> None:
-    """Without the mark it would be taken for undamaged."""
+    """An artifact without its mark would count as undamaged."""
     one = world.make("one")
     mark = damage(world, one)
     world.run("run", "finished", inputs={"policy": one})
