@@ -67,7 +67,7 @@ class CellResult:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether nothing is missing. A run killed after its last iteration can lack its last held-out rewards."""
+        """Return whether nothing is missing. A run killed after its last iteration can lack its last scores."""
         return self.state == "finished" and self.iterations >= self.config.iterations
 
     @property
