@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -68,10 +69,10 @@ class Table:
 
 
 class Evaluation(Section):
-    """Base of all kinds of evaluation. Everybody else asks it, and knows no kind by name.
+    """Base of all kinds of evaluation. All other code asks it, and knows no kind by name.
 
-    A kind defines `outcomes`, `columns` and `cells`; the others have a meaning without being defined. Methods that show
-    records are class methods: a record is read without the configuration that made it.
+    A kind defines `outcomes`, `columns` and `cells`; all other members have a default. Methods that show records are
+    class methods, since a record is read without the configuration that made it.
     """
 
     kind: str
@@ -89,8 +90,6 @@ class Evaluation(Section):
             fields["source"] = source_digest(self.kind, "kind of evaluation")
         return fields
 
-    # ---------------------------------------------------------------- the work
-
     @property
     def baseline_iteration(self) -> int | None:
         """t of the policy of the run that the others are compared with; None: there is none."""
@@ -103,25 +102,23 @@ class Evaluation(Section):
             OptuneError: the policies cannot be evaluated as it is configured.
         """
 
+    @abstractmethod
     def outcomes(self, store: ArtifactStore, subject: Subject, make: Make) -> Iterator[Outcome]:
         """Evaluate the policies: yield an outcome for each of `subject.iterations`, in this order.
 
         Args:
             make: runs a stage.
         """
-        raise NotImplementedError
-
-    # ---------------------------------------------------------------- the records
 
     @classmethod
+    @abstractmethod
     def columns(cls, record: Row) -> Sequence[str]:
         """Return the heads of the table's columns, `t` being the first."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def cells(cls, record: Row) -> list[str]:
         """Return a record as a row of the table."""
-        raise NotImplementedError
 
     @classmethod
     def about(cls, record: Row) -> str:

@@ -157,3 +157,22 @@ def test_page_of_the_run_shows_the_labels_of_the_parts(run: Run) -> None:
         "my_parts.engine:OneByOne",
     ):
         assert label in page
+
+
+def test_kind_of_evaluation_of_the_page_counts_distinct_words(run: Run, tiny: Path) -> None:
+    from flows.evaluate import evaluate
+
+    overrides = [f"prompts.source.path={tiny / 'prompts.jsonl'}"]
+    source = sha256((run.folder / "my_parts" / "evaluation.py").read_bytes()).hexdigest()
+    records = evaluate("my-evaluation.yaml", "my-run", every=True, overrides=overrides, store=run.store.objects.url)
+    assert [record["iteration"] for record in records] == [0, 1, 2]
+    for record in records:
+        shards = [run.store.fetch(ref) for ref in record["artifacts"]["responses"]]
+        rows = [row for shard in shards for row in read_table(shard / "responses.parquet", RESPONSES).to_pylist()]
+        words = [word for row in rows for word in row["response"].split()]
+        assert len(rows) == 4
+        assert record["metrics"] == {"share": len(set(words)) / len(words)}
+        assert (
+            record["config"]["source"] == sha256((run.folder / "my_parts" / "evaluation.py").read_bytes()).hexdigest()
+        )
+        assert f"<td>{record['metrics']['share']:.3f}</td>" in report(run.store, ["my-run"])
