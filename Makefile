@@ -55,7 +55,7 @@ check: install  ## Format, lint, types.
 	$(BIN)/mypy
 
 docs: install  ## The documentation, as a site in site/; a warning is an error.
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: install  ## Put the code into shape.
 	$(BIN)/ruff format .

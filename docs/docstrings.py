@@ -31,10 +31,19 @@ def _as_list(paragraph: str, found: Object) -> str | None:
     entries: list[str] = []
     for line in paragraph.splitlines():
         if entry := _ENTRY.match(line):
-            place = f"[`{entry[1]}`][{found.path}.{entry[1]}]" if entry[1] in found.members else f"`{entry[1]}`"
-            entries.append(f"- {place}: {entry[2]}")
+            entries.append(f"- {_link(entry[1], found)}: {entry[2]}")
         elif entries and line.startswith("  "):
             entries[-1] += f" {line.strip()}"
         else:
             return None
     return "\n".join(entries)
+
+
+def _link(name: str, found: Object) -> str:
+    """Return the name of a member as a link to it; a folder has a page of its own, every other member a heading."""
+    if name not in found.members:
+        return f"`{name}`"
+    target = f"{found.path}.{name}"
+    member = found.members[name]
+    is_folder = isinstance(member, Module) and member.is_init_module
+    return f"[`{name}`]({target}.md)" if is_folder else f"[`{name}`][{target}]"

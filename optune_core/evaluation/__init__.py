@@ -1,8 +1,8 @@
 """Evaluations of a run's policies: win scores, AlpacaEval 2, lm-evaluation-harness.
 
-evaluation    what an evaluation is: a section of the configuration that judges policies, and shows what it found
+evaluation    base of all kinds: a section of the configuration that judges policies and shows its findings
 registry      kinds of evaluation by the `kind` that a configuration gives them
-loading       from a YAML file to an evaluation
+loading       loading of the YAML file of an evaluation
 subject       the run, and the policies of it that are evaluated
 prompts       prompts and responses to them, for kinds that need any
 endpoint      an OpenAI-compatible endpoint whose model judges, for kinds that need one

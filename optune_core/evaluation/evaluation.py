@@ -79,6 +79,7 @@ class Evaluation(Section):
     name: Name
     """Names the evaluation in the run's records: one name, one configuration."""
     seed: int = Field(default=0, ge=0)
+    """Seed of the draw of prompts, of the sampling of responses and of everything else that is random."""
 
     label: ClassVar[str] = "Evaluation"
     """The kind for people."""

@@ -28,6 +28,7 @@ class DrawnPrompts(Section):
 
     type: Literal["drawn"]
     source: Source
+    """Data set that holds the prompts."""
     column: str = "prompt"
     """A string column, or chat messages whose last turn is the user's."""
     sample: int | None = Field(default=None, ge=1)

@@ -41,6 +41,7 @@ class ResponsesBaseline(Section):
 
     type: Literal["responses"]
     source: Source
+    """Data set that holds the baseline's responses."""
     prompt: str = "prompt"
     """Column of the prompts, as in the prompts' own source."""
     response: str = "response"
@@ -60,8 +61,9 @@ class OpenAIJudge(Endpoint):
     max_tokens: int = Field(default=1024, ge=8)
     """Longest judgement."""
     price_per_million_prompt_tokens: float | None = Field(default=None, ge=0.0)
-    """Price that the endpoint charges, in any currency. Default: unknown, and so is the cost."""
+    """Price of the tokens of prompts, in any currency. Default: unknown, and so is the cost."""
     price_per_million_completion_tokens: float | None = Field(default=None, ge=0.0)
+    """Price of the tokens of replies, in the same currency."""
 
     PRICES: ClassVar = ("price_per_million_prompt_tokens", "price_per_million_completion_tokens")
     """Fields that change no judgement, only its cost."""
@@ -95,6 +97,7 @@ class StandIn(Section):
 
     type: Literal["reward"]
     reward: Annotated[Reward, REWARDS]
+    """Reward whose higher score wins."""
     tie_margin: float = Field(default=0.0, ge=0.0)
     """Rewards that differ by no more than this are a tie."""
 
