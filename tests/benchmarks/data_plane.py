@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from optune_core.data.row_groups import ROW_GROUP, read_groups, write_groups
 from optune_core.data.schemas import PROMPTS, REPLAY, RESPONSES, SCORES, only
+from optune_core.data.shards import REPLAY_FILE, SELECTION_FILE
 from optune_core.selection.registry import SELECTORS
 from optune_core.stages import replay, selection
 from optune_core.statistics import replay_statistics, without_texts
@@ -126,7 +127,7 @@ def statistics(store: ArtifactStore) -> None:
     names = ("reward", "token_ids")
     columns = [f"{side}_{name}" for side in ("chosen", "rejected") for name in names]
     schema = only(REPLAY, *columns, "generated_at", "sampled_from", "status")
-    file = store.fetch(found.ref) / replay.FILE
+    file = store.fetch(found.ref) / REPLAY_FILE
     narrow = pa.concat_tables(without_texts(group) for group in read_groups([file], schema))
     result = replay_statistics(previous, narrow, 1)
     assert result["pairs"] == found.metrics["pairs"]
@@ -148,7 +149,7 @@ def write_replay(store: ArtifactStore, size: int) -> None:
             yield replay_group(np.random.default_rng([0, first]), min(ROW_GROUP, size - first))
 
     with store.scratch() as folder:
-        write_groups(groups(), REPLAY, folder / replay.FILE)
+        write_groups(groups(), REPLAY, folder / REPLAY_FILE)
         store.commit(Work("replay", 0, {}), folder)
 
 
@@ -195,7 +196,7 @@ def write_responses(store: ArtifactStore) -> None:
     (work,) = selection.works(store, selection_spec(store))
     found = store.find(work)
     assert found is not None
-    selected = store.fetch(found.ref) / selection.FILE
+    selected = store.fetch(found.ref) / SELECTION_FILE
     shards = math.ceil(pq.read_metadata(selected).num_rows / SHARD)
     groups = response_groups(read_groups([selected], PROMPTS))
     per_shard = math.ceil(SHARD / ROW_GROUP)
@@ -309,7 +310,7 @@ def stored(store: ArtifactStore, stage: str, params: dict[str, Any]) -> Ref:
 
 def replay_file(store: ArtifactStore) -> Path:
     """Return the file of D_0."""
-    return store.fetch(stored(store, "replay", {})) / replay.FILE
+    return store.fetch(stored(store, "replay", {})) / REPLAY_FILE
 
 
 # ---------------------------------------------------------------- the report

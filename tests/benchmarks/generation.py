@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from optune_core.generation.section import Generation
+from optune_core.generation.section import Sampling
 from optune_core.generation.vllm import VllmEngine
 from optune_core.process.progress import silent
 from optune_core.stages import responses
@@ -33,7 +33,7 @@ def once(store: ArtifactStore, policy: Ref, prompts: Ref, *, repeatable: bool, s
         max_num_seqs=MAX_NUM_SEQS, enforce_eager=True, gpu_memory_utilization=0.5, repeatable=repeatable
     )
     spec = responses.Spec(
-        generation=Generation(samples=SAMPLES, max_tokens=MAX_TOKENS, shard_size=SHARD_SIZE, engine=engine),
+        sampling=Sampling(max_tokens=MAX_TOKENS, shard_size=SHARD_SIZE, engine=engine),
         max_prompt_tokens=256,
         seed=seed,
         iteration=0,

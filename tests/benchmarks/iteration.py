@@ -84,7 +84,7 @@ def peer(store: str, base: str, repetition: int, overrides: list[str]) -> dict[s
             "seed": repetition,
             "batch_size": config.training.batch_size,
             "learning_rate": config.training.learning_rate,
-            "beta": config.training.beta1,
+            "beta": config.training.loss.implicit_beta,
             "folder": folder,
         }
         (Path(folder) / "job.json").write_text(json.dumps(job))
@@ -143,7 +143,7 @@ def measure(store: str, options: argparse.Namespace) -> dict[str, Any]:
     subprocess.run([sys.executable, "-m", "configs.demo.prepare"], check=True, capture_output=True)
     print("iteration 0, once", file=sys.stderr, flush=True)
     optune(store, "base", [*options.overrides, "iterations=1"])
-    runs: dict[str, list[dict[str, Any]]] = {f"rho={rho:g}": [] for rho in RHOS} | {"peer": []}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in (*(f"rho={rho:g}" for rho in RHOS), "peer")}
     for repetition in range(options.repetitions):
         for name in runs:
             turn = (
