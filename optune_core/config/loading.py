@@ -158,23 +158,25 @@ def _number(text: str) -> float | str:
 
 
 def _render(problem: Any, data: Any) -> str:
-    location = ".".join(_written(problem["loc"], data)) or "(complete file)"
+    is_missing = problem["type"] == "missing"
+    location = ".".join(_written(problem["loc"], data, is_missing)) or "(complete file)"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return redact(f"{location}: unknown key (value {problem['input']!r}): check its spelling and its section")
-    if problem["type"] == "missing":
+    if is_missing:
         return f"{location}: required, but not given"
     if isinstance(problem["input"], dict):
         return f"{location}: {message}"
     return redact(f"{location} = {problem['input']!r}: {message}")
 
 
-def _written(location: Sequence[str | int], data: Any) -> Iterator[str]:
+def _written(location: Sequence[str | int], data: Any, is_missing: bool) -> Iterator[str]:
     """Yield the keys that lead to a problem in the file: without the `type` of a union, which pydantic adds."""
     node = data
-    for part, following in zip(location, [*location, None][1:], strict=True):
+    for place, (part, following) in enumerate(zip(location, [*location, None][1:], strict=True), 1):
         # A field may be named as the type is, such as `iteration` of a baseline: then the type comes before a field.
-        if isinstance(node, dict) and part == node.get("type") and (part not in node or following in node):
+        is_type = isinstance(node, dict) and part == node.get("type") and (part not in node or following in node)
+        if is_type and not (is_missing and place == len(location)):
             continue
         yield str(part)
         inside = isinstance(node, dict) or (isinstance(node, list) and isinstance(part, int) and part < len(node))

@@ -117,6 +117,11 @@ def test_shipped_configurations_load(path: Path) -> None:
     assert load_config(path).name == path.stem
 
 
+def test_a_missing_field_that_is_named_as_its_type_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"reward\.function: required, but not given"):
+        load_config(write(tmp_path, GOOD), ["reward={type: function}"])
+
+
 def test_a_loss_requires_only_its_own_parameters(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, GOOD.replace("{type: wdpo, beta1: 0.1, beta2: 1.0}", "{type: best_of_n}")))
     assert config.training.loss == BestOfN()
