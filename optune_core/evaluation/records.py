@@ -46,7 +46,7 @@ def check_drift(ledger: Ledger, config: Evaluation) -> None:
             lines = "\n".join(f"  - {line}" for line in drift)
             raise ConfigDrift(
                 f"evaluation {config.name!r} of policy {record['iteration']} of run {ledger.run!r} was made with "
-                f"another configuration:\n{lines}\nPut it back, or give this one another name: what is unchanged is "
+                f"another configuration:\n{lines}\nUndo this, or give the evaluation another name: what is unchanged is "
                 "reused."
             )
 

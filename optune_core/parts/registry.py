@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Generic, TypeVar
 
-from pydantic import GetCoreSchemaHandler, ValidationError
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from optune_core.errors import ConfigError
@@ -103,6 +104,13 @@ class Registry(Generic[P]):
         except ConfigError as error:
             raise ValueError("; ".join(error.problems)) from error
         return chosen.model_validate({self.key: name, **value})
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema of a mapping with any fields, by which Prefect checks the parameters of a deployment.
+
+        The schema of the base class would refuse the fields that only its subclasses have.
+        """
+        return {"type": "object", "properties": {self.key: {"type": "string"}}, "additionalProperties": True}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(

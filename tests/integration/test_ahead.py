@@ -61,7 +61,7 @@ def test_keys_of_responses_do_not_depend_on_ahead(tiny: Path) -> None:
         job = responses.GenerationJob(prompts=Ref("prompts", "a", "b"), file="file", rows=3, samples=2)
         policy = Ref("model", "a", "b")
         spec = responses.Spec(
-            generation=config.generation, max_prompt_tokens=9, seed=0, iteration=0, policy=policy, jobs=[job]
+            sampling=config.generation.sampling, max_prompt_tokens=9, seed=0, iteration=0, policy=policy, jobs=[job]
         )
         keys |= {work.key for work in responses.works(ArtifactStore(open_objects(str(tiny / "none"))), spec)}
     assert len(keys) == 1

@@ -76,17 +76,17 @@ def test_a_killed_run_is_shown_as_interrupted(store: str) -> None:
 def test_a_new_run_shares_everything_that_is_unchanged(store: str, tiny: Path) -> None:
     config = str(tiny / "shown.yaml")
     with pytest.raises(ConfigDrift, match="--new-run"):
-        call("run", config, "training.beta1=0.2", "--store", store)
+        call("run", config, "training.loss.beta1=0.2", "--store", store)
     refused = read_lease(open_objects(store), "shown")
     assert refused is not None and refused.state == "finished", "the run that it was not is as it was"
-    call("run", config, "training.beta1=0.2", "--new-run", "--store", store)
+    call("run", config, "training.loss.beta1=0.2", "--new-run", "--store", store)
     before, after = (Ledger(open_objects(store), run).iteration(0) for run in ("shown", "shown-2"))
     assert before is not None and after is not None
     assert before["artifacts"]["replay"] == after["artifacts"]["replay"]
     assert before["artifacts"]["policy"] != after["artifacts"]["policy"]
     call("run", "--run", "shown-2", "--store", store)  # as it was last started, without its file
     lease = read_lease(open_objects(store), "shown-2")
-    assert lease is not None and lease.config["training"]["beta1"] == 0.2
+    assert lease is not None and lease.config["training"]["loss"]["beta1"] == 0.2
     shutil.rmtree(Path(store) / "runs" / "shown-2")
 
 

@@ -180,7 +180,7 @@ def test_another_model_is_compared_on_drawn_prompts_by_an_llm_judge(
     assert metrics["prompt_tokens"] == 1800
     assert metrics["cost"] == pytest.approx((1800 * 30 + metrics["completion_tokens"] * 60) / 1e6)
     assert record["judge"] == f"fake at {server.url}"
-    assert "a-long-enough-key" not in json.dumps(record)
+    assert "a-long-enough-key" not in repr(record)
 
     objects = ArtifactStore(open_objects(store))
     (templated,) = artifacts(store, "templated-prompts")
@@ -261,7 +261,7 @@ def test_kind_of_a_users_own_package_runs_from_the_command_line(store: str, tmp_
         assert record["metrics"] == {"length": sum(map(len, texts)) / 6}
         assert f"{record['metrics']['length']:.2f}" in printed
         assert record["config"]["source"] == source_digest("tests.kinds:MeanLength", "kind")
-    assert "Evaluation: lengths" in printed and "characters" in printed
+    assert "Evaluation: lengths" in " ".join(printed.split()) and "characters" in printed
 
     answered = artifacts(store, "responses")
     assert call(*command) == printed

@@ -15,7 +15,7 @@ from optune_core.data.schemas import PROMPTS, RESPONSES, read_table, write_table
 from optune_core.errors import TransientError
 from optune_core.generation import Request, Response, sampling_seed
 from optune_core.generation.nucleus import keep_nucleus
-from optune_core.generation.section import Generation
+from optune_core.generation.section import Generation, Sampling
 from optune_core.generation.transformers_sampler import TransformersSampler
 from optune_core.generation.vllm import VllmEngine
 from optune_core.process.progress import silent
@@ -220,7 +220,7 @@ def test_a_killed_streaming_stage_keeps_its_shards_and_makes_the_rest(
         for rows, samples in ((22, 2), (6, 1))
     ]
     spec = responses.Spec(
-        generation=Generation(max_tokens=10, shard_size=5, engine=engine),
+        sampling=Sampling(max_tokens=10, shard_size=5, engine=engine),
         max_prompt_tokens=16,
         seed=0,
         iteration=0,

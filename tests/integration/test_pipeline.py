@@ -177,8 +177,8 @@ def test_configuration_drift_is_refused_with_the_fields_that_differ(
 ) -> None:
     from optune_core.errors import ConfigDrift
 
-    with pytest.raises(ConfigDrift, match=r"training\.beta1: 0\.1 → 0\.3"):
-        run(tiny / "tiny.yaml", reference_run, overrides=["training.beta1=0.3"])
+    with pytest.raises(ConfigDrift, match=r"training\.loss\.beta1: 0\.1 → 0\.3"):
+        run(tiny / "tiny.yaml", reference_run, overrides=["training.loss.beta1=0.3"])
 
 
 def test_offline_dpo_trains_on_the_given_pairs(tiny: Path, prefect_server: None, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from optune_core.data.schemas import PROMPTS, write_table
 from optune_core.errors import TransientError
-from optune_core.generation.section import Generation
+from optune_core.generation.section import Sampling
 from optune_core.generation.transformers import TransformersEngine
 from optune_core.process.children import no_child
 from optune_core.process.progress import silent
@@ -73,7 +73,7 @@ class Inputs:
             for rows, samples in ((self.rows, 2), (6, 1))
         ]
         return responses.Spec(
-            generation=Generation(max_tokens=10, shard_size=5, engine=engine),
+            sampling=Sampling(max_tokens=10, shard_size=5, engine=engine),
             max_prompt_tokens=16,
             seed=0,
             iteration=0,

@@ -214,8 +214,8 @@ def test_another_base_is_refused_and_a_grown_grid_is_not(
     from flows.sweep import sweep as flow
 
     sweep, store = swept
-    with pytest.raises(ConfigDrift, match=r"4 of its cells(.|\n)*training\.beta1: 0\.1 → 0\.3"):
-        flow(str(sweep), ["training.beta1=0.3"], store=store)
+    with pytest.raises(ConfigDrift, match=r"4 of its cells(.|\n)*training\.loss\.beta1: 0\.1 → 0\.3"):
+        flow(str(sweep), ["training.loss.beta1=0.3"], store=store)
     runs = {cell.run for cell in load_sweep(sweep).cells}
     made = count(store, "policy")
     grid = GRID | {"training.loss.beta2": [0.0, 1.0, 3.0], "selection.rho": [0.5]}

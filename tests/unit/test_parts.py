@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import jsonschema
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 
 from optune_core.config.loading import validate
 from optune_core.errors import ConfigError
@@ -148,3 +150,12 @@ def test_a_type_that_is_overridden_keeps_the_fields_that_both_have() -> None:
     data = {"selection": {"type": "optune", "rho": 0.3}}
     with pytest.raises(ConfigError, match=r"selection\.rho: unknown key"):
         validate(Settings, data, ["selection.rho=0.5", "selection.type=all"], source="test")
+
+
+@pytest.mark.parametrize(("registry", "name"), PARTS, ids=[name for _, name in PARTS])
+def test_json_schema_by_which_prefect_checks_parameters_allows_the_fields_of_each_part(
+    registry: Registry[Any], name: str
+) -> None:
+    schema = TypeAdapter(Annotated[registry.base, registry]).json_schema()
+    part = registry.parse({"type": name} | REQUIRED.get(name, {}))
+    jsonschema.validate(part.model_dump(mode="json"), schema)

@@ -148,7 +148,7 @@ def test_all_policies_of_a_run_are_annotated_recorded_and_reported(
         assert record["annotator"] == f"weighted_alpaca_eval_gpt4_turbo (gpt-4-1106-preview at {server.url})"
         assert f"{record['metrics']['lc_win_rate']:.2f}" in result.output
     assert "Against writer, 9 prompts" in result.output
-    assert KEY not in result.output + json.dumps(records)
+    assert KEY not in result.output + repr(records)
 
     asked = len(server.asked)
     again = CliRunner().invoke(app, ["evaluate", file, "--run", "judged", "--all", "--store", store])
@@ -168,7 +168,7 @@ def test_impossible_evaluations_are_refused_before_any_work(
 ) -> None:
     from flows.evaluate import evaluate
 
-    file = write_evaluation(tmp_path, server)
+    file = write_evaluation(tmp_path, server, name="impossible")
     monkeypatch.delenv("SOME_ANNOTATOR", raising=False)
     with pytest.raises(JudgeError, match=r"annotator\.api_key_env='SOME_ANNOTATOR'"):
         evaluate(file, "judged", store=store)

@@ -66,5 +66,5 @@ def test_durations_are_read_in_seconds(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["5", 300, "5 m", "-1s", "1.5h", "", "m", None])
 def test_an_invalid_duration_is_refused_with_an_example(text: Any) -> None:
-    with pytest.raises(ValueError, match=r"is not a duration: write a whole number and its unit, such as 30s"):
+    with pytest.raises(ValueError, match=r"is not a duration: write an integer and its unit, such as 30s"):
         Training(loss=WDPO, checkpoint_every=text)

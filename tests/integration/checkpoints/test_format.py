@@ -105,7 +105,7 @@ def test_an_unusable_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
         spoil(folder)
         with pytest.raises(CorruptArtifact, match=complaint):
             check(folder, cut.trained)
-    with pytest.raises(CorruptArtifact, match=r"another model: 'model\.norm\.weight'"):
+    with pytest.raises(CorruptArtifact, match=r"another model: the parameter 'model\.norm\.weight'"):
         check(complete, cut.trained | {"model.norm.weight": torch.Size([3])})
 
 

@@ -100,7 +100,7 @@ def test_smaller_halves_the_tokens_at_once_and_keeps_the_key(tiny: Path, store: 
     while spec is not None:
         sizes.append(spec.tokens_at_once)
         keys.add(stage.works(store, spec)[0].key)
-        spec = stage.smaller(spec)
+        spec = spec.smaller()
     assert sizes == [2000, 1000, 500, 250]
     assert len(keys) == 1
 

@@ -11,6 +11,7 @@ import torch
 
 from optune_core.training.logps import PLAIN
 from tests.integration.training.trainings import HYPO, dataset, losses, train
+from tests.tiny import WDPO
 
 
 @pytest.mark.slow
@@ -84,7 +85,7 @@ def test_a_non_finite_gradient_stops_before_the_step(tiny: Path, tmp_path: Path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.PolicyTrainer, "train", remember)
         with pytest.raises(NonFiniteLoss, match=r"norm of the gradient is (inf|nan) at step 0"):
-            train(tiny, tmp_path, dataset(4), beta1=1e38, save_at=1)
+            train(tiny, tmp_path, dataset(4), loss=WDPO | {"beta1": 1e38}, save_at=1)
     ((stopped, before),) = trainers
     torch.testing.assert_close(stopped.model.state_dict(), before, rtol=0, atol=0)
     assert any(not parameter.grad.isfinite().all() for parameter in stopped.model.parameters())
