@@ -46,8 +46,8 @@ def check_drift(ledger: Ledger, config: Evaluation) -> None:
             lines = "\n".join(f"  - {line}" for line in drift)
             raise ConfigDrift(
                 f"evaluation {config.name!r} of policy {record['iteration']} of run {ledger.run!r} was made with "
-                f"another configuration:\n{lines}\nUndo this, or give the evaluation another name: what is unchanged is "
-                "reused."
+                f"another configuration:\n{lines}\n"
+                "Undo this, or give the evaluation another name: what is unchanged is reused."
             )
 
 
