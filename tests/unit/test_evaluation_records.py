@@ -163,7 +163,7 @@ def test_one_name_is_one_configuration(ledger: Ledger, tmp_path: Path) -> None:
     ledger.commit_evaluation("small", 1, {"name": "small", "iteration": 1, "config": config.identity()})
     check_drift(ledger, evaluation(tmp_path, "judge.concurrency=1"))
     check_drift(ledger, evaluation(tmp_path, "judge.model=other", "name=another"))
-    with pytest.raises(ConfigDrift, match=r"judge\.model: 'gpt-4' → 'other'(.|\n)*give this one another name"):
+    with pytest.raises(ConfigDrift, match=r"judge\.model: 'gpt-4' → 'other'(.|\n)*give the evaluation another name"):
         check_drift(ledger, evaluation(tmp_path, "judge.model=other"))
 
 
