@@ -31,7 +31,7 @@ from tests.benchmarks.spread import as_text, spread
 
 CONFIG = "configs/demo.yaml"
 PROMPTS = "configs/demo/prompts.jsonl"
-WORK = ["prompts.sample=120", "prompts.held_out=0", "evaluation.gold=null"]
+WORK = ["prompts.sample=120", "prompts.held_out=0", "held_out.gold=null"]
 RHOS = (1.0, 0.7, 0.5)
 
 

@@ -25,7 +25,7 @@ from tests.benchmarks.spread import spread
 
 OVERRIDES = [
     "reward={type: function, function: 'configs.demo.gold:helpful_and_complete'}",
-    "evaluation.gold=null",
+    "held_out.gold=null",
     "prompts.held_out=0",
     "health.max_dropped=1",
 ]
