@@ -25,7 +25,7 @@ from tests.faults.uninterrupted import SMALL, Uninterrupted, manifests, unit_sec
 from tests.tiny import write_config
 from tests.waiting import PATIENCE, until
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3000)]
 
 SIGTERM_POINTS = [
     "responses.response",

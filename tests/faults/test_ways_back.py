@@ -35,7 +35,7 @@ from tests.faults.oracle import assert_sound
 from tests.tiny import write_config
 from tests.waiting import PATIENCE, until
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3000)]
 stack_test = pytest.mark.stack
 
 

@@ -127,7 +127,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.stack
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 def test_the_stack_starts_runs_a_flow_replaces_a_lost_part_and_stops(stack: Stack) -> None:
     printed = up(stack)
     assert stack.server.ui_url in printed

@@ -26,7 +26,7 @@ from tests.integration.test_pipeline import facts, records, run
 from tests.tiny import write_config
 from tests.waiting import PATIENCE, until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 ROOT = str(Path(__file__).parents[2])
 GRID = {"selection.rho": [0.5, 0.25], "training.loss.beta2": [1.0, 0.0]}
