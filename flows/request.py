@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from optune_core.config import OptuneConfig, load_config, parse_config
 from optune_core.errors import ConfigError, OptuneError
 from optune_core.parts.names import validate_name
 from optune_core.storage import open_objects
 from optune_core.storage.lease import read_lease
 from optune_core.storage.ledger import no_such_run
+
+if TYPE_CHECKING:
+    from optune_core.config import OptuneConfig
 
 DEFAULT_STORE = ".optune/store"
 
@@ -32,6 +35,8 @@ def requested(config: str | None, overrides: list[str], store: str, run: str | N
         ConfigError: the configuration or the name is invalid, or neither is given.
         OptuneError: the store holds no run of this name.
     """
+    from optune_core.config import load_config, parse_config  # pyarrow, which `optune --help` does not need
+
     if run is not None:
         try:
             validate_name(run)
