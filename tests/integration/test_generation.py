@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from optune_core.data.schemas import PROMPTS, RESPONSES, read_table, write_table
+from optune_core.data.shards import RESPONSES_FILE
 from optune_core.errors import TransientError
 from optune_core.generation import Request, Response, sampling_seed
 from optune_core.generation.nucleus import keep_nucleus
@@ -238,7 +239,7 @@ def test_a_killed_streaming_stage_keeps_its_shards_and_makes_the_rest(
     rows = [
         (job, row["prompt_id"], row["sample"])
         for manifest, job in zip(made, [0] * 5 + [1] * 2, strict=True)
-        for row in read_table(store.fetch(manifest.ref) / responses.FILE, RESPONSES).to_pylist()
+        for row in read_table(store.fetch(manifest.ref) / RESPONSES_FILE, RESPONSES).to_pylist()
     ]
     expected = [(0, f"p{row}", sample) for row in range(22) for sample in range(2)]
     assert rows == expected + [(1, f"p{row}", 0) for row in range(6)]
